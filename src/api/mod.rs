@@ -1,0 +1,1 @@
+//! HTTP only: routes, decoding, calls of the store, encoding. (being written)

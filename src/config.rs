@@ -1,0 +1,58 @@
+//! Every limit and default, with its unit and its reason.
+
+/// Limits that the library enforces. [`Limits::default`] is what API.md documents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Floats in a vector. FAISS takes more; a JSON body of 64 MiB holds few vectors of this size already.
+    pub dimension_max: usize,
+    /// Bytes of a point's id, as UTF-8. Ids are held in memory for every live point.
+    pub id_bytes_max: usize,
+    /// Bytes of a point's metadata, as JSON text.
+    pub metadata_bytes_max: usize,
+    /// Nesting of a point's metadata: `{}` is 1. Bounds the stack of whoever parses it.
+    pub metadata_depth_max: usize,
+    /// Points in one batch.
+    pub batch_points_max: usize,
+    /// Neighbours that one search may ask for.
+    pub k_max: usize,
+    /// Bytes of an index's name.
+    pub index_name_bytes_max: usize,
+    /// Writers that may wait for one index's log; more are answered [`Busy`](crate::Error::Busy).
+    pub queued_writes_max: usize,
+    /// A log segment is rotated when it has grown past this. Old segments are removed whole.
+    pub log_segment_bytes: u64,
+    /// Bytes of operations in one frame. A larger operation spans frames. Bounds what recovery allocates for a frame.
+    pub frame_bytes_max: usize,
+    /// Bytes of one operation, all its frames together. Bounds what recovery allocates for an operation.
+    pub operation_bytes_max: usize,
+    /// The most that the log may hold beyond the last checkpoint, unless a quarter of the data is more: bounds recovery time.
+    pub checkpoint_log_bytes: u64,
+    /// A dirty index is checkpointed after this long, so that a quiet one recovers at once.
+    pub checkpoint_interval_ms: u64,
+    /// With [`Durability::Interval`](crate::Durability), how long a written frame may stay unsynced.
+    pub interval_sync_ms: u64,
+    /// How long after the last group a marker frame is written, so that a watermark covers that group too.
+    pub marker_delay_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            dimension_max: 65_536,
+            id_bytes_max: 512,
+            metadata_bytes_max: 64 << 10,
+            metadata_depth_max: 32,
+            batch_points_max: 10_000,
+            k_max: 10_000,
+            index_name_bytes_max: 255,
+            queued_writes_max: 1_024,
+            log_segment_bytes: 64 << 20,
+            frame_bytes_max: 16 << 20,
+            operation_bytes_max: 1 << 30,
+            checkpoint_log_bytes: 64 << 20,
+            checkpoint_interval_ms: 300_000,
+            interval_sync_ms: 50,
+            marker_delay_ms: 500,
+        }
+    }
+}

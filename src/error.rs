@@ -1,0 +1,106 @@
+//! Every way in which a call can fail, by what the caller can do about it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Few kinds: `api/reply.rs` maps each to one HTTP status.
+///
+/// Cloning is cheap: one failed sync answers every waiter of its group.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The request can never succeed as it is. Correct the named field.
+    #[error("{field}: {detail}")]
+    Invalid {
+        field: &'static str,
+        /// Stable word for programs.
+        code: &'static str,
+        detail: String,
+    },
+    /// No such thing, or not this tenant's: nobody learns that it exists.
+    #[error("{0} not found")]
+    NotFound(What),
+    /// The request is right, but not in the present state.
+    #[error("{0}")]
+    Conflict(String),
+    /// A queue is full. Nothing was done: try again later.
+    #[error("{0}")]
+    Busy(&'static str),
+    /// The disk is full. Nothing was stored; make room and try again.
+    #[error("no space left on the disk: {0}; nothing was stored")]
+    Full(Arc<Fault>),
+    /// The disk failed, and nothing was stored.
+    #[error("{0}; nothing was stored")]
+    Io(Arc<Fault>),
+    /// Bytes on disk are not the bytes that were written. Nothing was changed.
+    #[error("{0}; run 'faiss-proxy verify' and restore from a backup")]
+    Corrupt(Arc<Damage>),
+    /// A sync failed: whether this write survives a crash is not known. Restart the server and look.
+    #[error("outcome unknown: {0}; the index is read-only until the server is restarted")]
+    OutcomeUnknown(Arc<Fault>),
+    /// The index does not take writes (poisoned), or the store was closed.
+    #[error("{0}")]
+    Closed(Arc<str>),
+}
+
+/// What was not found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    Index,
+    Vector,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Index => "Index",
+            Self::Vector => "Vector",
+        })
+    }
+}
+
+/// A file operation that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {}: {source}", path.display())]
+pub struct Fault {
+    pub operation: &'static str,
+    pub path: PathBuf,
+    pub source: io::Error,
+}
+
+/// Where bytes failed their check.
+#[derive(Debug, thiserror::Error)]
+#[error("{} at byte {offset}: {problem}", path.display())]
+pub struct Damage {
+    pub path: PathBuf,
+    pub offset: u64,
+    pub problem: String,
+}
+
+impl Error {
+    pub fn invalid(field: &'static str, code: &'static str, detail: impl Into<String>) -> Self {
+        Self::Invalid { field, code, detail: detail.into() }
+    }
+
+    /// The error of a file operation: [`Error::Full`] where the disk is full, else [`Error::Io`].
+    pub(crate) fn io(operation: &'static str, path: &Path, source: io::Error) -> Self {
+        let full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let fault = Arc::new(Fault { operation, path: path.to_owned(), source });
+        if full { Self::Full(fault) } else { Self::Io(fault) }
+    }
+
+    pub(crate) fn corrupt(path: &Path, offset: u64, problem: impl Into<String>) -> Self {
+        Self::Corrupt(Arc::new(Damage { path: path.to_owned(), offset, problem: problem.into() }))
+    }
+
+    /// The same failure where it is no longer known what reached the disk.
+    pub(crate) fn into_outcome_unknown(self) -> Self {
+        match self {
+            Self::Io(fault) | Self::Full(fault) => Self::OutcomeUnknown(fault),
+            other => other,
+        }
+    }
+}

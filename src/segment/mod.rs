@@ -1,0 +1,3 @@
+//! Rows: where vectors, ids and metadata are kept and scanned.
+
+pub mod filter;

@@ -1,0 +1,241 @@
+//! The nouns that every layer shares. Nothing here does I/O.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Counts the mutations of one index: 1, 2, 3, …; 0 is "before the first". A batch is one mutation and has one LSN.
+pub type Lsn = u64;
+
+/// The UUID under which the API knows an index.
+pub type IndexId = uuid::Uuid;
+
+/// Address of a stored row within one open index: assigned in the order of applying, never reused while the index is open, and
+/// not written to disk (a reopened index numbers its rows anew).
+pub(crate) type Row = u64;
+
+/// Owner of an index and part of the key of every look-up.
+///
+/// `^[a-z0-9][a-z0-9_-]{0,63}$`: it is a directory name, and must be the same one on a disk that folds case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TenantId(String);
+
+impl TenantId {
+    /// # Errors
+    /// [`Error::Invalid`] naming `tenant_id` where `name` is no safe directory name.
+    pub fn new(name: &str) -> Result<Self> {
+        let mut bytes = name.bytes();
+        let first_is_safe = bytes.next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let rest_is_safe = bytes.all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-');
+        if first_is_safe && rest_is_safe && name.len() <= 64 {
+            Ok(Self(name.to_owned()))
+        } else {
+            Err(Error::invalid(
+                "tenant_id",
+                "invalid_tenant",
+                format!(
+                    "tenant {name:?} must be 1 to 64 of a-z, 0-9, '_' and '-', and begin with a letter or a digit: \
+                     it names a directory"
+                ),
+            ))
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TenantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How two vectors are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Metric {
+    /// Squared Euclidean distance, as FAISS computes it (no square root). Smaller is nearer.
+    L2,
+    /// Inner product. Larger is nearer.
+    #[serde(rename = "ip")]
+    InnerProduct,
+    /// Cosine of the angle between the vectors, -1 to 1. Larger is nearer. A zero vector has none and is refused.
+    Cosine,
+}
+
+impl Metric {
+    /// The word that the API uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::L2 => "l2",
+            Self::InnerProduct => "ip",
+            Self::Cosine => "cosine",
+        }
+    }
+}
+
+impl FromStr for Metric {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        match word {
+            "l2" => Ok(Self::L2),
+            "ip" => Ok(Self::InnerProduct),
+            "cosine" => Ok(Self::Cosine),
+            _ => Err(Error::invalid("metric", "invalid_metric", format!("metric {word:?} is none of l2, ip, cosine"))),
+        }
+    }
+}
+
+/// When a write is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// After the `fdatasync` of the frame that holds it. Survives a power cut.
+    #[default]
+    Fsync,
+    /// After the `write`. Survives the end of the process; a power cut can lose the last
+    /// [`Limits::interval_sync_ms`](crate::config::Limits::interval_sync_ms).
+    Interval,
+}
+
+impl FromStr for Durability {
+    type Err = Error;
+
+    fn from_str(word: &str) -> Result<Self> {
+        match word {
+            "fsync" => Ok(Self::Fsync),
+            "interval" => Ok(Self::Interval),
+            _ => {
+                Err(Error::invalid("durability", "invalid_durability", format!("durability {word:?} is none of fsync, interval")))
+            }
+        }
+    }
+}
+
+/// What an index is created with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexSpec {
+    /// Free text for people; need not be unique. 1 to [`Limits::index_name_bytes_max`](crate::config::Limits) bytes.
+    pub name: String,
+    /// Floats in a vector, 1 to [`Limits::dimension_max`](crate::config::Limits).
+    pub dimension: usize,
+    /// A FAISS class name or factory string, as the client wrote it. See [`crate::engine::index_type`].
+    pub index_type: String,
+    /// `None`: what `index_type` implies, else L2.
+    pub metric: Option<Metric>,
+}
+
+/// One point, as it was stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Point {
+    pub id: String,
+    /// Bit for bit the client's f32.
+    pub values: Vec<f32>,
+    /// The JSON text of an object, byte for byte as it was stored.
+    pub metadata: String,
+    /// The mutation that stored it.
+    pub lsn: Lsn,
+}
+
+/// A search for the nearest points.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// `dimension` finite floats.
+    pub vector: Vec<f32>,
+    /// How many points at most, 1 to [`Limits::k_max`](crate::config::Limits).
+    pub k: usize,
+    /// Only points that match it are counted among the `k`.
+    pub filter: Option<crate::segment::filter::Filter>,
+}
+
+/// One answer to a [`Query`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hit {
+    pub id: String,
+    /// Higher is better. L2: `1 / (1 + distance)`; inner product and cosine: the distance itself.
+    pub score: f64,
+    /// L2: the squared distance; inner product: the product; cosine: the cosine.
+    pub distance: f64,
+    /// The JSON text of an object.
+    pub metadata: String,
+}
+
+/// Answer to an upsert: durable as asked for, and visible to every search that starts from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upserted {
+    pub lsn: Lsn,
+    /// Points stored, new and replaced together; an id that came twice in the batch counts once.
+    pub added_count: usize,
+    /// Positions in the batch whose id came again later in the same batch: the last wins.
+    pub superseded: Vec<usize>,
+}
+
+/// Answer to a delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deleted {
+    pub lsn: Lsn,
+    /// Points that existed and are gone.
+    pub deleted_count: usize,
+}
+
+/// Whether an index takes writes and reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IndexState {
+    Ready,
+    /// A sync of its log failed: reads go on, writes are refused until the server is restarted.
+    ReadOnly {
+        reason: String,
+    },
+    /// Its files do not check: neither reads nor writes, until it is repaired.
+    Refused {
+        reason: String,
+    },
+}
+
+/// What is known of an index, at one moment.
+#[derive(Clone, Debug)]
+pub struct IndexInfo {
+    pub id: IndexId,
+    pub tenant_id: TenantId,
+    pub name: String,
+    pub dimension: usize,
+    /// As the client wrote it.
+    pub index_type: String,
+    /// The FAISS factory string that `index_type` resolved to.
+    pub factory: String,
+    pub metric: Metric,
+    pub state: IndexState,
+    /// Live points.
+    pub vector_count: u64,
+    /// Rows that a search scans because no FAISS index covers them.
+    pub unindexed_rows: u64,
+    /// Last mutation applied.
+    pub lsn: Lsn,
+    /// Last mutation known to be synced; `durable_lsn <= lsn` but for the moment between the sync and the applying.
+    pub durable_lsn: Lsn,
+    /// Last mutation that the newest checkpoint holds.
+    pub checkpoint_lsn: Lsn,
+    pub segments: usize,
+    /// Rows that are dead and still take space.
+    pub tombstones: u64,
+    /// Bytes of the files that the manifest names, the log included.
+    pub bytes: u64,
+    /// UTC, microseconds since 1970.
+    pub created_at_us: i64,
+}
+
+/// What a checkpoint did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointReport {
+    /// The checkpoint holds every mutation up to this one.
+    pub lsn: Lsn,
+    /// Bytes written to new files, manifest included; 0 where there was nothing new.
+    pub bytes_written: u64,
+    /// Log files that were removed.
+    pub log_files_removed: usize,
+}
