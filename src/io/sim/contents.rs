@@ -140,8 +140,8 @@ impl Contents {
         for (sector, between) in &self.unsynced {
             if chance.in_quarters(share) {
                 // The newest in half of the cases, as above.
-                let version = if chance.in_quarters(2) { None } else { between.get(chance.below(between.len() + 1)) };
-                put_sector(&mut bytes, *sector, version.map_or_else(|| sector_of(&self.volatile, *sector), |old| old));
+                let old = if chance.in_quarters(2) { None } else { between.get(chance.below(between.len() + 1)) };
+                put_sector(&mut bytes, *sector, old.map_or(sector_of(&self.volatile, *sector), |old| old));
             }
         }
         for sector in &self.lost {

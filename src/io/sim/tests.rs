@@ -96,6 +96,15 @@ fn lost_cut_brings_back_what_was_cut_off() {
 }
 
 #[test]
+fn sector_written_after_a_lost_cut_has_zeros_where_the_file_ended() {
+    let (disk, file) = disk_with_file(&[1; 1000]);
+    file.set_len(10).unwrap();
+    write(&*file, 0, &[2; 5]);
+    let written = [vec![2; 5], vec![1; 5], vec![0; SECTOR_BYTES - 10], vec![1; 1000 - SECTOR_BYTES]].concat();
+    assert!(outcomes(&disk).contains(&Some(written)));
+}
+
+#[test]
 fn sector_can_survive_as_it_was_between_two_writes() {
     let (disk, file) = disk_with_file(b"first");
     write(&*file, 0, b"secnd");
@@ -163,6 +172,21 @@ fn rename_between_directories_is_in_one_of_them_after_every_crash() {
             assert!(synced.is_empty() || is_at[1], "{synced:?} {survival:?}");
         }
     }
+}
+
+#[test]
+fn directories_renamed_into_each_other_are_never_lost() {
+    let disk = SimIo::new();
+    for directory in ["/b", "/b/c"] {
+        disk.create_dir(path(directory)).unwrap();
+    }
+    sync_all(&disk, path("/"));
+    disk.rename(path("/b/c"), path("/c")).unwrap();
+    disk.rename(path("/b"), path("/c/b")).unwrap();
+    let found: BTreeSet<_> =
+        all_survivals().map(|s| tree(&disk.crash(s), path("/"), "").into_iter().map(|(p, _)| p)).map(Vec::from_iter).collect();
+    let expected = [vec!["b", "b/c"], vec!["b", "c"], vec!["c", "c/b"]];
+    assert_eq!(found, expected.map(|paths| paths.into_iter().map(str::to_owned).collect()).into());
 }
 
 #[test]
