@@ -23,7 +23,8 @@ fn the_words_are_those_that_the_readme_describes() {
 #[test]
 fn words_of_like_meaning_are_near() {
     let words = reader::read(&words_file()).unwrap();
-    for (word, expected) in [("king", "prince"), ("paris", "france"), ("music", "musical"), ("seven", "eight"), ("water", "dry")] {
+    for (word, expected) in [("king", "prince"), ("paris", "france"), ("music", "musical"), ("seven", "eight"), ("water", "dry")]
+    {
         let query = words.vector_of(word).unwrap();
         let mut others: Vec<(f64, &str)> =
             (0..words.words.len()).map(|n| (cosine(query, words.vector(n)), words.words[n].as_str())).collect();
