@@ -23,7 +23,7 @@ const UNSAFE_FILES: [&str; 2] = ["src/segment/faiss.rs", "src/io/map.rs"];
 
 #[test]
 fn layers_use_only_what_is_below_them() {
-    let found: Vec<Arrow> = sources("src").iter().flat_map(|source| forbidden_arrows(source)).collect();
+    let found: Vec<Arrow> = sources("src").iter().flat_map(forbidden_arrows).collect();
     let excepted = |arrow: &Arrow| ARROW_EXCEPTIONS.iter().any(|(file, layer, _)| arrow.file == *file && arrow.layer == *layer);
     assert_none(found.iter().filter(|arrow| !excepted(arrow)).map(Arrow::complaint).collect());
 
@@ -278,8 +278,8 @@ fn literal_or_comment(text: &str, before: Option<char>) -> usize {
             return until(opening, &format!("\"{}", "#".repeat(hashes)));
         }
     }
-    if text.starts_with('"') {
-        return 1 + closing(&text[1..], '"');
+    if let Some(rest) = text.strip_prefix('"') {
+        return 1 + closing(rest, '"');
     }
     if let Some(rest) = text.strip_prefix('\'') {
         let mut chars = rest.chars();
