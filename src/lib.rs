@@ -2,12 +2,15 @@
 
 #![warn(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
+mod checkpoint;
 pub mod config;
 pub mod engine;
 mod error;
+mod format;
 pub mod io;
 pub mod segment;
 mod types;
+mod wal;
 
 #[cfg(feature = "server")]
 pub mod api;
