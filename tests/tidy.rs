@@ -55,6 +55,11 @@ fn only_io_touches_the_file_system() {
 }
 
 #[test]
+fn one_file_names_the_codec_crate() {
+    assert_none(sources("src").iter().flat_map(misplaced_codec).collect());
+}
+
+#[test]
 fn nothing_is_left_to_be_done() {
     assert_none(sources("src").iter().flat_map(stubs).collect());
 }
@@ -145,6 +150,13 @@ fn misplaced_fs(source: &Source) -> Vec<String> {
             || (line.contains("use std::{") && has_word(line, "fs"))
     };
     source.lines_with(is_fs, "the file system is reached through io::Io")
+}
+
+fn misplaced_codec(source: &Source) -> Vec<String> {
+    if source.path == "src/format/codec.rs" {
+        return Vec::new();
+    }
+    source.lines_with(|line| has_word(line, "bincode"), "only format/codec.rs names bincode: docs/decisions/0001-bincode.md")
 }
 
 fn stubs(source: &Source) -> Vec<String> {
@@ -414,6 +426,13 @@ mod rules_can_fail {
             assert!(misplaced_fs(&Source::new("src/io/os.rs", text)).is_empty(), "{text}");
         }
         assert!(misplaced_fs(&Source::new("src/engine/mod.rs", "use std::{fmt, io}; // fs")).is_empty());
+    }
+
+    #[test]
+    fn the_codec_crate_elsewhere_is_seen() {
+        assert_eq!(misplaced_codec(&Source::new("src/format/manifest.rs", "#[derive(bincode::Encode)]")).len(), 1);
+        assert!(misplaced_codec(&Source::new("src/format/manifest.rs", "// bincode")).is_empty());
+        assert!(misplaced_codec(&Source::new("src/format/codec.rs", "use bincode::Encode;")).is_empty());
     }
 
     #[test]
