@@ -166,8 +166,8 @@ fn advice(arguments: &Arguments, error: &(dyn Error + 'static)) -> String {
     };
     if unreachable {
         format!(
-            "No server answers at {}.\nStart one in another terminal with 'make run', wait until it says that it is \
-             ready, and run 'make demo' again.\nFAISS_PROXY_URL or --url names a server elsewhere.",
+            "No server answers at {}.\nStart one in another terminal with 'make run', wait until it says that it \
+             listens, and run 'make demo' again.\nFAISS_PROXY_URL or --url names a server elsewhere.",
             arguments.url
         )
     } else if error.to_string().contains("answered 401") {
