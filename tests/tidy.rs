@@ -146,6 +146,8 @@ fn misplaced_fs(source: &Source) -> Vec<String> {
         return Vec::new();
     }
     let is_fs = |line: &str| {
+        // How full a disk is, for `/v1/metrics`: a figure of the machine, and no operation on a file of the store.
+        let line = &line.replace("rustix::fs::statvfs", "");
         ["std::fs", "rustix::fs", "tokio::fs"].iter().any(|path| has_word(line, path))
             || (line.contains("use std::{") && has_word(line, "fs"))
     };
@@ -425,7 +427,9 @@ mod rules_can_fail {
             assert_eq!(misplaced_fs(&Source::new("src/engine/mod.rs", text)).len(), 1, "{text}");
             assert!(misplaced_fs(&Source::new("src/io/os.rs", text)).is_empty(), "{text}");
         }
-        assert!(misplaced_fs(&Source::new("src/engine/mod.rs", "use std::{fmt, io}; // fs")).is_empty());
+        for text in ["use std::{fmt, io}; // fs", "rustix::fs::statvfs(path)"] {
+            assert!(misplaced_fs(&Source::new("src/engine/mod.rs", text)).is_empty(), "{text}");
+        }
     }
 
     #[test]
