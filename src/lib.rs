@@ -1,5 +1,7 @@
 //! A durable vector store on FAISS's kernels. (The way of a write is told here when it is whole.)
 
+#![warn(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
+
 mod checkpoint;
 pub mod config;
 pub mod engine;

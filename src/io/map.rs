@@ -1,4 +1,6 @@
 //! A whole file as read-only memory.
+#![expect(unsafe_code, reason = "one of the two files that may: the other is segment/faiss.rs")]
+#![expect(clippy::disallowed_types, reason = "a map is made of an open file of the real disk")]
 
 use std::fmt;
 use std::fs;

@@ -1,4 +1,5 @@
 //! The real disk.
+#![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "this is where the store's file operations end")]
 
 use std::fs;
 use std::io::{self, IoSlice};

@@ -1,0 +1,50 @@
+# Two commands for a fresh Debian 12 machine: `make run` and `make test`. `make help` lists the rest.
+#
+# Everything but `run`, `demo` and `bench` uses cargo's dev profile and one target directory, so that FAISS (two minutes of C++)
+# is built once for all of it.
+
+SHELL := /bin/bash
+CARGO := cargo
+# Rust from rustup, in a shell that was open before it was installed.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+LISTEN ?= 127.0.0.1:8000
+DATA ?= ./data
+
+# The long forms of the tests that have one: kills of a server under load, operation sequences against the model, and seeds of
+# the simulated disk.
+TORTURE_KILLS ?= 500
+TORTURE_CASES ?= 20000
+TORTURE_CRASH_SEEDS ?= 2000
+
+.PHONY: help run demo test torture bench lint deps
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+run: deps ## Build in release and start the server with the development keys (LISTEN=127.0.0.1:8000 DATA=./data)
+	$(CARGO) build --locked --release --bin faiss-proxy
+	exec $(CARGO) run --quiet --locked --release --bin faiss-proxy -- serve --dev --listen $(LISTEN) --data-dir $(DATA)
+
+demo: deps ## Load 5,000 real word vectors into the running server and print neighbours of a few words
+	$(CARGO) run --quiet --locked --release --example demo
+
+test: deps ## Run the whole test suite, with the server and without it
+	$(CARGO) test --locked
+	$(CARGO) test --locked --no-default-features
+
+torture: deps ## Run the tests in their long forms: hours
+	FAISS_PROXY_KILLS=$(TORTURE_KILLS) PROPTEST_CASES=$(TORTURE_CASES) FAISS_PROXY_CRASH_SEEDS=$(TORTURE_CRASH_SEEDS) \
+		$(CARGO) test --locked -- --nocapture
+
+bench: deps ## Run the benches: ratios against baselines taken in the same run
+	$(CARGO) bench --locked
+
+lint: deps ## Check formatting, clippy and docs; a warning is an error
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+
+deps:
+	@scripts/install-deps
