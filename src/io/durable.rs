@@ -1,1 +1,222 @@
-//! (being written)
+//! The one place for "write · sync · rename · sync the directory", and for the few other procedures whose order matters.
+
+use std::io::{ErrorKind, IoSlice};
+use std::path::{Path, PathBuf};
+
+use super::Io;
+use crate::error::{Error, Result};
+
+/// Directories below the one given that [`remove_tree`] goes down. Ours are three deep at most (tenant, index, `wal`).
+const DEPTH_MAX: usize = 8;
+
+/// Puts `parts`, one after the other, under `name` in `directory`: after any crash that name has the old contents or the new
+/// ones, whole. Returns the bytes written; the new contents are durable then.
+///
+/// # Errors
+///
+/// * [`Error::Io`], [`Error::Full`]: before the rename. Nothing happened: the name has what it had.
+/// * [`Error::OutcomeUnknown`]: the directory's sync failed after the rename. The name has the new contents now, and may have either
+///   after a crash. Calling again does not help: a later sync may say `Ok` about names that the disk does not have.
+pub fn replace(io: &dyn Io, directory: &Path, name: &str, parts: &[IoSlice<'_>]) -> Result<u64> {
+    let target = directory.join(name);
+    let temporary = temporary_path(directory, name);
+
+    if let Err(e) = write_temporary(io, &temporary, parts) {
+        // Best effort: the space is wanted back, but a leftover is harmless, since the next call and the next open remove it.
+        let _ = io.remove_file(&temporary);
+        return Err(e);
+    }
+    // The rename is the one step that readers see, and it is atomic: before it nothing has happened, after it everything has.
+    if let Err(e) = io.rename(&temporary, &target) {
+        let _ = io.remove_file(&temporary);
+        return Err(Error::io("rename", &target, e));
+    }
+    // Only now is the *name* on disk. From here on no error may say that nothing happened: the new contents are visible.
+    io.sync_dir(directory).map_err(|e| Error::io("sync", directory, e).into_outcome_unknown())?;
+    Ok(bytes_of(parts))
+}
+
+/// Where [`replace`] writes before it renames. A file of this name is never complete in the eyes of a reader.
+pub fn temporary_path(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.tmp"))
+}
+
+fn write_temporary(io: &dyn Io, temporary: &Path, parts: &[IoSlice<'_>]) -> Result<()> {
+    // A crash may have left one. It is removed and not reused: its pages may be marked clean by a sync that failed.
+    match io.remove_file(temporary) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io("remove", temporary, e)),
+        _ => {}
+    }
+    let file = io.create(temporary).map_err(|e| Error::io("create", temporary, e))?;
+    file.write_at(0, parts).map_err(|e| Error::io("write", temporary, e))?;
+    // Contents before name: the disk may make the rename durable first, and a crash would then show an empty file under the name.
+    file.sync_data().map_err(|e| Error::io("sync", temporary, e))
+}
+
+/// Creates a directory whose parent exists, or takes the one that is there, and makes its name durable.
+///
+/// # Errors
+///
+/// [`Error::OutcomeUnknown`] where it was created but the parent's sync failed.
+pub fn create_dir_durably(io: &dyn Io, path: &Path) -> Result<()> {
+    let parent = path.parent().ok_or_else(|| Error::io("create", path, ErrorKind::InvalidInput.into()))?;
+    match io.create_dir(path) {
+        Ok(()) => {}
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            // It must be a directory: whoever asked is about to put files into it.
+            io.list(path).map_err(|e| Error::io("create", path, e))?;
+        }
+        Err(e) => return Err(Error::io("create", path, e)),
+    }
+    // Also where it was there before: perhaps a process that was killed made it and did not come to this line.
+    io.sync_dir(parent).map_err(|e| Error::io("sync", parent, e).into_outcome_unknown())
+}
+
+/// All bytes of a file of at most `bytes_max` bytes.
+///
+/// # Errors
+///
+/// [`Error::Corrupt`] where it is longer, before anything is allocated: the file is not one that we wrote.
+pub fn read_all(io: &dyn Io, path: &Path, bytes_max: u64) -> Result<Vec<u8>> {
+    let fault = |e| Error::io("read", path, e);
+    let file = io.open(path).map_err(fault)?;
+    let length = file.len().map_err(fault)?;
+    if length > bytes_max {
+        return Err(Error::corrupt(
+            path,
+            bytes_max,
+            format!("the file has {length} bytes, of which at most {bytes_max} can be right"),
+        ));
+    }
+    let mut bytes = vec![0; usize::try_from(length).map_err(|_| fault(ErrorKind::FileTooLarge.into()))?];
+    let read = file.read_at(0, &mut bytes).map_err(fault)?;
+    if read < bytes.len() {
+        // Somebody cut it while we read: what we have is neither the old file nor a new one.
+        return Err(fault(ErrorKind::UnexpectedEof.into()));
+    }
+    Ok(bytes)
+}
+
+/// Removes a directory and all that is in it; one that is not there is fine, so that a removal that a crash stopped can go on.
+///
+/// Links in it are removed and not followed. Nothing is synced: the caller has already renamed the directory to a name that means
+/// nothing, and what a crash brings back is removed again at the next open.
+pub fn remove_tree(io: &dyn Io, directory: &Path) -> Result<()> {
+    remove_level(io, directory, DEPTH_MAX)
+}
+
+fn remove_level(io: &dyn Io, directory: &Path, depth_left: usize) -> Result<()> {
+    let entries = match io.list(directory) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::io("list", directory, e)),
+    };
+    for entry in entries {
+        let path = directory.join(&entry.name);
+        if !entry.is_dir {
+            io.remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+        } else if depth_left > 0 {
+            remove_level(io, &path, depth_left - 1)?;
+        } else {
+            // Nothing of ours is that deep: better to leave it than to run out of stack, or to empty what a stranger mounted here.
+            return Err(Error::io("remove", &path, ErrorKind::DirectoryNotEmpty.into()));
+        }
+    }
+    io.remove_dir(directory).map_err(|e| Error::io("remove", directory, e))
+}
+
+fn bytes_of(parts: &[IoSlice<'_>]) -> u64 {
+    parts.iter().map(|part| part.len() as u64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::os::OsIo;
+
+    fn names(directory: &Path) -> Vec<String> {
+        OsIo.list(directory).unwrap().into_iter().map(|entry| entry.name).collect()
+    }
+
+    #[test]
+    fn replace_puts_the_parts_under_the_name_and_leaves_no_temporary() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        assert_eq!(replace(&OsIo, directory, "m", &[IoSlice::new(b"one "), IoSlice::new(b"two")]).unwrap(), 7);
+        assert_eq!(replace(&OsIo, directory, "m", &[IoSlice::new(b"three")]).unwrap(), 5);
+        assert_eq!(read_all(&OsIo, &directory.join("m"), 5).unwrap(), b"three");
+        assert_eq!(names(directory), ["m"]);
+    }
+
+    #[test]
+    fn replace_takes_no_byte_of_a_leftover_temporary() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        let leftover = OsIo.create(&temporary_path(directory, "m")).unwrap();
+        leftover.write_at(0, &[IoSlice::new(b"longer than what comes")]).unwrap();
+        replace(&OsIo, directory, "m", &[IoSlice::new(b"short")]).unwrap();
+        assert_eq!(read_all(&OsIo, &directory.join("m"), 100).unwrap(), b"short");
+    }
+
+    #[test]
+    fn failed_rename_leaves_nothing_behind() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        // A file cannot be renamed over a directory.
+        OsIo.create_dir(&directory.join("m")).unwrap();
+        let error = replace(&OsIo, directory, "m", &[IoSlice::new(b"x")]).unwrap_err();
+        assert!(matches!(error, Error::Io(_)), "{error}");
+        assert_eq!(names(directory), ["m"]);
+    }
+
+    #[test]
+    fn read_all_refuses_a_file_that_is_longer_than_it_can_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        OsIo.create(&path).unwrap().set_len(4097).unwrap();
+        let error = read_all(&OsIo, &path, 4096).unwrap_err();
+        assert!(matches!(error, Error::Corrupt(_)), "{error}");
+    }
+
+    #[test]
+    fn create_dir_durably_may_be_repeated_but_not_over_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("d");
+        create_dir_durably(&OsIo, &path).unwrap();
+        create_dir_durably(&OsIo, &path).unwrap();
+        OsIo.create(&path.join("f")).unwrap();
+        assert!(create_dir_durably(&OsIo, &path.join("f")).is_err());
+        assert!(create_dir_durably(&OsIo, &directory.path().join("absent/d")).is_err());
+    }
+
+    #[test]
+    fn remove_tree_removes_links_and_not_what_they_point_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let keep = directory.path().join("keep");
+        let tree = directory.path().join("tree");
+        for path in [&keep, &tree, &tree.join("a"), &tree.join("a/b")] {
+            OsIo.create_dir(path).unwrap();
+        }
+        OsIo.create(&keep.join("f")).unwrap();
+        OsIo.create(&tree.join("a/b/f")).unwrap();
+        std::os::unix::fs::symlink(&keep, tree.join("a/link")).unwrap();
+        remove_tree(&OsIo, &tree).unwrap();
+        remove_tree(&OsIo, &tree).unwrap();
+        assert_eq!(names(directory.path()), ["keep"]);
+        assert_eq!(names(&keep), ["f"]);
+    }
+
+    #[test]
+    fn remove_tree_stops_at_a_depth_that_is_not_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut path = directory.path().join("tree");
+        let tree = path.clone();
+        OsIo.create_dir(&path).unwrap();
+        for _ in 0..=DEPTH_MAX {
+            path = path.join("d");
+            OsIo.create_dir(&path).unwrap();
+        }
+        assert!(remove_tree(&OsIo, &tree).is_err());
+        assert_eq!(names(path.parent().unwrap()), ["d"]);
+    }
+}

@@ -1,1 +1,166 @@
-//! (being written)
+//! The real disk.
+
+use std::fs;
+use std::io::{self, IoSlice};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::{Entry, File, Io, Lock, Map};
+
+/// Parts that one `pwritev` takes; Linux's `IOV_MAX`.
+const PARTS_MAX: usize = 1024;
+
+/// The file system of this machine.
+#[derive(Clone, Debug, Default)]
+pub struct OsIo;
+
+impl Io for OsIo {
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(Arc::new(OsFile { file }))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+        Ok(Arc::new(OsFile { file }))
+    }
+
+    fn map(&self, path: &Path) -> io::Result<Map> {
+        Map::mapped(&fs::File::open(path)?)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            // `file_type` does not follow a link: a link to a directory is not a directory of ours.
+            let is_dir = entry.file_type()?.is_dir();
+            if let Ok(name) = entry.file_name().into_string() {
+                entries.push(Entry { name, is_dir });
+            }
+        }
+        entries.sort_unstable();
+        Ok(entries)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        // Without the flag a file given by mistake would be synced, and the names would not.
+        let directory_only = OFlags::DIRECTORY.bits() as i32;
+        // `fsync` and not `fdatasync`: POSIX does not say that a directory's names are its data.
+        fs::OpenOptions::new().read(true).custom_flags(directory_only).open(path)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Lock> {
+        // Never truncated: whoever holds the lock may have left a note in the file.
+        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock { _held: Box::new(file) }),
+            Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(fs::TryLockError::Error(e)) => Err(e),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct OsFile {
+    file: fs::File,
+}
+
+impl File for OsFile {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, offset: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        if let [part] = parts {
+            return self.file.write_all_at(part, offset);
+        }
+        // Empty parts are left out, so that "0 bytes written" can only mean that the disk takes no more.
+        let mut parts: Vec<IoSlice<'_>> = parts.iter().filter(|part| !part.is_empty()).copied().collect();
+        let mut rest = parts.as_mut_slice();
+        let mut offset = offset;
+        while !rest.is_empty() {
+            match rustix::io::pwritev(&self.file, &rest[..rest.len().min(PARTS_MAX)], offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    offset += n as u64;
+                    IoSlice::advance_slices(&mut rest, n);
+                }
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More parts than one system call takes, empty ones among them, arrive whole and in order.
+    #[test]
+    fn write_of_more_parts_than_one_call_takes_is_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = OsIo.create(&directory.path().join("f")).unwrap();
+        let bytes: Vec<u8> = (0..10_000u32).map(|i| (i % 251) as u8).collect();
+        let mut parts = vec![IoSlice::new(&[]); PARTS_MAX + 1];
+        parts.extend(bytes.chunks(3).map(IoSlice::new));
+        parts.push(IoSlice::new(&[]));
+        file.write_at(5, &parts).unwrap();
+
+        let mut found = vec![0; bytes.len() + 100];
+        assert_eq!(file.read_at(5, &mut found).unwrap(), bytes.len());
+        assert_eq!(found[..bytes.len()], bytes[..]);
+    }
+
+    #[test]
+    fn list_says_that_a_link_to_a_directory_is_not_one() {
+        let directory = tempfile::tempdir().unwrap();
+        OsIo.create_dir(&directory.path().join("real")).unwrap();
+        std::os::unix::fs::symlink(directory.path().join("real"), directory.path().join("link")).unwrap();
+        let found: Vec<_> = OsIo.list(directory.path()).unwrap().into_iter().map(|e| (e.name, e.is_dir)).collect();
+        assert_eq!(found, [("link".to_owned(), false), ("real".to_owned(), true)]);
+    }
+}

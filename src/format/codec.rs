@@ -1,0 +1,50 @@
+//! The only file that names `bincode`. Why it is pinned, and what would replace it: `docs/decisions/0001-bincode.md`.
+//!
+//! The format does not lean on the crate's defaults: little endian, integers as bincode's *varint*, strings as varint length and UTF-8.
+//! Golden bytes below hold it.
+
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+
+pub(crate) use bincode::{BorrowDecode, Decode, Encode};
+
+/// No value that we decode claims more than this. Containers are bounded by the bytes at hand as well, before they are decoded.
+const DECODE_BYTES_MAX: usize = 256 << 20;
+
+fn config() -> Configuration<LittleEndian, Varint, Limit<DECODE_BYTES_MAX>> {
+    bincode::config::standard().with_little_endian().with_variable_int_encoding().with_limit::<DECODE_BYTES_MAX>()
+}
+
+/// Appends the encoding of `value`.
+pub(crate) fn encode_into(value: impl Encode, out: &mut Vec<u8>) {
+    // A Vec takes every write, and none of our types refuses to be encoded.
+    bincode::encode_into_std_write(value, out, config()).expect("encoding into memory");
+}
+
+/// Decodes one value from the front of `bytes`, and gives what follows it.
+///
+/// # Errors
+/// What is wrong with the bytes, for a person.
+pub(crate) fn decode<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<(T, &'a [u8]), String> {
+    let (value, used) = bincode::borrow_decode_from_slice(bytes, config()).map_err(|error| error.to_string())?;
+    bytes.get(used..).map(|rest| (value, rest)).ok_or_else(|| "decoded past the end".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encoding_has_the_documented_bytes() {
+        let mut out = Vec::new();
+        encode_into((250_u32, 251_u32, 70_000_u64, "né"), &mut out);
+        assert_eq!(out, [250, 251, 251, 0, 252, 0x70, 0x11, 1, 0, 3, b'n', 0xc3, 0xa9]);
+    }
+
+    #[test]
+    fn short_or_lying_bytes_are_an_error_and_allocate_nothing() {
+        assert!(decode::<(u32, &str)>(&[1]).is_err());
+        let huge = [253, 255, 255, 255, 255, 255, 255, 255, 127];
+        assert!(decode::<Vec<u64>>(&huge).is_err());
+        assert!(decode::<&str>(&[2, 0xff, 0xfe]).is_err(), "not UTF-8");
+    }
+}

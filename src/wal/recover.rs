@@ -1,0 +1,246 @@
+//! Opens the log of an index: reads what follows the checkpoint, and decides what of it may be served.
+
+use std::io::IoSlice;
+
+use super::file_log::{FileLog, LogOptions, Prepared, SavedFrame};
+use super::operation::Operation;
+use super::scan::{End, Place, Scan};
+use super::{Position, SegmentName};
+use crate::error::{Error, Result};
+use crate::format::frame::FrameKind;
+use crate::types::Lsn;
+
+/// What opening a log found.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) log: FileLog,
+    /// Where there is one: name it in a manifest and have the log adopt it *before* the index serves. It holds the frames above the
+    /// highest watermark again: a sync that failed may have left them in memory, looking clean, and nowhere else.
+    pub(crate) rescued: Option<Prepared>,
+    pub(crate) report: LogReport,
+}
+
+/// What a person is told of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LogReport {
+    pub(crate) replayed_operations: u64,
+    /// Bytes after the last whole frame that a crash left and that were copied aside.
+    pub(crate) torn_bytes: u64,
+}
+
+impl FileLog {
+    /// Replays, in order, every operation after `from` that the `listed` segments hold, and makes the log ready to append.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where an acknowledged frame does not check, a listed segment is missing, or segments do not fit together:
+    /// nothing was changed. Errors of `replay` are passed on.
+    pub(crate) fn recover(
+        options: LogOptions,
+        listed: &[SegmentName],
+        from: Position,
+        replay: &mut dyn FnMut(Lsn, &Operation<'_>) -> Result<()>,
+    ) -> Result<Recovered> {
+        let mut reader = Reader { options: &options, saved: Vec::new(), large: Vec::new(), report: LogReport::default(), replay };
+        let mut log_end = from;
+        let mut watermark = from.lsn;
+        let mut time_us = 0;
+        let start = from.at.map_or(0, |(name, _)| listed.partition_point(|&other| other < name));
+        let names = &listed[start..];
+        if let Some((name, _)) = from.at
+            && names.first() != Some(&name)
+        {
+            return Err(Error::corrupt(&name.path(&options.directory), 0, "the manifest begins to replay here, and does not list it"));
+        }
+        let mut torn = None;
+        let mut next = names.first().map(|&name| open(&options, name)).transpose()?;
+        for (at, &name) in names.iter().enumerate() {
+            let Some(mut scan) = next.take() else { break };
+            next = names.get(at + 1).map(|&name| open(&options, name)).transpose()?;
+            match from.at {
+                Some((start, offset)) if start == name => scan.seek(Place { offset, chain: from.chain }, from.lsn),
+                _ if scan.header.predecessor_last_lsn != log_end.lsn || scan.header.predecessor_chain != log_end.chain => {
+                    return Err(Error::corrupt(&scan.path, 0, "this segment does not go on where the one before ends"));
+                }
+                _ => {}
+            }
+            let ends_at = next.as_ref().map(|next| (next.header.predecessor_last_lsn, next.header.predecessor_chain));
+            watermark = reader.read(&mut scan, ends_at, watermark)?;
+            time_us = time_us.max(scan.time_us);
+            let Place { offset, chain } = scan.place();
+            log_end = Position { lsn: scan.last_lsn, chain, at: Some((name, offset)) };
+            if ends_at.is_none() {
+                match scan.end(watermark)? {
+                    End::Clean => {}
+                    End::Torn => torn = Some((scan, offset)),
+                    End::Corrupt => {
+                        return Err(Error::corrupt(&scan.path, offset, format!(
+                            "no valid frame for LSN {}, and everything up to LSN {} was durable",
+                            scan.last_lsn + 1,
+                            scan.watermark.max(watermark)
+                        )));
+                    }
+                }
+            }
+        }
+        let Reader { saved, mut report, .. } = reader;
+        if let Some((scan, offset)) = torn {
+            report.torn_bytes = copy_torn(&options, &scan, offset)?;
+        }
+        let mut log = FileLog {
+            active: None,
+            written_lsn: log_end.lsn,
+            durable_lsn: log_end.lsn,
+            marked_lsn: log_end.lsn,
+            chain: log_end.chain,
+            end: log_end.at,
+            time_us,
+            next_epoch: highest_epoch(&options, listed)? + 1,
+            poisoned: None,
+            options,
+        };
+        let rescued = match saved.first() {
+            Some(first) => Some(log.write_segment(first.first_lsn - 1, first.chain_before, &saved)?),
+            None => None,
+        };
+        if let Some(rescued) = &rescued {
+            debug_assert_eq!(rescued.last_lsn, log.written_lsn);
+            log.marked_lsn = log.marked_lsn.min(rescued.name().first_lsn - 1);
+        }
+        Ok(Recovered { log, rescued, report })
+    }
+}
+
+struct Reader<'a> {
+    options: &'a LogOptions,
+    /// Frames above the highest watermark so far.
+    saved: Vec<SavedFrame>,
+    /// The pieces so far of an operation that spans frames.
+    large: Vec<u8>,
+    report: LogReport,
+    replay: &'a mut dyn FnMut(Lsn, &Operation<'_>) -> Result<()>,
+}
+
+impl Reader<'_> {
+    /// Replays a segment up to where its successor says that it ends, or to its last whole frame. Gives the highest watermark.
+    fn read(&mut self, scan: &mut Scan, ends_at: Option<(Lsn, u32)>, mut watermark: Lsn) -> Result<Lsn> {
+        loop {
+            if ends_at == Some((scan.last_lsn, scan.place().chain)) {
+                self.large.clear();
+                // The successor was named only after everything that its header speaks of was synced.
+                watermark = watermark.max(scan.last_lsn);
+                self.saved.clear();
+                return Ok(watermark);
+            }
+            let chain_before = scan.place().chain;
+            let (path, offset) = (scan.path.clone(), scan.place().offset);
+            let Some(frame) = scan.next_frame()? else { break };
+            let header = frame.header.clone();
+            if header.watermark > watermark {
+                watermark = header.watermark;
+                self.saved.retain(|saved| saved.last_lsn > watermark);
+            }
+            if header.kind != FrameKind::Marker {
+                self.saved.push(SavedFrame {
+                    kind: header.kind,
+                    first_lsn: header.first_lsn,
+                    last_lsn: header.last_lsn,
+                    time_us: header.time_us,
+                    payload: frame.payload.to_vec(),
+                    chain_before,
+                });
+            }
+            let damaged = |problem: String| Error::corrupt(&path, offset, problem);
+            match header.kind {
+                FrameKind::Marker => {}
+                FrameKind::Operations => self.replay_frame(frame.payload, header.first_lsn, header.last_lsn).map_err(|e| e.at(&damaged))?,
+                FrameKind::Part | FrameKind::LastPart => {
+                    if self.large.len() + frame.payload.len() > self.options.operation_bytes_max {
+                        return Err(damaged("an operation is larger than any may be".to_owned()));
+                    }
+                    self.large.extend_from_slice(frame.payload);
+                    if header.kind == FrameKind::LastPart {
+                        let large = std::mem::take(&mut self.large);
+                        self.replay_frame(&large, header.first_lsn, header.last_lsn).map_err(|e| e.at(&damaged))?;
+                    }
+                }
+            }
+        }
+        // Pieces of an operation whose end is missing: nobody was told of it.
+        self.large = Vec::new();
+        self.saved.retain(|saved| saved.last_lsn <= scan.last_lsn);
+        match ends_at {
+            None => Ok(watermark),
+            Some((lsn, _)) => Err(Error::corrupt(&scan.path, scan.place().offset, format!(
+                "no valid frame for LSN {}, and the segment after it begins behind LSN {lsn}",
+                scan.last_lsn + 1
+            ))),
+        }
+    }
+
+    fn replay_frame(&mut self, mut payload: &[u8], first_lsn: Lsn, last_lsn: Lsn) -> Result<(), Problem> {
+        for lsn in first_lsn..=last_lsn {
+            let (operation, rest) = Operation::decode(payload).map_err(Problem::Bytes)?;
+            (self.replay)(lsn, &operation).map_err(Problem::Replay)?;
+            self.report.replayed_operations += 1;
+            payload = rest;
+        }
+        if payload.is_empty() { Ok(()) } else { Err(Problem::Bytes("a frame holds more operations than LSNs".to_owned())) }
+    }
+}
+
+enum Problem {
+    Bytes(String),
+    Replay(Error),
+}
+
+impl Problem {
+    fn at(self, damaged: &dyn Fn(String) -> Error) -> Error {
+        match self {
+            Self::Bytes(problem) => damaged(problem),
+            Self::Replay(error) => error,
+        }
+    }
+}
+
+fn open(options: &LogOptions, name: SegmentName) -> Result<Scan> {
+    let path = name.path(&options.directory);
+    let file = options.io.open(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::corrupt(&path, 0, "the manifest lists this segment, and it is missing"),
+        _ => Error::io("open", &path, error),
+    })?;
+    let scan = Scan::open(&path, file, options.frame_bytes_max.max(1 << 20))?;
+    let header = &scan.header;
+    if header.index != options.index || header.first_lsn != name.first_lsn || header.epoch != name.epoch {
+        return Err(Error::corrupt(&path, 0, format!(
+            "this is segment {} epoch {} of index {}",
+            header.first_lsn, header.epoch, header.index
+        )));
+    }
+    Ok(scan)
+}
+
+/// Copies what follows the last whole frame to `<segment>.torn`, but for the zeros at its end. Gives the bytes copied.
+fn copy_torn(options: &LogOptions, scan: &Scan, offset: u64) -> Result<u64> {
+    let path = &scan.path;
+    let io = &options.io;
+    let file = io.open(path).map_err(|error| Error::io("open", path, error))?;
+    let mut bytes = vec![0; (scan.file_bytes() - offset) as usize];
+    let read = file.read_at(offset, &mut bytes).map_err(|error| Error::io("read", path, error))?;
+    bytes.truncate(read);
+    let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    bytes.truncate(used);
+    let name = format!("{}.torn", path.file_name().unwrap_or_default().to_string_lossy());
+    crate::io::durable::replace(&**io, &options.directory, &name, &[IoSlice::new(&bytes)])?;
+    tracing::warn!(
+        segment = %path.display(), offset, bytes = used,
+        "the log ends with a torn frame that nobody was told of; it was copied aside to {name}"
+    );
+    Ok(used as u64)
+}
+
+/// Names are never reused: not those of segments that were written and never named in a manifest either.
+fn highest_epoch(options: &LogOptions, listed: &[SegmentName]) -> Result<u32> {
+    let entries = options.io.list(&options.directory).map_err(|error| Error::io("list", &options.directory, error))?;
+    let found = entries.iter().filter_map(|entry| SegmentName::parse(&entry.name));
+    Ok(found.chain(listed.iter().copied()).map(|name| name.epoch).max().unwrap_or(0))
+}
