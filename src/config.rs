@@ -19,11 +19,11 @@ pub struct Limits {
     pub index_name_bytes_max: usize,
     /// Writers that may wait for one index's log; more are answered [`Busy`](crate::Error::Busy).
     pub queued_writes_max: usize,
-    /// A log segment is rotated when it has grown past this. Old segments are removed whole.
+    /// A log segment is rotated when it has grown past this, at most 1 GiB. Old segments are removed whole.
     pub log_segment_bytes: u64,
-    /// Bytes of operations in one frame. A larger operation spans frames. Bounds what recovery allocates for a frame.
+    /// Bytes of operations in one frame, at most 64 MiB. A larger operation spans frames. Bounds what recovery allocates for a frame.
     pub frame_bytes_max: usize,
-    /// Bytes of one operation, all its frames together. Bounds what recovery allocates for an operation.
+    /// Bytes of one operation, all its frames together, at most 1 GiB. Bounds what recovery allocates for an operation.
     pub operation_bytes_max: usize,
     /// The most that the log may hold beyond the last checkpoint, unless a quarter of the data is more: bounds recovery time.
     pub checkpoint_log_bytes: u64,

@@ -1,11 +1,14 @@
 //! A durable vector store on FAISS's kernels. (The way of a write is told here when it is whole.)
 
+mod checkpoint;
 pub mod config;
 pub mod engine;
 mod error;
+mod format;
 pub mod io;
 pub mod segment;
 mod types;
+mod wal;
 
 #[cfg(feature = "server")]
 pub mod api;

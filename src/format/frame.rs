@@ -9,6 +9,12 @@ pub(crate) const FRAME_ALIGN: usize = 512;
 /// Bytes of a frame's header.
 pub(crate) const FRAME_HEADER: usize = 64;
 
+/// The most payload that a reader believes in. Writers stay under it ([`Limits::frame_bytes_max`](crate::config::Limits)).
+pub(crate) const PAYLOAD_BYTES_MAX: usize = 64 << 20;
+
+/// The most bytes of an operation that spans frames that a reader puts together.
+pub(crate) const OPERATION_BYTES_MAX: usize = 1 << 30;
+
 const MAGIC: [u8; 4] = *b"FPXF";
 
 /// What the payload is.
@@ -133,8 +139,8 @@ mod tests {
             8, 7, 6, 5, 4, 3, 2, 1, // salt
             7, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, // first and last LSN
             6, 0, 0, 0, 0, 0, 0, 0, 0x12, 0x11, 0, 0, 0, 0, 0, 0, // watermark, time
-            0x91, 0x9b, 0x24, 0xcd, // chain
-            0x30, 0x41, 0x4d, 0xf3, // CRC-32 of the 60 bytes before
+            0xab, 0x93, 0x96, 0xf6, // chain
+            0x3f, 0xb0, 0xc2, 0x4b, // CRC-32 of the 60 bytes before
         ];
         assert_eq!(bytes, expected);
         let decoded = FrameHeader::decode(&bytes).unwrap();

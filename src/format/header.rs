@@ -89,7 +89,7 @@ mod tests {
             42, 0, 0, 0, 0, 0, 0, 0, 41, 0, 0, 0, 0, 0, 0, 0, // first LSN, predecessor's last LSN
             8, 7, 6, 5, 4, 3, 2, 1, // salt
             0xef, 0xbe, 0xad, 0xde, // predecessor's chain
-            0xc9, 0x9a, 0x35, 0x37, // CRC-32 of the 60 bytes before
+            0xbe, 0x5f, 0x7f, 0x67, // CRC-32 of the 60 bytes before
         ];
         assert_eq!(sample().encode(), expected);
         assert_eq!(LogHeader::decode(&expected), Ok(sample()));

@@ -3,6 +3,8 @@
 pub(crate) mod codec;
 pub(crate) mod frame;
 pub(crate) mod header;
+pub(crate) mod manifest;
+pub(crate) mod position;
 pub(crate) mod segment;
 
 /// Version of every file that this code writes, and the newest that it reads.

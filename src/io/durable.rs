@@ -133,6 +133,7 @@ fn bytes_of(parts: &[IoSlice<'_>]) -> u64 {
 mod tests {
     use super::*;
     use crate::io::os::OsIo;
+    use crate::io::sim::{Fault, SimIo, Survival};
 
     fn names(directory: &Path) -> Vec<String> {
         OsIo.list(directory).unwrap().into_iter().map(|entry| entry.name).collect()
@@ -167,6 +168,72 @@ mod tests {
         let error = replace(&OsIo, directory, "m", &[IoSlice::new(b"x")]).unwrap_err();
         assert!(matches!(error, Error::Io(_)), "{error}");
         assert_eq!(names(directory), ["m"]);
+    }
+
+    /// `/m` holds "old", durably.
+    fn disk_with_old() -> SimIo {
+        let disk = SimIo::new();
+        replace(&disk, Path::new("/"), "m", &[IoSlice::new(b"old")]).unwrap();
+        disk
+    }
+
+    fn contents(disk: &SimIo) -> Vec<u8> {
+        read_all(disk, Path::new("/m"), 5000).unwrap()
+    }
+
+    #[test]
+    fn replace_that_crashes_anywhere_leaves_old_or_new_and_new_once_it_returned() {
+        let new = vec![7; 2000];
+        for n in 1.. {
+            let disk = disk_with_old();
+            disk.crash_at(n);
+            let is_done = replace(&disk, Path::new("/"), "m", &[IoSlice::new(&new)]).is_ok();
+            for survival in [Survival::None, Survival::All].into_iter().chain((0..100).map(Survival::Random)) {
+                let found = disk.crash(survival);
+                let held = contents(&found);
+                assert!(held == new || (held == b"old" && !is_done), "crash at {n}, {survival:?}: {:?}", disk.trace());
+                // What the crash left does not stand in the way.
+                replace(&found, Path::new("/"), "m", &[IoSlice::new(b"next")]).unwrap();
+                assert_eq!(contents(&found.crash(Survival::None)), b"next");
+            }
+            if is_done {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn replace_that_fails_says_unknown_if_and_only_if_the_name_has_the_new_contents() {
+        for fault in [Fault::Eio, Fault::Enospc, Fault::ShortWrite, Fault::FailedSync] {
+            for n in 1.. {
+                let disk = disk_with_old();
+                disk.fail_at(n, fault);
+                let result = replace(&disk, Path::new("/"), "m", &[IoSlice::new(b"new")]);
+                if disk.faults_left() > 0 {
+                    result.unwrap();
+                    break;
+                }
+                match result.unwrap_err() {
+                    Error::OutcomeUnknown(_) => assert_eq!(contents(&disk), b"new"),
+                    Error::Full(_) => assert_eq!((contents(&disk), fault), (b"old".to_vec(), Fault::Enospc)),
+                    Error::Io(_) => assert_eq!(contents(&disk), b"old"),
+                    other => panic!("{fault:?} at {n}: {other}"),
+                }
+                assert_eq!(disk.list(Path::new("/")).unwrap().len(), 1, "a temporary is left by {fault:?} at {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn directory_is_there_after_any_crash_once_it_was_created_durably() {
+        let disk = SimIo::new();
+        // Made by somebody who did not come to sync it.
+        disk.create_dir(Path::new("/d")).unwrap();
+        create_dir_durably(&disk, Path::new("/d")).unwrap();
+        assert!(disk.crash(Survival::None).list(Path::new("/d")).is_ok());
+        disk.fail_at(1, Fault::FailedSync);
+        let error = create_dir_durably(&disk, Path::new("/e")).unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
     }
 
     #[test]

@@ -62,6 +62,7 @@ pub trait Io: Debug + Send + Sync {
 }
 
 /// An open file. All offsets are in bytes from its beginning.
+#[expect(clippy::len_without_is_empty, reason = "asking is a system call that can fail, and nobody asks only for that")]
 pub trait File: Debug + Send + Sync {
     /// Fills `buffer` from `offset`; fewer bytes only at the end of the file.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;

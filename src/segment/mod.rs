@@ -1,3 +1,107 @@
-//! Rows: where vectors, ids and metadata are kept and scanned.
+//! Rows: where vectors, ids and metadata are kept, and how they are scanned.
 
+pub(crate) mod faiss;
 pub mod filter;
+pub(crate) mod growing;
+pub(crate) mod id_map;
+pub(crate) mod norm;
+pub(crate) mod sealed;
+pub(crate) mod words;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use faiss::Floats;
+use growing::Growing;
+use sealed::Sealed;
+
+use crate::format::segment::Record;
+use crate::types::Row;
+
+/// A run of rows, in memory or in a file. A *position* counts the rows that are in it; an *offset* is how far a row's number is from the
+/// first row's, and differs from the position where dead rows were left out.
+#[derive(Clone, Debug)]
+pub(crate) enum Rows {
+    Growing(Arc<Growing>),
+    Sealed(Arc<Sealed>),
+}
+
+impl Rows {
+    pub(crate) fn first_row(&self) -> Row {
+        match self {
+            Self::Growing(growing) => growing.first_row(),
+            Self::Sealed(sealed) => sealed.first_row(),
+        }
+    }
+
+    pub(crate) fn offset(&self, position: usize) -> u32 {
+        match self {
+            Self::Growing(_) => position as u32,
+            Self::Sealed(sealed) => sealed.offset(position),
+        }
+    }
+
+    pub(crate) fn position(&self, offset: u32) -> Option<usize> {
+        match self {
+            Self::Growing(_) => Some(offset as usize),
+            Self::Sealed(sealed) => sealed.position(offset),
+        }
+    }
+
+    pub(crate) fn record(&self, position: usize) -> Record {
+        match self {
+            Self::Growing(growing) => growing.record(position),
+            Self::Sealed(sealed) => sealed.record(position),
+        }
+    }
+
+    /// The inverse of the vector's norm; 1 where the metric has no use for it.
+    pub(crate) fn scale(&self, position: usize) -> f32 {
+        let scale = match self {
+            Self::Growing(growing) => growing.scale(position),
+            Self::Sealed(sealed) => sealed.scale(position),
+        };
+        scale.unwrap_or(1.0)
+    }
+
+    pub(crate) fn floats(&self, positions: Range<usize>) -> Floats<'_> {
+        match self {
+            Self::Growing(growing) => growing.floats(positions),
+            Self::Sealed(sealed) => sealed.floats(positions),
+        }
+    }
+
+    /// The vector, in place of what `out` held.
+    pub(crate) fn vector(&self, position: usize, out: &mut Vec<f32>) {
+        out.clear();
+        match self.floats(position..position + 1) {
+            Floats::Mapped(floats) => out.extend_from_slice(floats),
+            Floats::Growing(words) => {
+                out.extend(words.iter().map(|word| f32::from_bits(word.load(std::sync::atomic::Ordering::Relaxed))));
+            }
+        }
+    }
+
+    pub(crate) fn id_equals(&self, position: usize, id: &str) -> bool {
+        match self {
+            Self::Growing(growing) => growing.id_equals(position, id.as_bytes()),
+            Self::Sealed(sealed) => sealed.id(position) == id.as_bytes(),
+        }
+    }
+
+    /// Appends the id's bytes, which are UTF-8.
+    pub(crate) fn id(&self, position: usize, out: &mut Vec<u8>) {
+        match self {
+            Self::Growing(growing) => growing.id(position, out),
+            Self::Sealed(sealed) => out.extend_from_slice(sealed.id(position)),
+        }
+    }
+
+    /// Appends the metadata's bytes, which are UTF-8.
+    pub(crate) fn metadata(&self, position: usize, out: &mut Vec<u8>) {
+        match self {
+            Self::Growing(growing) => growing.metadata(position, out),
+            Self::Sealed(sealed) => out.extend_from_slice(sealed.metadata(position)),
+        }
+    }
+}

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::operation::Operation;
-use super::{Position, SegmentName};
 use crate::config::Limits;
 use crate::error::{Error, Result};
-use crate::format::frame::{FRAME_ALIGN, FRAME_HEADER, FrameHeader, FrameKind, frame_bytes};
+use crate::format::frame::{FRAME_ALIGN, FRAME_HEADER, FrameHeader, FrameKind, PAYLOAD_BYTES_MAX, frame_bytes};
 use crate::format::header::{FIRST_FRAME, LogHeader};
+use crate::format::position::{Position, SegmentName};
 use crate::io::{File, Io};
 use crate::types::{IndexId, Lsn};
 
@@ -37,7 +37,6 @@ pub(crate) struct LogOptions {
     pub(crate) index: IndexId,
     pub(crate) segment_bytes: u64,
     pub(crate) frame_bytes_max: usize,
-    pub(crate) operation_bytes_max: usize,
 }
 
 impl LogOptions {
@@ -46,9 +45,8 @@ impl LogOptions {
             io,
             directory,
             index,
-            segment_bytes: limits.log_segment_bytes,
-            frame_bytes_max: limits.frame_bytes_max,
-            operation_bytes_max: limits.operation_bytes_max,
+            segment_bytes: limits.log_segment_bytes.min(1 << 30),
+            frame_bytes_max: limits.frame_bytes_max.min(PAYLOAD_BYTES_MAX),
         }
     }
 }

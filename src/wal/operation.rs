@@ -93,7 +93,7 @@ impl<'a> Upsert<'a> {
         let (texts, vectors) = rest.split_at(rest.len() - vector_bytes);
         let vectors = match bytemuck::try_cast_slice(vectors) {
             Ok(aligned) => Cow::Borrowed(aligned),
-            Err(_) => Cow::Owned(bytemuck::pod_collect_to_vec(vectors)),
+            Err(_) => Cow::Owned(bytemuck::allocation::pod_collect_to_vec(vectors)),
         };
         let upsert = Self { count, dimension, texts, vectors };
         check_strings(texts, u64::from(count) * 2)?;
@@ -103,7 +103,9 @@ impl<'a> Upsert<'a> {
     /// Id, metadata and vector of each point, in order.
     pub(crate) fn points(&self) -> impl Iterator<Item = (&'a str, &'a str, &[f32])> {
         let mut strings = Strings(self.texts);
-        self.vectors.chunks_exact(self.dimension as usize).map(move |vector| (strings.next_string(), strings.next_string(), vector))
+        self.vectors
+            .chunks_exact(self.dimension as usize)
+            .map(move |vector| (strings.next_string(), strings.next_string(), vector))
     }
 }
 
@@ -182,7 +184,8 @@ mod tests {
     #[test]
     fn every_cut_of_an_operation_is_an_error_and_so_is_an_unknown_one() {
         let texts = texts(&["a", "{}"]);
-        let bytes = bytes_of(&Operation::Upsert(Upsert { count: 1, dimension: 1, texts: &texts, vectors: Cow::Borrowed(&[1.0]) }));
+        let bytes =
+            bytes_of(&Operation::Upsert(Upsert { count: 1, dimension: 1, texts: &texts, vectors: Cow::Borrowed(&[1.0]) }));
         for end in 0..bytes.len() {
             assert!(Operation::decode(&bytes[..end]).is_err(), "cut at {end}");
         }

@@ -5,9 +5,9 @@ use std::io::IoSlice;
 use super::file_log::{FileLog, LogOptions, Prepared, SavedFrame};
 use super::operation::Operation;
 use super::scan::{End, Place, Scan};
-use super::{Position, SegmentName};
 use crate::error::{Error, Result};
-use crate::format::frame::FrameKind;
+use crate::format::frame::{FrameKind, OPERATION_BYTES_MAX};
+use crate::format::position::{Position, SegmentName};
 use crate::types::Lsn;
 
 /// What opening a log found.
@@ -40,7 +40,7 @@ impl FileLog {
         from: Position,
         replay: &mut dyn FnMut(Lsn, &Operation<'_>) -> Result<()>,
     ) -> Result<Recovered> {
-        let mut reader = Reader { options: &options, saved: Vec::new(), large: Vec::new(), report: LogReport::default(), replay };
+        let mut reader = Reader { saved: Vec::new(), large: Vec::new(), report: LogReport::default(), replay };
         let mut log_end = from;
         let mut watermark = from.lsn;
         let mut time_us = 0;
@@ -49,7 +49,11 @@ impl FileLog {
         if let Some((name, _)) = from.at
             && names.first() != Some(&name)
         {
-            return Err(Error::corrupt(&name.path(&options.directory), 0, "the manifest begins to replay here, and does not list it"));
+            return Err(Error::corrupt(
+                &name.path(&options.directory),
+                0,
+                "the manifest begins to replay here, and does not list it",
+            ));
         }
         let mut torn = None;
         let mut next = names.first().map(|&name| open(&options, name)).transpose()?;
@@ -57,7 +61,12 @@ impl FileLog {
             let Some(mut scan) = next.take() else { break };
             next = names.get(at + 1).map(|&name| open(&options, name)).transpose()?;
             match from.at {
-                Some((start, offset)) if start == name => scan.seek(Place { offset, chain: from.chain }, from.lsn),
+                Some((start, offset)) if start == name => {
+                    if scan.file_bytes() < offset {
+                        return Err(Error::corrupt(&scan.path, scan.file_bytes(), format!("the file ends before byte {offset}")));
+                    }
+                    scan.seek(Place { offset, chain: from.chain }, from.lsn);
+                }
                 _ if scan.header.predecessor_last_lsn != log_end.lsn || scan.header.predecessor_chain != log_end.chain => {
                     return Err(Error::corrupt(&scan.path, 0, "this segment does not go on where the one before ends"));
                 }
@@ -73,11 +82,15 @@ impl FileLog {
                     End::Clean => {}
                     End::Torn => torn = Some((scan, offset)),
                     End::Corrupt => {
-                        return Err(Error::corrupt(&scan.path, offset, format!(
-                            "no valid frame for LSN {}, and everything up to LSN {} was durable",
-                            scan.last_lsn + 1,
-                            scan.watermark.max(watermark)
-                        )));
+                        return Err(Error::corrupt(
+                            &scan.path,
+                            offset,
+                            format!(
+                                "no valid frame for LSN {}, and everything up to LSN {} was durable",
+                                scan.last_lsn + 1,
+                                scan.watermark.max(watermark)
+                            ),
+                        ));
                     }
                 }
             }
@@ -111,7 +124,6 @@ impl FileLog {
 }
 
 struct Reader<'a> {
-    options: &'a LogOptions,
     /// Frames above the highest watermark so far.
     saved: Vec<SavedFrame>,
     /// The pieces so far of an operation that spans frames.
@@ -152,9 +164,11 @@ impl Reader<'_> {
             let damaged = |problem: String| Error::corrupt(&path, offset, problem);
             match header.kind {
                 FrameKind::Marker => {}
-                FrameKind::Operations => self.replay_frame(frame.payload, header.first_lsn, header.last_lsn).map_err(|e| e.at(&damaged))?,
+                FrameKind::Operations => {
+                    self.replay_frame(frame.payload, header.first_lsn, header.last_lsn).map_err(|e| e.at(&damaged))?
+                }
                 FrameKind::Part | FrameKind::LastPart => {
-                    if self.large.len() + frame.payload.len() > self.options.operation_bytes_max {
+                    if self.large.len() + frame.payload.len() > OPERATION_BYTES_MAX {
                         return Err(damaged("an operation is larger than any may be".to_owned()));
                     }
                     self.large.extend_from_slice(frame.payload);
@@ -170,10 +184,11 @@ impl Reader<'_> {
         self.saved.retain(|saved| saved.last_lsn <= scan.last_lsn);
         match ends_at {
             None => Ok(watermark),
-            Some((lsn, _)) => Err(Error::corrupt(&scan.path, scan.place().offset, format!(
-                "no valid frame for LSN {}, and the segment after it begins behind LSN {lsn}",
-                scan.last_lsn + 1
-            ))),
+            Some((lsn, _)) => Err(Error::corrupt(
+                &scan.path,
+                scan.place().offset,
+                format!("no valid frame for LSN {}, and the segment after it begins behind LSN {lsn}", scan.last_lsn + 1),
+            )),
         }
     }
 
@@ -208,13 +223,14 @@ fn open(options: &LogOptions, name: SegmentName) -> Result<Scan> {
         std::io::ErrorKind::NotFound => Error::corrupt(&path, 0, "the manifest lists this segment, and it is missing"),
         _ => Error::io("open", &path, error),
     })?;
-    let scan = Scan::open(&path, file, options.frame_bytes_max.max(1 << 20))?;
+    let scan = Scan::open(&path, file)?;
     let header = &scan.header;
     if header.index != options.index || header.first_lsn != name.first_lsn || header.epoch != name.epoch {
-        return Err(Error::corrupt(&path, 0, format!(
-            "this is segment {} epoch {} of index {}",
-            header.first_lsn, header.epoch, header.index
-        )));
+        return Err(Error::corrupt(
+            &path,
+            0,
+            format!("this is segment {} epoch {} of index {}", header.first_lsn, header.epoch, header.index),
+        ));
     }
     Ok(scan)
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::format::frame::{FRAME_ALIGN, FRAME_HEADER, FrameHeader, FrameKind};
+use crate::format::frame::{FRAME_ALIGN, FRAME_HEADER, FrameHeader, FrameKind, PAYLOAD_BYTES_MAX};
 use crate::format::header::{FIRST_FRAME, LogHeader};
 use crate::io::File;
 use crate::types::Lsn;
@@ -59,7 +59,6 @@ pub(crate) struct Scan {
     pub(crate) watermark: Lsn,
     /// Time of the last frame.
     pub(crate) time_us: u64,
-    frame_bytes_max: usize,
 }
 
 impl Scan {
@@ -67,7 +66,7 @@ impl Scan {
     ///
     /// # Errors
     /// [`Error::Corrupt`] where the header does not check: it was synced before the segment had its name.
-    pub(crate) fn open(path: &Path, file: Arc<dyn File>, frame_bytes_max: usize) -> Result<Self> {
+    pub(crate) fn open(path: &Path, file: Arc<dyn File>) -> Result<Self> {
         let io_error = |error| Error::io("read", path, error);
         let bytes = file.len().map_err(io_error)?;
         let mut window = Window { file, file_bytes: bytes, start: 0, bytes: Vec::new() };
@@ -86,7 +85,6 @@ impl Scan {
             last_lsn: header.first_lsn.saturating_sub(1),
             watermark: 0,
             time_us: 0,
-            frame_bytes_max,
             header,
         })
     }
@@ -117,14 +115,12 @@ impl Scan {
                 FrameKind::LastPart => in_operation && header.last_lsn == header.first_lsn,
                 FrameKind::Marker => !in_operation && header.last_lsn == self.last_lsn && header.payload_bytes == 0,
             };
-        if !follows || header.payload_bytes as usize > self.frame_bytes_max {
+        if !follows || header.payload_bytes as usize > PAYLOAD_BYTES_MAX {
             return Ok(None);
         }
         let path = &self.path;
-        let bytes = self
-            .window
-            .get(at, FRAME_HEADER + header.payload_bytes as usize)
-            .map_err(|error| Error::io("read", path, error))?;
+        let bytes =
+            self.window.get(at, FRAME_HEADER + header.payload_bytes as usize).map_err(|error| Error::io("read", path, error))?;
         let Some((head, payload)) = bytes.split_first_chunk() else { return Ok(None) };
         if payload.len() != header.payload_bytes as usize || !header.chains(head, chain, payload) {
             return Ok(None);

@@ -1,0 +1,15 @@
+//! Builds the C++ shim against the FAISS headers that `faiss-sys` installed.
+
+fn main() {
+    println!("cargo:rerun-if-changed=src/segment/faiss_shim.cpp");
+    // Set by cargo because faiss-sys has a `links` key: where its build script installed FAISS.
+    let root = std::env::var("DEP_FAISS_C_ROOT").expect("faiss-sys says where it installed FAISS");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .file("src/segment/faiss_shim.cpp")
+        .include(format!("{root}/include"))
+        .opt_level(3)
+        .warnings(true)
+        .compile("faiss_shim");
+}

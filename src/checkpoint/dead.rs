@@ -1,0 +1,45 @@
+//! The dead rows of a sealed segment, as a file.
+
+use std::io::IoSlice;
+use std::path::Path;
+
+use roaring::RoaringBitmap;
+
+use crate::error::{Error, Result};
+use crate::format::crc32;
+use crate::format::manifest::{Checksum, DeadFile, dead_name};
+use crate::io::{Io, durable};
+
+/// Writes and syncs the positions of dead rows under a new name, which the caller makes durable with the directory.
+///
+/// # Errors
+/// [`Error::Full`], [`Error::Io`]: nothing of use was written.
+pub(crate) fn write(io: &dyn Io, directory: &Path, number: u64, positions: &RoaringBitmap) -> Result<DeadFile> {
+    let path = directory.join(dead_name(number));
+    let mut bytes = Vec::with_capacity(positions.serialized_size());
+    positions.serialize_into(&mut bytes).expect("serialising into memory");
+    let checksum = Checksum { bytes: bytes.len() as u64, crc: crc32(&[&bytes]) };
+    let file = io.create(&path).map_err(|error| Error::io("create", &path, error))?;
+    file.write_at(0, &[IoSlice::new(&bytes)]).map_err(|error| Error::io("write", &path, error))?;
+    file.sync_data().map_err(|error| Error::io("sync", &path, error))?;
+    Ok(DeadFile { number, checksum })
+}
+
+/// Reads and verifies such a file.
+///
+/// # Errors
+/// [`Error::Corrupt`] where it is not the file that the manifest names.
+pub(crate) fn read(io: &dyn Io, directory: &Path, file: &DeadFile) -> Result<RoaringBitmap> {
+    let path = directory.join(dead_name(file.number));
+    let corrupt = |problem: &str| Error::corrupt(&path, 0, problem);
+    let bytes = durable::read_all(io, &path, file.checksum.bytes).map_err(|error| match error {
+        Error::Io(fault) if fault.source.kind() == std::io::ErrorKind::NotFound => {
+            corrupt("the manifest lists this file, and it is missing")
+        }
+        other => other,
+    })?;
+    if bytes.len() as u64 != file.checksum.bytes || crc32(&[&bytes]) != file.checksum.crc {
+        return Err(corrupt("this is not the file that the manifest names: checksum mismatch"));
+    }
+    RoaringBitmap::deserialize_from(&bytes[..]).map_err(|_| corrupt("no bitmap"))
+}

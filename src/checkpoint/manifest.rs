@@ -1,0 +1,158 @@
+//! The one atomic root of an index: a new manifest replaces the old one in a single rename.
+
+use std::collections::HashSet;
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::format::manifest::{
+    LOG_DIRECTORY, MANIFEST_BYTES_MAX, Manifest, SEGMENT_DIRECTORY, file_name, parse_file_name, parse_number,
+};
+use crate::format::position::SegmentName;
+use crate::io::{Io, durable};
+use crate::types::IndexId;
+
+/// The manifests that an index keeps: the newest, which counts, and the one before it.
+#[derive(Debug)]
+pub(crate) struct Root {
+    io: Arc<dyn Io>,
+    directory: PathBuf,
+    current: Manifest,
+    previous: Option<Manifest>,
+    /// Set once it is not known which manifest is on the disk.
+    poisoned: Option<Error>,
+}
+
+impl Root {
+    /// Writes the first manifest of a new index into its directory.
+    pub(crate) fn create(io: &dyn Io, directory: &Path, manifest: &Manifest) -> Result<()> {
+        durable::replace(io, directory, &manifest.file_name(), &[IoSlice::new(&manifest.encode())]).map(drop)
+    }
+
+    /// Reads the newest manifest, and removes what no kept manifest names. Files that are not ours are left alone.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where the newest one does not check: nothing was changed. It was whole before it had its name, so this is damage
+    /// and no crash, and the one before it may be too old for the log.
+    pub(crate) fn load(io: Arc<dyn Io>, directory: &Path, index: IndexId) -> Result<Self> {
+        let entries = io.list(directory).map_err(|error| Error::io("list", directory, error))?;
+        let mut generations: Vec<u64> = entries.iter().filter_map(|entry| parse_file_name(&entry.name)).collect();
+        generations.sort_unstable_by_key(|&generation| std::cmp::Reverse(generation));
+        let mut newest = generations.into_iter();
+        let Some(generation) = newest.next() else {
+            return Err(Error::corrupt(directory, 0, "there is no manifest in this directory"));
+        };
+        let current = read(&*io, directory, generation)?;
+        if IndexId::from_bytes(current.index) != index {
+            let path = directory.join(file_name(generation));
+            return Err(Error::corrupt(
+                &path,
+                0,
+                format!("this is the manifest of index {}", IndexId::from_bytes(current.index)),
+            ));
+        }
+        let mut root = Self { io, directory: directory.to_owned(), current, previous: None, poisoned: None };
+        match newest.next().map(|generation| read(&*root.io, directory, generation)).transpose() {
+            Ok(previous) => {
+                root.previous = previous;
+                root.sweep()?;
+            }
+            Err(error) => tracing::warn!(%error, "the manifest before the newest one is damaged; nothing is removed"),
+        }
+        Ok(root)
+    }
+
+    pub(crate) fn current(&self) -> &Manifest {
+        &self.current
+    }
+
+    /// A number above that of every segment file that exists or is named: names are never reused.
+    pub(crate) fn next_number(&self) -> Result<u64> {
+        let directory = self.directory.join(SEGMENT_DIRECTORY);
+        let entries = self.io.list(&directory).map_err(|error| Error::io("list", &directory, error))?;
+        let found = entries.iter().filter_map(|entry| parse_number(&entry.name));
+        let named =
+            self.current.segments.iter().flat_map(|s| [Some(s.number), s.dead.as_ref().map(|dead| dead.number)]).flatten();
+        Ok(found.chain(named).max().unwrap_or(0) + 1)
+    }
+
+    /// Puts a changed copy of the current manifest in its place, durably. Then removes what neither it nor the one before it names.
+    /// Gives the manifest's bytes and how many log segments were removed.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Io`]: the old manifest stands. [`Error::OutcomeUnknown`]: either may stand, and every later call fails.
+    pub(crate) fn publish(&mut self, change: impl FnOnce(&mut Manifest)) -> Result<(u64, usize)> {
+        if let Some(error) = &self.poisoned {
+            return Err(error.clone());
+        }
+        let mut next = self.current.clone();
+        change(&mut next);
+        next.generation = self.current.generation + 1;
+        let bytes = next.encode();
+        let written = durable::replace(&*self.io, &self.directory, &next.file_name(), &[IoSlice::new(&bytes)]).and_then(|_| {
+            // Read back what the next opening will read, while the manifest before it is still there.
+            let path = self.directory.join(next.file_name());
+            let found = durable::read_all(&*self.io, &path, MANIFEST_BYTES_MAX);
+            match found {
+                Ok(found) if found == bytes => Ok(()),
+                Ok(_) => Err(Error::io("read back", &path, std::io::Error::other("not what was written")).into_outcome_unknown()),
+                Err(error) => Err(error.into_outcome_unknown()),
+            }
+        });
+        if let Err(error) = written {
+            if matches!(error, Error::OutcomeUnknown(_)) {
+                self.poisoned = Some(error.clone());
+            }
+            return Err(error);
+        }
+        let before = std::mem::replace(&mut self.current, next);
+        let dropped = self.previous.replace(before);
+        let mut log_files_removed = 0;
+        for name in dropped.iter().flat_map(Manifest::files).filter(|name| !self.names(name)) {
+            // A file that stays is removed by the next opening.
+            match self.io.remove_file(&self.directory.join(&name)) {
+                Ok(()) => log_files_removed += usize::from(name.ends_with(".wal")),
+                Err(error) => tracing::warn!(%name, %error, "a file that is no longer needed could not be removed"),
+            }
+        }
+        Ok((bytes.len() as u64, log_files_removed))
+    }
+
+    fn names(&self, file: &str) -> bool {
+        std::iter::once(&self.current).chain(&self.previous).any(|manifest| manifest.files().any(|name| name == file))
+    }
+
+    /// Removes files of ours that no kept manifest names: what a crash left.
+    fn sweep(&self) -> Result<()> {
+        let named: HashSet<String> = std::iter::once(&self.current).chain(&self.previous).flat_map(Manifest::files).collect();
+        for directory in ["", LOG_DIRECTORY, SEGMENT_DIRECTORY] {
+            let path = self.directory.join(directory);
+            for entry in self.io.list(&path).map_err(|error| Error::io("list", &path, error))? {
+                let name = if directory.is_empty() { entry.name.clone() } else { format!("{directory}/{}", entry.name) };
+                if !entry.is_dir && is_ours(&entry.name) && !named.contains(&name) {
+                    let path = path.join(&entry.name);
+                    self.io.remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file name is one that this crate gives. Torn tails that were copied aside are kept.
+fn is_ours(name: &str) -> bool {
+    let name = name.strip_suffix(".tmp").unwrap_or(name);
+    parse_file_name(name).is_some() || parse_number(name).is_some() || SegmentName::parse(name).is_some()
+}
+
+fn read(io: &dyn Io, directory: &Path, generation: u64) -> Result<Manifest> {
+    let path = directory.join(file_name(generation));
+    let bytes = durable::read_all(io, &path, MANIFEST_BYTES_MAX)?;
+    let manifest = Manifest::decode(&bytes).map_err(|problem| Error::corrupt(&path, 0, problem))?;
+    if manifest.generation == generation {
+        Ok(manifest)
+    } else {
+        Err(Error::corrupt(&path, 0, format!("this is the manifest of generation {}", manifest.generation)))
+    }
+}

@@ -1,0 +1,4 @@
+//! The checkpoint on disk: manifests, and the files that they name.
+
+pub(crate) mod dead;
+pub(crate) mod manifest;

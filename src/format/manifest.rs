@@ -1,0 +1,219 @@
+//! The manifest: the one root of an index. What it names exists; what it does not name is not part of the index.
+//!
+//! In bytes: magic (8), format version (u16), minimum reader version (u16), length of the body (u32), the body, CRC-32 of all before.
+
+use super::codec::{self, Decode, Encode};
+use super::position::{Position, SegmentName};
+use super::{FORMAT_VERSION, MIN_READER_VERSION, crc32, unreadable};
+
+const MAGIC: [u8; 8] = *b"FPXMAN\r\n";
+
+/// Bytes before the body.
+const HEAD: usize = 16;
+
+/// A reader takes no manifest larger than this: some hundred thousand segments.
+pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 << 20;
+
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Manifest {
+    /// UUID of the index; its directory's name.
+    pub(crate) index: [u8; 16],
+    /// Counts the manifests of this index; this one's file name.
+    pub(crate) generation: u64,
+    pub(crate) settings: Settings,
+    /// The checkpoint holds the effects of every mutation before this place in the log, and of none after it.
+    pub(crate) position: Position,
+    /// The log's segments, in order; the last one may be appended to.
+    pub(crate) log: Vec<SegmentName>,
+    /// The rows of the checkpoint, in the order in which they were stored.
+    pub(crate) segments: Vec<SegmentFile>,
+}
+
+/// What an index was created with.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Settings {
+    pub(crate) name: String,
+    pub(crate) dimension: u32,
+    /// As the client wrote it.
+    pub(crate) index_type: String,
+    /// FAISS factory string.
+    pub(crate) factory: String,
+    /// 0 L2, 1 inner product, 2 cosine.
+    pub(crate) metric: u8,
+    /// UTC, microseconds since 1970.
+    pub(crate) created_at_us: i64,
+}
+
+/// A segment, and which of its rows are dead.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct SegmentFile {
+    pub(crate) number: u64,
+    pub(crate) checksum: Checksum,
+    pub(crate) dead: Option<DeadFile>,
+}
+
+/// Positions of dead rows, as a serialised roaring bitmap.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct DeadFile {
+    pub(crate) number: u64,
+    pub(crate) checksum: Checksum,
+}
+
+/// How long a file is, and the CRC-32 of all its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Checksum {
+    pub(crate) bytes: u64,
+    pub(crate) crc: u32,
+}
+
+impl Manifest {
+    pub(crate) fn file_name(&self) -> String {
+        file_name(self.generation)
+    }
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&MIN_READER_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        codec::encode_into(self, &mut bytes);
+        let body = u32::try_from(bytes.len() - HEAD).expect("a manifest is far smaller than 4 GiB");
+        bytes[12..HEAD].copy_from_slice(&body.to_le_bytes());
+        let crc = crc32(&[&bytes]);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// # Errors
+    /// What is wrong with the bytes, for a person.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let (rest, crc) = bytes.split_last_chunk::<4>().ok_or("the file ends inside its header")?;
+        if crc32(&[rest]) != u32::from_le_bytes(*crc) {
+            return Err("manifest: checksum mismatch".to_owned());
+        }
+        let (head, body) = rest.split_first_chunk::<HEAD>().ok_or("the file ends inside its header")?;
+        if head[..8] != MAGIC {
+            return Err("this is no manifest of faiss-proxy".to_owned());
+        }
+        if let Some(why) = unreadable(u16::from_le_bytes([head[8], head[9]]), u16::from_le_bytes([head[10], head[11]])) {
+            return Err(why);
+        }
+        if u32::from_le_bytes([head[12], head[13], head[14], head[15]]) as usize != body.len() {
+            return Err("manifest: the body is not as long as the header says".to_owned());
+        }
+        let (manifest, rest) = codec::decode::<Self>(body)?;
+        if rest.is_empty() { Ok(manifest) } else { Err("manifest: bytes to spare".to_owned()) }
+    }
+
+    /// Names of all files that belong to this manifest, from the index's directory.
+    pub(crate) fn files(&self) -> impl Iterator<Item = String> {
+        let log = self.log.iter().map(|name| format!("{LOG_DIRECTORY}/{}", name.file_name()));
+        let segments = self.segments.iter().flat_map(|segment| {
+            let dead = segment.dead.iter().map(|dead| format!("{SEGMENT_DIRECTORY}/{}", dead_name(dead.number)));
+            std::iter::once(format!("{SEGMENT_DIRECTORY}/{}", segment_name(segment.number))).chain(dead)
+        });
+        std::iter::once(self.file_name()).chain(log).chain(segments)
+    }
+}
+
+/// Where an index keeps its log.
+pub(crate) const LOG_DIRECTORY: &str = "wal";
+
+/// Where an index keeps its segments and their dead rows.
+pub(crate) const SEGMENT_DIRECTORY: &str = "segments";
+
+pub(crate) fn file_name(generation: u64) -> String {
+    format!("manifest-{generation:020}")
+}
+
+/// The generation of a manifest's file name.
+pub(crate) fn parse_file_name(name: &str) -> Option<u64> {
+    name.strip_prefix("manifest-").filter(|digits| digits.len() == 20)?.parse().ok()
+}
+
+pub(crate) fn segment_name(number: u64) -> String {
+    format!("{number:020}.seg")
+}
+
+pub(crate) fn dead_name(number: u64) -> String {
+    format!("{number:020}.dead")
+}
+
+/// The number of a file of [`SEGMENT_DIRECTORY`].
+pub(crate) fn parse_number(name: &str) -> Option<u64> {
+    name.strip_suffix(".seg").or_else(|| name.strip_suffix(".dead"))?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Manifest {
+        let name = SegmentName { first_lsn: 1, epoch: 1 };
+        Manifest {
+            index: [7; 16],
+            generation: 3,
+            settings: Settings {
+                name: "n".into(),
+                dimension: 4,
+                index_type: "Flat".into(),
+                factory: "Flat".into(),
+                metric: 2,
+                created_at_us: -1,
+            },
+            position: Position { lsn: 9, chain: 0xdead_beef, at: Some((name, 1024)) },
+            log: vec![name],
+            segments: vec![SegmentFile {
+                number: 5,
+                checksum: Checksum { bytes: 100, crc: 1 },
+                dead: Some(DeadFile { number: 6, checksum: Checksum { bytes: 20, crc: 2 } }),
+            }],
+        }
+    }
+
+    #[test]
+    fn manifest_has_the_documented_bytes() {
+        let mut expected = b"FPXMAN\r\n".to_vec();
+        expected.extend([1, 0, 1, 0, 55, 0, 0, 0]);
+        expected.extend([7; 16]);
+        expected.push(3); // generation
+        expected.extend(*b"\x01n\x04\x04Flat\x04Flat\x02\x01"); // settings; -1 as zigzag is 1
+        expected.extend([9, 252, 0xef, 0xbe, 0xad, 0xde, 1, 1, 1, 251, 0, 4]); // position
+        expected.extend([1, 1, 1]); // log
+        expected.extend([1, 5, 100, 1, 1, 6, 20, 2]); // segments
+        let crc = crc32(&[&expected]);
+        expected.extend(crc.to_le_bytes());
+        assert_eq!(sample().encode(), expected);
+        assert_eq!(Manifest::decode(&expected), Ok(sample()));
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_cut_of_a_manifest_is_seen() {
+        let bytes = sample().encode();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Manifest::decode(&flipped).is_err(), "bit {bit}");
+        }
+        for end in 0..bytes.len() {
+            assert!(Manifest::decode(&bytes[..end]).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn files_are_named_from_the_index_directory() {
+        let files: Vec<String> = sample().files().collect();
+        assert_eq!(
+            files,
+            [
+                "manifest-00000000000000000003",
+                "wal/00000000000000000001-1.wal",
+                "segments/00000000000000000005.seg",
+                "segments/00000000000000000006.dead",
+            ]
+        );
+        assert_eq!(parse_file_name(&files[0]), Some(3));
+        assert_eq!(parse_number("00000000000000000006.dead"), Some(6));
+    }
+}

@@ -1,0 +1,119 @@
+//! Rows in memory: a fixed-size chunk that never moves. One writer fills it row by row; searches read the rows that a View published.
+
+use super::faiss::Floats;
+use super::words::{TextArena, TextEnd, Words};
+use crate::format::segment::Record;
+use crate::types::Row;
+
+/// Words of a row's record: LSN (2), text address (2), id bytes and flag (1), metadata bytes (1).
+const RECORD_WORDS: usize = 6;
+
+/// Flag beside the id's length, which is at most 65,535.
+const EXTREME: u32 = 1 << 16;
+
+#[derive(Debug)]
+pub(crate) struct Growing {
+    first_row: Row,
+    capacity: usize,
+    dimension: usize,
+    vectors: Words,
+    records: Words,
+    /// Only with the cosine metric.
+    scales: Option<Words>,
+    text: TextArena,
+}
+
+/// A row to store.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewRow<'a> {
+    pub(crate) lsn: u64,
+    pub(crate) id: &'a str,
+    pub(crate) metadata: &'a str,
+    pub(crate) vector: &'a [f32],
+    /// The inverse of the norm.
+    pub(crate) scale: f32,
+    pub(crate) extreme: bool,
+}
+
+impl Growing {
+    pub(crate) fn new(first_row: Row, capacity: usize, dimension: usize, scaled: bool) -> Self {
+        Self {
+            first_row,
+            capacity,
+            dimension,
+            vectors: Words::new(capacity * dimension),
+            records: Words::new(capacity * RECORD_WORDS),
+            scales: scaled.then(|| Words::new(capacity)),
+            text: TextArena::default(),
+        }
+    }
+
+    pub(crate) fn first_row(&self) -> Row {
+        self.first_row
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Writes the row at `position`, which no View shows yet. Only the one writer calls this, with rising positions.
+    pub(crate) fn store(&self, position: usize, text_end: &mut TextEnd, row: &NewRow<'_>) {
+        debug_assert!(position < self.capacity && row.vector.len() == self.dimension);
+        let text = self.text.push(text_end, [row.id.as_bytes(), row.metadata.as_bytes()]);
+        self.vectors.store(position * self.dimension, row.vector.iter().map(|x| x.to_bits()));
+        let halves = |wide: u64| [wide as u32, (wide >> 32) as u32];
+        let [lsn_low, lsn_high] = halves(row.lsn);
+        let [text_low, text_high] = halves(text);
+        let id_and_flag = row.id.len() as u32 | if row.extreme { EXTREME } else { 0 };
+        let record = [lsn_low, lsn_high, text_low, text_high, id_and_flag, row.metadata.len() as u32];
+        self.records.store(position * RECORD_WORDS, record);
+        if let Some(scales) = &self.scales {
+            scales.store(position, [row.scale.to_bits()]);
+        }
+    }
+
+    pub(crate) fn record(&self, position: usize) -> Record {
+        let [lsn_low, lsn_high, text_low, text_high, id_and_flag, metadata_bytes] = self.records.load(position * RECORD_WORDS);
+        let whole = |low: u32, high: u32| u64::from(high) << 32 | u64::from(low);
+        Record {
+            lsn: whole(lsn_low, lsn_high),
+            text: whole(text_low, text_high),
+            id_bytes: id_and_flag as u16,
+            extreme: id_and_flag & EXTREME != 0,
+            metadata_bytes,
+        }
+    }
+
+    pub(crate) fn scale(&self, position: usize) -> Option<f32> {
+        self.scales.as_ref().map(|scales| {
+            let [bits] = scales.load(position);
+            f32::from_bits(bits)
+        })
+    }
+
+    pub(crate) fn floats(&self, positions: std::ops::Range<usize>) -> Floats<'_> {
+        Floats::Growing(&self.vectors.as_slice()[positions.start * self.dimension..positions.end * self.dimension])
+    }
+
+    pub(crate) fn id_equals(&self, position: usize, id: &[u8]) -> bool {
+        let record = self.record(position);
+        usize::from(record.id_bytes) == id.len() && self.text.equals(record.text, id)
+    }
+
+    /// Appends the id's bytes.
+    pub(crate) fn id(&self, position: usize, out: &mut Vec<u8>) {
+        let record = self.record(position);
+        self.text.read(record.text, 0, record.id_bytes.into(), out);
+    }
+
+    /// Appends the metadata's bytes.
+    pub(crate) fn metadata(&self, position: usize, out: &mut Vec<u8>) {
+        let record = self.record(position);
+        self.text.read(record.text, record.id_bytes.into(), record.metadata_bytes as usize, out);
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.vectors.bytes() + self.records.bytes() + self.scales.as_ref().map_or(0, Words::bytes) + self.text.bytes()
+    }
+}
