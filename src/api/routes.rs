@@ -93,6 +93,9 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
         (Target::Docs, &Method::GET) => return Ok(service::docs()),
         (Target::Health, &Method::GET) => return Ok(service::health(&server)),
         (Target::Ready, &Method::GET) => return service::ready(server, request).await,
+        (Target::Root | Target::Docs | Target::Health | Target::Ready, _) => {
+            return Err(Problem::method_not_allowed(target.allow()));
+        }
         _ => {}
     }
     let tenant = server.config.keys.tenant(&request.headers)?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::env;
 use std::io::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
 
@@ -95,8 +95,8 @@ fn addresses(listen: &str, dev: bool) -> Result<Vec<SocketAddr>, Failure> {
     Ok(addresses)
 }
 
-fn open(data_dir: &PathBuf) -> Result<Arc<Store>, Failure> {
-    let options = StoreOptions { data_dir: data_dir.clone(), limits: Limits::default(), io: Arc::new(OsIo), background: true };
+fn open(data_dir: &Path) -> Result<Arc<Store>, Failure> {
+    let options = StoreOptions { data_dir: data_dir.to_owned(), limits: Limits::default(), io: Arc::new(OsIo), background: true };
     let store = Store::open(options).map_err(|error| Failure::new(format!("cannot open {}: {error}", data_dir.display())))?;
     tracing::info!(data_dir = %data_dir.display(), "the data directory is open");
     Ok(Arc::new(store))
