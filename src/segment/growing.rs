@@ -111,9 +111,4 @@ impl Growing {
         let record = self.record(position);
         self.text.read(record.text, record.id_bytes.into(), record.metadata_bytes as usize, out);
     }
-
-    /// Bytes of memory.
-    pub(crate) fn bytes(&self) -> usize {
-        self.vectors.bytes() + self.records.bytes() + self.scales.as_ref().map_or(0, Words::bytes) + self.text.bytes()
-    }
 }

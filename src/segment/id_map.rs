@@ -66,8 +66,8 @@ impl IdMap {
         }
     }
 
-    pub(crate) fn hash(&self, id: &str) -> IdHash {
-        let hash = self.hasher.hash_one(id.as_bytes());
+    pub(crate) fn hash(&self, id: &[u8]) -> IdHash {
+        let hash = self.hasher.hash_one(id);
         IdHash { shard: hash as usize % SHARDS, tag: hash >> ROW_BITS }
     }
 
@@ -101,7 +101,8 @@ impl IdMap {
     }
 
     /// Live ids.
-    pub(crate) fn len(&self) -> usize {
+    #[cfg(test)]
+    fn len(&self) -> usize {
         self.shards.iter().map(HashTable::len).sum()
     }
 
@@ -122,7 +123,7 @@ mod tests {
         let mut map = IdMap::new();
         let mut worst = 0.0_f64;
         for (row, id) in ids.iter().enumerate() {
-            let hash = map.hash(id);
+            let hash = map.hash(id.as_bytes());
             assert_eq!(map.insert(hash, row as Row, |row| ids[row as usize] == *id), None);
             if row >= 10_000 {
                 worst = worst.max(map.bytes() as f64 / (row + 1) as f64);
@@ -138,20 +139,20 @@ mod tests {
         let mut map = IdMap::new();
         map.reserve(100);
         for (row, id) in ids.iter().enumerate() {
-            map.insert(map.hash(id), row as Row, |row| ids[row as usize] == *id);
+            map.insert(map.hash(id.as_bytes()), row as Row, |row| ids[row as usize] == *id);
         }
         assert_eq!(map.len(), 5_000);
         for (row, id) in ids.iter().enumerate() {
             let is_it = |row: Row| ids[row as usize] == *id;
-            assert_eq!(map.get(map.hash(id), is_it), Some(row as Row));
+            assert_eq!(map.get(map.hash(id.as_bytes()), is_it), Some(row as Row));
             if row % 2 == 0 {
-                assert_eq!(map.remove(map.hash(id), is_it), Some(row as Row));
-                assert_eq!(map.get(map.hash(id), is_it), None);
+                assert_eq!(map.remove(map.hash(id.as_bytes()), is_it), Some(row as Row));
+                assert_eq!(map.get(map.hash(id.as_bytes()), is_it), None);
             } else {
-                assert_eq!(map.insert(map.hash(id), row as Row, is_it), Some(row as Row));
+                assert_eq!(map.insert(map.hash(id.as_bytes()), row as Row, is_it), Some(row as Row));
             }
         }
         assert_eq!(map.len(), 2_500);
-        assert_eq!(map.get(map.hash("absent"), |_| false), None);
+        assert_eq!(map.get(map.hash(b"absent"), |_| false), None);
     }
 }

@@ -21,7 +21,6 @@ pub(crate) struct Sealed {
     map: Map,
     layout: Layout,
     dimension: usize,
-    number: u64,
     first_row: Row,
     /// How far each row's number is from `first_row`, rising; `None` where there are no gaps. Gaps are rows that were dead when the
     /// file was written.
@@ -65,7 +64,7 @@ impl Sealed {
             .filter(|layout| layout.checksums.end == map.len())
             .ok_or_else(|| corrupt(0, "the header's sizes are not those of the file".to_owned()))?;
         verify(&map, &layout, expected.crc).map_err(|(offset, problem)| corrupt(offset, problem))?;
-        let sealed = Self { map, layout, dimension: header.dimension as usize, number, first_row, offsets: None };
+        let sealed = Self { map, layout, dimension: header.dimension as usize, first_row, offsets: None };
         sealed.check_texts().map_err(|position| {
             corrupt(
                 sealed.layout.records.start + position * RECORD,
@@ -99,9 +98,9 @@ impl Sealed {
         self
     }
 
-    /// The segment's number within its index; its file's name.
-    pub(crate) fn number(&self) -> u64 {
-        self.number
+    /// Floats in a vector.
+    pub(crate) fn dimension(&self) -> usize {
+        self.dimension
     }
 
     pub(crate) fn first_row(&self) -> Row {
@@ -111,10 +110,6 @@ impl Sealed {
     /// Rows in the file, dead ones included.
     pub(crate) fn len(&self) -> usize {
         self.layout.records.len() / RECORD
-    }
-
-    pub(crate) fn file_bytes(&self) -> u64 {
-        self.map.len() as u64
     }
 
     /// How far the number of the row at `position` is from the first row's.

@@ -37,10 +37,6 @@ impl Words {
         let words = &self.as_slice()[at..at + N];
         std::array::from_fn(|i| words[i].load(Relaxed))
     }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.memory.len() * 4
-    }
 }
 
 /// Words of the first block of a [`TextArena`]; each block is twice the one before, so that a small index stays small.
@@ -111,10 +107,6 @@ impl TextArena {
         let start = (at & u64::from(u32::MAX)) as usize + words_of(skip);
         let block = self.blocks[(at >> 32) as usize].get().expect("a block that holds a text exists");
         &block.as_slice()[start..start + words_of(bytes)]
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.blocks.iter().filter_map(OnceLock::get).map(Words::bytes).sum()
     }
 }
 

@@ -68,6 +68,8 @@ pub(crate) struct FileLog {
     /// The segment that holds the last frame, and where it ends.
     pub(super) end: Option<(SegmentName, u64)>,
     pub(super) time_us: u64,
+    /// Bytes of the frames that were replayed and appended since the log was opened.
+    pub(super) appended_bytes: u64,
     pub(super) next_epoch: u32,
     /// Set once a sync failed, for good: what it is that failed.
     pub(super) poisoned: Option<Error>,
@@ -123,6 +125,11 @@ impl FileLog {
 
     pub(crate) fn durable_lsn(&self) -> Lsn {
         self.durable_lsn
+    }
+
+    /// Bytes of the frames that were replayed and appended since the log was opened.
+    pub(crate) fn appended_bytes(&self) -> u64 {
+        self.appended_bytes
     }
 
     /// Whether something is above every watermark, so that a marker would spare the next opening some work.
@@ -359,6 +366,7 @@ impl FileLog {
             }
             Err(error) => return Err(self.roll_back(error)),
         }
+        self.appended_bytes += offset - active.offset;
         active.offset = offset;
         active.allocated = active.allocated.max(offset);
         self.end = Some((active.name, offset));

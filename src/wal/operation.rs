@@ -85,6 +85,16 @@ impl<'a> Operation<'a> {
     }
 }
 
+impl Operation<'_> {
+    /// Whether an index of this dimension can apply it.
+    pub(crate) fn fits(&self, dimension: u32) -> bool {
+        match self {
+            Self::Upsert(upsert) => upsert.dimension == dimension,
+            Self::Delete(_) => true,
+        }
+    }
+}
+
 impl<'a> Upsert<'a> {
     fn decode(body: &'a [u8]) -> Result<Self, String> {
         let ((count, dimension), rest) = codec::decode::<(u32, u32)>(body)?;

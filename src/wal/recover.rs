@@ -40,7 +40,7 @@ impl FileLog {
         from: Position,
         replay: &mut dyn FnMut(Lsn, &Operation<'_>) -> Result<()>,
     ) -> Result<Recovered> {
-        let mut reader = Reader { saved: Vec::new(), large: Vec::new(), report: LogReport::default(), replay };
+        let mut reader = Reader { saved: Vec::new(), large: Vec::new(), frame_bytes: 0, report: LogReport::default(), replay };
         let mut log_end = from;
         let mut watermark = from.lsn;
         let mut time_us = 0;
@@ -95,7 +95,7 @@ impl FileLog {
                 }
             }
         }
-        let Reader { saved, mut report, .. } = reader;
+        let Reader { saved, frame_bytes, mut report, .. } = reader;
         if let Some((scan, offset)) = torn {
             report.torn_bytes = copy_torn(&options, &scan, offset)?;
         }
@@ -107,6 +107,7 @@ impl FileLog {
             chain: log_end.chain,
             end: log_end.at,
             time_us,
+            appended_bytes: frame_bytes,
             next_epoch: highest_epoch(&options, listed)? + 1,
             poisoned: None,
             options,
@@ -128,6 +129,8 @@ struct Reader<'a> {
     saved: Vec<SavedFrame>,
     /// The pieces so far of an operation that spans frames.
     large: Vec<u8>,
+    /// Bytes of the frames read.
+    frame_bytes: u64,
     report: LogReport,
     replay: &'a mut dyn FnMut(Lsn, &Operation<'_>) -> Result<()>,
 }
@@ -147,6 +150,7 @@ impl Reader<'_> {
             let (path, offset) = (scan.path.clone(), scan.place().offset);
             let Some(frame) = scan.next_frame()? else { break };
             let header = frame.header.clone();
+            self.frame_bytes += header.frame_bytes();
             if header.watermark > watermark {
                 watermark = header.watermark;
                 self.saved.retain(|saved| saved.last_lsn > watermark);

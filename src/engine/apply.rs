@@ -1,0 +1,162 @@
+//! The only place where the state of an index changes: live writes and replay both come through here, so that they cannot differ.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use parking_lot::RwLock;
+use roaring::RoaringBitmap;
+
+use super::view::{Segment, View, locate};
+use crate::segment::Rows;
+use crate::segment::growing::{Growing, NewRow};
+use crate::segment::id_map::{IdMap, ROWS_MAX};
+use crate::segment::norm;
+use crate::segment::words::TextEnd;
+use crate::types::{Lsn, Metric, Row};
+use crate::wal::operation::{Operation, Upsert};
+
+/// Bytes of the first chunk of rows; each is twice the one before, so that thousands of small indices stay small.
+const CHUNK_BYTES_MIN: usize = 64 << 10;
+
+/// Bytes of the largest: one is filled with zeros while writers wait.
+const CHUNK_BYTES_MAX: usize = 4 << 20;
+
+/// Bytes that a row takes beside its vector and text.
+const ROW_BYTES: usize = 28;
+
+/// What readers share with the writer.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// The state that a search takes, without a lock.
+    pub(crate) view: ArcSwap<View>,
+    /// Ids of the state in `view`: both change under the write lock, so that a look-up under the read lock sees them agree.
+    pub(crate) ids: RwLock<IdMap>,
+}
+
+/// The writer's side of the state: what the next View is made of.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) dimension: usize,
+    pub(crate) metric: Metric,
+    pub(crate) lsn: Lsn,
+    pub(crate) segments: Vec<Segment>,
+    /// The last segment, while rows can be added to it.
+    active: Option<(Arc<Growing>, TextEnd)>,
+    next_row: Row,
+    chunk_bytes: usize,
+}
+
+/// What an operation did.
+#[derive(Debug, Default)]
+pub(crate) struct Effect {
+    /// Points stored (each id once) or deleted.
+    pub(crate) count: usize,
+    /// Positions of points whose id came again later in the same operation.
+    pub(crate) superseded: Vec<usize>,
+}
+
+impl State {
+    /// The state of a checkpoint at `lsn`: sealed segments only, by rising first row.
+    pub(crate) fn new(dimension: usize, metric: Metric, lsn: Lsn, segments: Vec<Segment>) -> Self {
+        let next_row = segments.last().map_or(0, |last| last.rows.first_row() + last.len as Row);
+        Self { dimension, metric, lsn, segments, active: None, next_row, chunk_bytes: CHUNK_BYTES_MIN }
+    }
+
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::new(View { lsn: self.lsn, segments: self.segments.clone() })
+    }
+
+    /// Whether `rows` more can be numbered.
+    pub(crate) fn has_room_for(&self, rows: usize) -> bool {
+        self.next_row + (rows as Row) < ROWS_MAX
+    }
+
+    /// Later rows go to a new chunk, so that the present ones can be written to a file.
+    pub(crate) fn freeze(&mut self) {
+        self.active = None;
+        self.chunk_bytes = CHUNK_BYTES_MIN;
+    }
+
+    /// Applies the operation of the next LSN. Nothing can fail: it was validated before it was logged.
+    pub(crate) fn apply(&mut self, ids: &mut IdMap, operation: &Operation<'_>) -> Effect {
+        self.lsn += 1;
+        match operation {
+            Operation::Upsert(upsert) => self.upsert(ids, upsert),
+            Operation::Delete(delete) => {
+                let count = delete.ids().filter(|id| self.delete(ids, id)).count();
+                Effect { count, superseded: Vec::new() }
+            }
+        }
+    }
+
+    fn upsert(&mut self, ids: &mut IdMap, upsert: &Upsert<'_>) -> Effect {
+        let first_row = self.next_row;
+        let mut superseded = Vec::new();
+        for (id, metadata, vector) in upsert.points() {
+            let row = self.store(id, metadata, vector);
+            let hash = ids.hash(id.as_bytes());
+            let replaced = ids.insert(hash, row, |row| has_id(&self.segments, row, id));
+            if let Some(old) = replaced {
+                self.kill(old);
+                if old >= first_row {
+                    superseded.push((old - first_row) as usize);
+                }
+            }
+        }
+        Effect { count: upsert.count as usize - superseded.len(), superseded }
+    }
+
+    fn delete(&mut self, ids: &mut IdMap, id: &str) -> bool {
+        let hash = ids.hash(id.as_bytes());
+        let removed = ids.remove(hash, |row| has_id(&self.segments, row, id));
+        if let Some(row) = removed {
+            self.kill(row);
+        }
+        removed.is_some()
+    }
+
+    fn store(&mut self, id: &str, metadata: &str, vector: &[f32]) -> Row {
+        let full = match (&self.active, self.segments.last()) {
+            (Some((growing, _)), Some(last)) => last.len == growing.capacity(),
+            _ => true,
+        };
+        if full {
+            self.add_chunk();
+        }
+        let ((growing, text_end), last) = self.active.as_mut().zip(self.segments.last_mut()).expect("a chunk with room is there");
+        let squared_norm = norm::squared_norm(vector);
+        let extreme = norm::is_extreme(self.metric, squared_norm);
+        let new = NewRow { lsn: self.lsn, id, metadata, vector, scale: norm::scale(squared_norm), extreme };
+        growing.store(last.len, text_end, &new);
+        if extreme {
+            Arc::make_mut(&mut last.extreme).insert(last.len as u32);
+        }
+        last.len += 1;
+        self.next_row += 1;
+        self.next_row - 1
+    }
+
+    fn add_chunk(&mut self) {
+        let capacity = (self.chunk_bytes / (4 * self.dimension + ROW_BYTES)).clamp(1, 1 << 16);
+        self.chunk_bytes = (self.chunk_bytes * 2).min(CHUNK_BYTES_MAX);
+        let growing = Arc::new(Growing::new(self.next_row, capacity, self.dimension, self.metric == Metric::Cosine));
+        self.segments.push(Segment {
+            rows: Rows::Growing(Arc::clone(&growing)),
+            len: 0,
+            dead: Arc::new(RoaringBitmap::new()),
+            extreme: Arc::new(RoaringBitmap::new()),
+        });
+        self.active = Some((growing, TextEnd::default()));
+    }
+
+    fn kill(&mut self, row: Row) {
+        let (at, position) = locate(&self.segments, row).expect("the id map names rows that exist");
+        let segment = &mut self.segments[at];
+        Arc::make_mut(&mut segment.dead).insert(segment.rows.offset(position));
+    }
+}
+
+/// Whether the row holds this id.
+pub(crate) fn has_id(segments: &[Segment], row: Row, id: &str) -> bool {
+    locate(segments, row).is_some_and(|(at, position)| segments[at].rows.id_equals(position, id))
+}

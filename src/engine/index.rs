@@ -1,0 +1,289 @@
+//! One open index.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::apply::{Shared, has_id};
+use super::batch::{Batch, check_id, check_vector};
+use super::checkpoint::Files;
+use super::maintenance::{Maintenance, Task};
+use super::search;
+use super::view::locate;
+use super::writer::{Queue, Request, Writer};
+use crate::checkpoint::manifest::Root;
+use crate::config::Limits;
+use crate::error::{Error, Result};
+use crate::format::manifest::{LOG_DIRECTORY, Settings};
+use crate::io::Io;
+use crate::types::{
+    CheckpointReport, Deleted, Durability, Hit, IndexId, IndexInfo, IndexState, Metric, Point, Query, TenantId, Upserted,
+};
+use crate::wal::file_log::FileLog;
+
+/// One index, open. Calls block; any number of threads may make them.
+///
+/// Locks, in the order in which they may be taken: `files`, `writer`, `queue` or `root` or `shared.ids`. A search takes none.
+#[derive(Debug)]
+pub struct Index {
+    pub(super) id: IndexId,
+    pub(super) tenant: TenantId,
+    pub(super) settings: Settings,
+    pub(super) metric: Metric,
+    pub(super) limits: Arc<Limits>,
+    pub(super) io: Arc<dyn Io>,
+    pub(super) directory: PathBuf,
+    pub(super) shared: Shared,
+    pub(super) queue: Mutex<Queue>,
+    pub(super) writer: Mutex<Writer>,
+    pub(super) root: Mutex<Root>,
+    /// Held through a checkpoint: there is one at a time.
+    pub(super) files: Mutex<Files>,
+    /// Last LSN known to be synced, for information.
+    pub(super) durable_lsn: AtomicU64,
+    /// LSN of the newest checkpoint.
+    pub(super) checkpoint_lsn: AtomicU64,
+    /// Bytes of the checkpoint's segments.
+    pub(super) sealed_bytes: AtomicU64,
+    /// Why the index takes no more writes, once a sync failed.
+    pub(super) poison: OnceLock<Arc<str>>,
+    /// `None`: nothing is done unless it is called.
+    pub(super) maintenance: Option<Arc<Maintenance>>,
+    pub(super) scheduled: Scheduled,
+    pub(super) weak: Weak<Index>,
+}
+
+/// Which tasks are on an agenda, so that each is there once.
+#[derive(Debug, Default)]
+pub(super) struct Scheduled {
+    sync: AtomicBool,
+    marker: AtomicBool,
+    /// A checkpoint when the index has been dirty for a while.
+    checkpoint_later: AtomicBool,
+    /// A checkpoint now, because the log has grown.
+    checkpoint_now: AtomicBool,
+}
+
+impl Index {
+    pub fn id(&self) -> IndexId {
+        self.id
+    }
+
+    pub(super) fn created_at_us(&self) -> i64 {
+        self.settings.created_at_us
+    }
+
+    /// Floats in a vector.
+    pub fn dimension(&self) -> usize {
+        self.settings.dimension as usize
+    }
+
+    pub fn metric(&self) -> Metric {
+        self.metric
+    }
+
+    /// Looks at the sizes of the log's files: not for every request.
+    pub fn info(&self) -> IndexInfo {
+        let view = self.shared.view.load();
+        let settings = &self.settings;
+        IndexInfo {
+            id: self.id,
+            tenant_id: self.tenant.clone(),
+            name: settings.name.clone(),
+            dimension: self.dimension(),
+            index_type: settings.index_type.clone(),
+            factory: settings.factory.clone(),
+            metric: self.metric,
+            state: match self.poison.get() {
+                Some(reason) => IndexState::ReadOnly { reason: reason.to_string() },
+                None => IndexState::Ready,
+            },
+            vector_count: view.live(),
+            // Every type of this version is exact: there is no index that could cover a row.
+            unindexed_rows: 0,
+            lsn: view.lsn,
+            durable_lsn: self.durable_lsn.load(Relaxed),
+            checkpoint_lsn: self.checkpoint_lsn.load(Relaxed),
+            segments: view.segments.len(),
+            tombstones: view.tombstones(),
+            bytes: self.bytes(),
+            created_at_us: settings.created_at_us,
+        }
+    }
+
+    /// Bytes of the files that the manifest names.
+    fn bytes(&self) -> u64 {
+        let manifest = self.root.lock().current().clone();
+        let log = self.directory.join(LOG_DIRECTORY);
+        let length = |path: PathBuf| self.io.open(&path).and_then(|file| file.len()).unwrap_or(0);
+        let log_bytes: u64 = manifest.log.iter().map(|name| length(name.path(&log))).sum();
+        let segment_bytes: u64 =
+            manifest.segments.iter().map(|s| s.checksum.bytes + s.dead.as_ref().map_or(0, |dead| dead.checksum.bytes)).sum();
+        log_bytes + segment_bytes + manifest.encode().len() as u64
+    }
+
+    /// An empty batch for this index; [`Batch::push`] validates each point.
+    pub fn batch(&self) -> Batch {
+        Batch::new(Arc::clone(&self.limits), self.dimension(), self.metric)
+    }
+
+    /// Stores a batch as one mutation: all of it or nothing, and visible as a whole. An id that exists is replaced.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: the batch is empty, too large, or of another index. [`Error::Busy`], [`Error::Full`], [`Error::Io`],
+    /// [`Error::Closed`]: nothing was stored. [`Error::OutcomeUnknown`]: a sync failed.
+    pub fn upsert(&self, batch: Batch, durability: Durability) -> Result<Upserted> {
+        let invalid = |code, detail: String| Err(Error::invalid("vectors", code, detail));
+        if batch.is_empty() {
+            return invalid("empty_batch", "a batch has at least one point".to_owned());
+        }
+        if !batch.is_for(self.dimension(), self.metric) {
+            return invalid("wrong_dimension", "the batch was made by an index of another dimension or metric".to_owned());
+        }
+        if batch.log_bytes() >= self.limits.operation_bytes_max {
+            return invalid("batch_too_large", format!("a batch has at most {} bytes", self.limits.operation_bytes_max));
+        }
+        let (lsn, effect) = self.commit(Request::Upsert(batch), durability)?;
+        Ok(Upserted { lsn, added_count: effect.count, superseded: effect.superseded })
+    }
+
+    /// Deletes the points of these ids that exist, as one mutation. Where none does, nothing is logged, and the LSN is that of the state
+    /// in which none did.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: too many ids, or one that none can be. Else as [`upsert`](Self::upsert).
+    pub fn delete(&self, ids: &[&str], durability: Durability) -> Result<Deleted> {
+        if ids.len() > self.limits.batch_points_max {
+            let detail = format!("a delete names at most {} ids", self.limits.batch_points_max);
+            return Err(Error::invalid("ids", "batch_too_large", detail));
+        }
+        ids.iter().try_for_each(|id| check_id(id, &self.limits))?;
+        let (lsn, effect) = self.commit(Request::Delete(ids.iter().map(|&id| id.to_owned()).collect()), durability)?;
+        Ok(Deleted { lsn, deleted_count: effect.count })
+    }
+
+    /// The point of this id, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]: the index was deleted.
+    pub fn get(&self, id: &str) -> Result<Option<Point>> {
+        // Under the lock, the ids and the View are of the same state.
+        let (view, row) = {
+            let ids = self.shared.ids.read();
+            let view = self.shared.view.load_full();
+            let row = ids.get(ids.hash(id.as_bytes()), |row| has_id(&view.segments, row, id));
+            (view, row)
+        };
+        let Some((at, position)) = row.and_then(|row| locate(&view.segments, row)) else { return Ok(None) };
+        let segment = &view.segments[at];
+        let (id, metadata) = search::texts(segment, position)?;
+        let mut values = Vec::new();
+        segment.rows.vector(position, &mut values);
+        Ok(Some(Point { id, values, metadata, lsn: segment.rows.record(position).lsn }))
+    }
+
+    /// The nearest points, best first; `k` of them where there are `k` that match.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming `vector` or `k`.
+    pub fn search(&self, query: &Query) -> Result<Vec<Hit>> {
+        if query.k == 0 || query.k > self.limits.k_max {
+            return Err(Error::invalid("k", "invalid_k", format!("k is 1 to {}, and not {}", self.limits.k_max, query.k)));
+        }
+        let squared_norm = check_vector("vector", &query.vector, self.dimension(), self.metric)?;
+        search::search(&self.shared.view.load_full(), self.metric, query, squared_norm)
+    }
+
+    /// Makes every write that was acknowledged durable, whatever its durability, and covers it by a watermark.
+    ///
+    /// # Errors
+    /// [`Error::OutcomeUnknown`]: a sync failed. [`Error::Full`], [`Error::Io`]: the watermark could not be written.
+    pub fn sync(&self) -> Result<()> {
+        let mut writer = self.writer.lock();
+        if writer.log.wants_marker() {
+            let synced = writer.log.append_marker();
+            self.note_log(&writer.log);
+            synced?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is new to a checkpoint, and drops log that no kept checkpoint needs.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Io`]: the checkpoint before stands. [`Error::OutcomeUnknown`]: a sync failed and the index is read-only.
+    pub fn checkpoint(&self) -> Result<CheckpointReport> {
+        super::checkpoint::checkpoint(self)
+    }
+
+    /// Refuses every later write: the index is deleted, or the store is closed.
+    pub(super) fn close(&self, error: Error) {
+        self.writer.lock().closed.get_or_insert(error);
+    }
+
+    /// Takes over, after the log was written to, what others read of it.
+    pub(super) fn note_log(&self, log: &FileLog) {
+        if let Err(error) = log.check() {
+            self.poison.get_or_init(|| error.to_string().into());
+        }
+        self.durable_lsn.store(log.durable_lsn(), Relaxed);
+    }
+
+    pub(super) fn schedule_after_commit(&self, unsynced: bool, log_bytes: u64) {
+        let limits = &self.limits;
+        if unsynced {
+            self.schedule(Task::Sync, &self.scheduled.sync, limits.interval_sync_ms);
+        }
+        self.schedule(Task::Marker, &self.scheduled.marker, limits.marker_delay_ms);
+        self.schedule(Task::Checkpoint, &self.scheduled.checkpoint_later, limits.checkpoint_interval_ms);
+        if log_bytes > limits.checkpoint_log_bytes.max(self.sealed_bytes.load(Relaxed) / 4) {
+            self.schedule(Task::Checkpoint, &self.scheduled.checkpoint_now, 0);
+        }
+    }
+
+    fn schedule(&self, task: Task, scheduled: &AtomicBool, after_ms: u64) {
+        if let Some(maintenance) = &self.maintenance
+            && !scheduled.swap(true, SeqCst)
+        {
+            maintenance.schedule(Weak::clone(&self.weak), task, Duration::from_millis(after_ms));
+        }
+    }
+
+    /// Does a task of the agenda. A failure is logged, and tried again when the next write schedules it.
+    pub(super) fn perform(&self, task: Task) {
+        let done = match task {
+            Task::Sync => {
+                self.scheduled.sync.store(false, SeqCst);
+                let mut writer = self.writer.lock();
+                let synced = writer.log.sync();
+                self.note_log(&writer.log);
+                synced
+            }
+            Task::Marker => {
+                self.scheduled.marker.store(false, SeqCst);
+                let quiet = self.writer.lock().last_commit.elapsed();
+                let delay = Duration::from_millis(self.limits.marker_delay_ms);
+                if quiet < delay {
+                    // Still busy: every group covers the one before it, and only the last one needs a marker.
+                    self.schedule(Task::Marker, &self.scheduled.marker, (delay - quiet).as_millis() as u64 + 1);
+                    return;
+                }
+                self.sync()
+            }
+            Task::Checkpoint => {
+                self.scheduled.checkpoint_now.store(false, SeqCst);
+                self.scheduled.checkpoint_later.store(false, SeqCst);
+                self.checkpoint().map(drop)
+            }
+        };
+        match done {
+            Err(Error::NotFound(_)) | Ok(()) => {}
+            Err(error) => tracing::error!(index = %self.id, ?task, %error, "maintenance failed"),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What is done later, by two threads for all indices: markers and interval syncs on time, checkpoints in the background.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::index::Index;
+use crate::error::{Error, Result};
+
+/// What an index wants done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Task {
+    /// Sync what was written with interval durability.
+    Sync,
+    /// Write the marker that covers the last group by a watermark.
+    Marker,
+    Checkpoint,
+}
+
+/// Work for one thread, by when it is due. An index has at most one task of a kind in it, so its size is bounded.
+#[derive(Debug, Default)]
+struct Agenda {
+    state: Mutex<AgendaState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct AgendaState {
+    due: BinaryHeap<Reverse<Due>>,
+    stopped: bool,
+}
+
+#[derive(Debug)]
+struct Due {
+    at: Instant,
+    task: Task,
+    index: Weak<Index>,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.at == other.at
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.at.cmp(&other.at)
+    }
+}
+
+impl Agenda {
+    fn add(&self, due: Due) {
+        self.state.lock().due.push(Reverse(due));
+        self.changed.notify_one();
+    }
+
+    /// The next task, when it is due; `None` when stopped.
+    fn next(&self) -> Option<(Task, Weak<Index>)> {
+        let mut state = self.state.lock();
+        loop {
+            if state.stopped {
+                return None;
+            }
+            match state.due.peek() {
+                None => self.changed.wait(&mut state),
+                Some(Reverse(first)) if first.at > Instant::now() => {
+                    let at = first.at;
+                    self.changed.wait_until(&mut state, at);
+                }
+                Some(_) => {
+                    if let Some(Reverse(due)) = state.due.pop() {
+                        return Some((due.task, due.index));
+                    }
+                }
+            }
+        }
+    }
+
+    fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.changed.notify_all();
+    }
+}
+
+/// The two threads of a store.
+#[derive(Debug)]
+pub(super) struct Maintenance {
+    timely: Arc<Agenda>,
+    lengthy: Arc<Agenda>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Maintenance {
+    /// # Errors
+    /// [`Error::Io`] where the system gives no thread.
+    pub(super) fn start() -> Result<Arc<Self>> {
+        let (timely, lengthy) = (Arc::new(Agenda::default()), Arc::new(Agenda::default()));
+        let mut threads = Vec::new();
+        for (name, agenda) in [("faiss-proxy-timer", &timely), ("faiss-proxy-checkpoint", &lengthy)] {
+            let agenda = Arc::clone(agenda);
+            let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+                while let Some((task, index)) = agenda.next() {
+                    if let Some(index) = index.upgrade() {
+                        index.perform(task);
+                    }
+                }
+            });
+            threads.push(thread.map_err(|error| Error::io("start a thread", name.as_ref(), error))?);
+        }
+        Ok(Arc::new(Self { timely, lengthy, threads: Mutex::new(threads) }))
+    }
+
+    pub(super) fn schedule(&self, index: Weak<Index>, task: Task, after: Duration) {
+        let due = Due { at: Instant::now() + after, task, index };
+        match task {
+            Task::Sync | Task::Marker => self.timely.add(due),
+            Task::Checkpoint => self.lengthy.add(due),
+        }
+    }
+
+    /// Waits for what is being done; what is not yet due is forgotten.
+    pub(super) fn stop(&self) {
+        self.timely.stop();
+        self.lengthy.stop();
+        for thread in self.threads.lock().drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a maintenance thread ended by a panic");
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Opens an index: manifest, segments, log. Nothing is served before all of it is known to be sound.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, RwLock};
+
+use super::apply::{Shared, State};
+use super::checkpoint::{self, Files};
+use super::index::{Index, Scheduled};
+use super::maintenance::Maintenance;
+use super::view::Segment;
+use super::writer::{Queue, Writer};
+use crate::checkpoint::dead;
+use crate::checkpoint::manifest::Root;
+use crate::config::Limits;
+use crate::error::{Error, Result};
+use crate::format::manifest::{LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, segment_name};
+use crate::io::Io;
+use crate::segment::id_map::IdMap;
+use crate::segment::sealed::Sealed;
+use crate::types::{IndexId, Metric, Row, TenantId};
+use crate::wal::file_log::{FileLog, LogOptions};
+
+/// What every index of a store shares.
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    pub(super) io: Arc<dyn Io>,
+    pub(super) limits: Arc<Limits>,
+    pub(super) maintenance: Option<Arc<Maintenance>>,
+}
+
+/// Recovers the index in `directory`.
+///
+/// # Errors
+/// [`Error::Corrupt`] where acknowledged data is damaged: nothing was changed. [`Error::Io`], [`Error::Full`] where the disk refuses.
+pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: PathBuf) -> Result<Arc<Index>> {
+    let started = Instant::now();
+    let Context { io, limits, maintenance } = context.clone();
+    let mut root = Root::load(Arc::clone(&io), &directory, id)?;
+    let manifest = root.current().clone();
+    let settings = manifest.settings.clone();
+    let metric = match settings.metric {
+        0 => Metric::L2,
+        1 => Metric::InnerProduct,
+        2 => Metric::Cosine,
+        other => return Err(Error::corrupt(&directory.join(manifest.file_name()), 0, format!("metric {other} is not known"))),
+    };
+    let mut ids = IdMap::new();
+    let segments = load_segments(&*io, &directory, id, &manifest)?;
+    fill_ids(&mut ids, &segments);
+    let files = Files {
+        next_number: root.next_number()?,
+        dead_counts: segments.iter().map(|segment| segment.dead.len()).collect(),
+        segments: manifest.segments.clone(),
+    };
+    let sealed_bytes = manifest.segments.iter().map(|segment| segment.checksum.bytes).sum();
+    let mut state = State::new(settings.dimension as usize, metric, manifest.position.lsn, segments);
+
+    let log_options = LogOptions::new(Arc::clone(&io), directory.join(LOG_DIRECTORY), id, &limits);
+    let log_directory = log_options.directory.clone();
+    let dimension = settings.dimension;
+    let recovered = FileLog::recover(log_options, &manifest.log, manifest.position, &mut |lsn, operation| {
+        if !operation.fits(dimension) {
+            return Err(Error::corrupt(&log_directory, 0, format!("LSN {lsn} has vectors of another dimension")));
+        }
+        debug_assert_eq!(lsn, state.lsn + 1);
+        state.apply(&mut ids, operation);
+        Ok(())
+    })?;
+    let (mut log, report) = (recovered.log, recovered.report);
+    if let Some(rescued) = recovered.rescued {
+        // Named before it is relied on. If this fails, nothing was served yet.
+        root.publish(|manifest| manifest.log.push(rescued.name()))?;
+        log.adopt(rescued);
+    }
+    let view = state.view();
+    tracing::info!(
+        %tenant, index = %id, points = view.live(), lsn = view.lsn, checkpoint = manifest.position.lsn,
+        replayed = report.replayed_operations, torn_bytes = report.torn_bytes, ms = started.elapsed().as_millis() as u64,
+        "recovered"
+    );
+    let durable_lsn = AtomicU64::new(log.durable_lsn());
+    let dirty = (log.appended_bytes() > 0).then(|| log.appended_bytes());
+    let index = Arc::new_cyclic(|weak| Index {
+        id,
+        tenant,
+        settings,
+        metric,
+        limits,
+        io,
+        directory,
+        shared: Shared { view: ArcSwap::new(view), ids: RwLock::new(ids) },
+        queue: Mutex::new(Queue::default()),
+        writer: Mutex::new(Writer { log, state, closed: None, last_commit: Instant::now(), checkpoint_appended_bytes: 0 }),
+        root: Mutex::new(root),
+        files: Mutex::new(files),
+        durable_lsn,
+        checkpoint_lsn: AtomicU64::new(manifest.position.lsn),
+        sealed_bytes: AtomicU64::new(sealed_bytes),
+        poison: OnceLock::new(),
+        maintenance,
+        scheduled: Scheduled::default(),
+        weak: weak.clone(),
+    });
+    if let Some(log_bytes) = dirty {
+        index.schedule_after_commit(false, log_bytes);
+    }
+    Ok(index)
+}
+
+fn load_segments(io: &dyn Io, directory: &std::path::Path, index: IndexId, manifest: &Manifest) -> Result<Vec<Segment>> {
+    let directory = directory.join(SEGMENT_DIRECTORY);
+    let mut segments: Vec<Segment> = Vec::with_capacity(manifest.segments.len());
+    for file in &manifest.segments {
+        let first_row = segments.last().map_or(0, |last| last.rows.first_row() + last.len as Row);
+        let path = directory.join(segment_name(file.number));
+        let sealed = Sealed::open(io, &path, file.checksum, index, file.number, first_row)?;
+        if sealed.dimension() != manifest.settings.dimension as usize {
+            return Err(Error::corrupt(&path, 12, format!("this segment has vectors of {} values", sealed.dimension())));
+        }
+        let dead = file.dead.as_ref().map(|dead| dead::read(io, &directory, dead)).transpose()?.unwrap_or_default();
+        if dead.max().is_some_and(|position| position as usize >= sealed.len()) {
+            return Err(Error::corrupt(&path, 0, "more rows are dead than there are"));
+        }
+        segments.push(checkpoint::segment(sealed, dead));
+    }
+    Ok(segments)
+}
+
+/// The id map of the live rows, which have an id each.
+fn fill_ids(ids: &mut IdMap, segments: &[Segment]) {
+    ids.reserve(segments.iter().map(|segment| segment.live() as usize).sum());
+    let mut id = Vec::new();
+    for segment in segments {
+        for position in segment.live_positions() {
+            id.clear();
+            segment.rows.id(position, &mut id);
+            let row = segment.rows.first_row() + position as Row;
+            let hash = ids.hash(&id);
+            ids.insert_new(hash, row);
+        }
+    }
+}
