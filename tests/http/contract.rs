@@ -1,10 +1,12 @@
 //! Every row of the contract that is served, with status and field names.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::{KEY, NO_INDEX, TestServer};
+use crate::support::{KEY, NO_INDEX, OTHER_KEY, TestServer};
 
 fn fields(document: &Value) -> BTreeSet<&str> {
     document.as_object().unwrap().keys().map(String::as_str).collect()
@@ -50,7 +52,7 @@ fn metrics_have_the_first_servers_fields_and_the_tenants_own_figures() {
     assert_eq!((&metrics["indices"], &metrics["vectors"]), (&json!(1), &json!(2)));
     assert!(metrics["bytes"].as_u64().unwrap() > 0);
 
-    let others = server.call("GET", "/v1/metrics").key(crate::support::OTHER_KEY).send().json();
+    let others = server.call("GET", "/v1/metrics").key(OTHER_KEY).send().json();
     assert_eq!((&others["indices"], &others["vectors"], &others["bytes"]), (&json!(0), &json!(0), &json!(0)));
 }
 
@@ -352,4 +354,74 @@ fn a_restart_keeps_the_data() {
     let found = server.post(&format!("{index}/search"), &json!({"vector": [1, 2]})).json();
     assert_eq!(found["results"], json!([{"id": "a", "score": 1.0, "distance": 0.0, "metadata": {"k": "v"}}]));
     assert_eq!(server.get(&index).json()["vector_count"], 1);
+}
+
+#[test]
+fn an_index_that_refuses_is_a_503_with_its_reason_and_the_others_serve() {
+    let server = TestServer::start();
+    let (damaged, whole) = (server.create_index(1), server.create_index(1));
+    for index in [&damaged, &whole] {
+        server.post(&format!("{index}/vectors"), &json!({"vectors": [{"id": "a", "values": [1]}]}));
+    }
+    let data_dir = server.stop();
+    let id = damaged.rsplit('/').next().unwrap();
+    damage_every_file_of(&data_dir.path().join("tenant-1").join(id));
+
+    let server = TestServer::start_with(data_dir, |_| {});
+    let search = json!({"vector": [1]});
+    for refused in [
+        server.get(&damaged),
+        server.get(&format!("{damaged}/vectors/a")),
+        server.post(&format!("{damaged}/search"), &search),
+        server.post(&format!("{damaged}/vectors"), &json!({"vectors": [{"id": "b", "values": [1]}]})),
+    ] {
+        let (code, detail) = refused.problem(503);
+        assert!(code == "index_refused" && detail.contains(id) && detail.contains("at byte"), "{code}: {detail}");
+    }
+    let ready = server.get("/v1/health/ready").json();
+    assert_eq!(ready["refused"].as_array().unwrap().len(), 1);
+    assert_eq!(ready["refused"][0]["id"], id);
+    assert!(ready["refused"][0]["reason"].as_str().unwrap().contains("at byte"));
+    let others = server.call("GET", "/v1/health/ready").key(OTHER_KEY).send().json();
+    assert_eq!(others, json!({"status": "ready", "refused": []}));
+    server.call("GET", &damaged).key(OTHER_KEY).send().problem(404);
+    assert_eq!(server.post(&format!("{whole}/search"), &search).json()["results"][0]["id"], "a");
+}
+
+/// Flips a byte in the middle of each, wherever they are.
+fn damage_every_file_of(directory: &Path) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            damage_every_file_of(&path);
+            continue;
+        }
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        if let Some(byte) = bytes.get_mut(middle) {
+            *byte ^= 0xff;
+            fs::write(&path, bytes).unwrap();
+        }
+    }
+}
+
+#[test]
+fn points_of_many_clients_at_once_are_all_there() {
+    let server = TestServer::start();
+    let index = server.create_index(1);
+    std::thread::scope(|scope| {
+        for client in 0..8 {
+            let (server, index) = (&server, &index);
+            scope.spawn(move || {
+                for point in 0..10 {
+                    let id = format!("{client}/{point}");
+                    let added = server.post(&format!("{index}/vectors"), &json!({"vectors": [{"id": id, "values": [client]}]}));
+                    assert_eq!(added.status, 201, "{added:?}");
+                    let found = server.post(&format!("{index}/search"), &json!({"vector": [client], "k": 80})).json();
+                    assert!(found["results"].as_array().unwrap().iter().any(|hit| hit["id"] == id), "{id}");
+                }
+            });
+        }
+    });
+    assert_eq!((&server.get(&index).json()["vector_count"], &server.get(&index).json()["lsn"]), (&json!(80), &json!(80)));
 }
