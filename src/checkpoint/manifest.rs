@@ -33,9 +33,12 @@ impl Root {
     /// Reads the newest manifest, and removes what no kept manifest names. Files that are not ours are left alone.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] where the newest one does not check: nothing was changed. It was whole before it had its name, so this is damage
-    /// and no crash, and the one before it may be too old for the log.
+    /// [`Error::Corrupt`] where the newest one does not check, or one is missing: nothing was changed. It was whole before it had its name,
+    /// so this is damage and no crash, and the one before it may be too old for the log.
     pub(crate) fn load(io: Arc<dyn Io>, directory: &Path, index: IndexId) -> Result<Self> {
+        // A process that was killed may not have come to sync the newest name. It is about to be believed, and files that only older ones
+        // name to be removed.
+        io.sync_dir(directory).map_err(|error| Error::io("sync", directory, error))?;
         let entries = io.list(directory).map_err(|error| Error::io("list", directory, error))?;
         let mut generations: Vec<u64> = entries.iter().filter_map(|entry| parse_file_name(&entry.name)).collect();
         generations.sort_unstable_by_key(|&generation| std::cmp::Reverse(generation));
@@ -52,8 +55,19 @@ impl Root {
                 format!("this is the manifest of index {}", IndexId::from_bytes(current.index)),
             ));
         }
+        // The one before it is removed only when the next one is durable. Where it is not there, the newest one may be what is missing, and
+        // everything that it named would be swept away.
+        if generation > 1 && newest.next() != Some(generation - 1) {
+            let path = directory.join(file_name(generation - 1));
+            return Err(Error::corrupt(
+                &path,
+                0,
+                format!("this manifest is missing, and so may be one that is newer than {generation}"),
+            ));
+        }
         let mut root = Self { io, directory: directory.to_owned(), current, previous: None, poisoned: None };
-        match newest.next().map(|generation| read(&*root.io, directory, generation)).transpose() {
+        let previous = (generation > 1).then(|| read(&*root.io, directory, generation - 1));
+        match previous.transpose() {
             Ok(previous) => {
                 root.previous = previous;
                 root.sweep()?;
@@ -103,6 +117,9 @@ impl Root {
         if let Err(error) = written {
             if matches!(error, Error::OutcomeUnknown(_)) {
                 self.poisoned = Some(error.clone());
+                // Its name may be in memory only: the next opening must not believe it, and remove what it replaces. Best effort: the
+                // state is the same in both.
+                let _ = self.io.remove_file(&self.directory.join(next.file_name()));
             }
             return Err(error);
         }

@@ -20,7 +20,7 @@ use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::format::manifest::{LOG_DIRECTORY, Settings};
-use crate::io::Io;
+use crate::io::{Io, Lock};
 use crate::types::{
     CheckpointReport, Deleted, Durability, Hit, IndexId, IndexInfo, IndexState, Metric, Point, Query, TenantId, Upserted,
 };
@@ -56,6 +56,8 @@ pub struct Index {
     pub(super) maintenance: Option<Arc<Maintenance>>,
     pub(super) scheduled: Scheduled,
     pub(super) weak: Weak<Index>,
+    /// While anybody can write to the index, nobody else may open its directory.
+    pub(super) _lock: Arc<Lock>,
 }
 
 /// Which tasks are on an agenda, so that each is there once.

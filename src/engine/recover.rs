@@ -19,7 +19,7 @@ use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::format::manifest::{LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, segment_name};
-use crate::io::Io;
+use crate::io::{Io, Lock};
 use crate::segment::id_map::IdMap;
 use crate::segment::sealed::Sealed;
 use crate::types::{IndexId, Metric, Row, TenantId};
@@ -31,6 +31,8 @@ pub(super) struct Context {
     pub(super) io: Arc<dyn Io>,
     pub(super) limits: Arc<Limits>,
     pub(super) maintenance: Option<Arc<Maintenance>>,
+    /// Of the data directory.
+    pub(super) lock: Arc<Lock>,
 }
 
 /// Recovers the index in `directory`.
@@ -39,7 +41,7 @@ pub(super) struct Context {
 /// [`Error::Corrupt`] where acknowledged data is damaged: nothing was changed. [`Error::Io`], [`Error::Full`] where the disk refuses.
 pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: PathBuf) -> Result<Arc<Index>> {
     let started = Instant::now();
-    let Context { io, limits, maintenance } = context.clone();
+    let Context { io, limits, maintenance, lock } = context.clone();
     let mut root = Root::load(Arc::clone(&io), &directory, id)?;
     let manifest = root.current().clone();
     let settings = manifest.settings.clone();
@@ -105,6 +107,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         maintenance,
         scheduled: Scheduled::default(),
         weak: weak.clone(),
+        _lock: lock,
     });
     if let Some(log_bytes) = dirty {
         index.schedule_after_commit(false, log_bytes);

@@ -18,7 +18,7 @@ use crate::error::{Error, Result, What};
 use crate::format::manifest::{LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, Settings};
 use crate::format::position::Position;
 use crate::io::os::OsIo;
-use crate::io::{Io, Lock, durable};
+use crate::io::{Io, durable};
 use crate::types::{IndexId, IndexSpec, Metric, TenantId};
 
 /// Held by the process that has the directory open.
@@ -47,6 +47,8 @@ impl StoreOptions {
 }
 
 /// A data directory, open. Calls block; any number of threads may make them.
+///
+/// The directory stays locked until the store and every [`Index`] of it are dropped.
 #[derive(Debug)]
 pub struct Store {
     context: Context,
@@ -54,7 +56,6 @@ pub struct Store {
     indices: RwLock<HashMap<(TenantId, IndexId), Slot>>,
     /// Held while a tenant's directory is created, or an index is.
     creating: Mutex<()>,
-    _lock: Lock,
 }
 
 /// The tenant is part of the key: there is no look-up without one.
@@ -79,10 +80,10 @@ impl Store {
             _ => Error::io("lock", &lock_path, error),
         })?;
         let maintenance = background.then(Maintenance::start).transpose()?;
-        let context = Context { io, limits: Arc::new(limits), maintenance };
+        let context = Context { io, limits: Arc::new(limits), maintenance, lock: Arc::new(lock) };
         let found = find_indices(&*context.io, &data_dir)?;
         let indices = recover_all(&context, found);
-        Ok(Self { context, data_dir, indices: RwLock::new(indices), creating: Mutex::new(()), _lock: lock })
+        Ok(Self { context, data_dir, indices: RwLock::new(indices), creating: Mutex::new(()) })
     }
 
     pub fn limits(&self) -> &Limits {
