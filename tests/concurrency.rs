@@ -65,9 +65,10 @@ fn every_search_sees_whole_batches_and_each_writer_its_own_acknowledged_writes()
     let index = store.create_index(&tenant(), &spec(4, Metric::L2)).unwrap();
     let (searches, checkpoints) = (AtomicU64::new(0), AtomicU64::new(0));
     let is_over = AtomicBool::new(false);
-    std::thread::scope(|scope| {
+    let expected: HashMap<u64, u64> = std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
+                let _stop = SetOnDrop(&is_over);
                 let mut newest: HashMap<u64, u64> = HashMap::new();
                 while !is_over.load(SeqCst) {
                     let found = versions(&index, None);
@@ -81,6 +82,7 @@ fn every_search_sees_whole_batches_and_each_writer_its_own_acknowledged_writes()
             });
         }
         scope.spawn(|| {
+            let _stop = SetOnDrop(&is_over);
             while !is_over.load(SeqCst) {
                 if index.checkpoint().unwrap().bytes_written > 0 {
                     checkpoints.fetch_add(1, SeqCst);
@@ -91,28 +93,33 @@ fn every_search_sees_whole_batches_and_each_writer_its_own_acknowledged_writes()
             }
         });
         let _stop = SetOnDrop(&is_over);
-        std::thread::scope(|scope| {
-            for writer in 0..WRITERS {
-                let index = &index;
-                scope.spawn(move || {
-                    for version in 1..=60 {
-                        put(index, writer, version);
-                        let seen = versions(index, Some(&format!("{{\"writer\":{writer}}}")));
-                        assert_eq!(seen, HashMap::from([(writer as u64, version)]), "an acknowledged write is not seen");
-                        let point = index.get(&format!("{writer}/7")).unwrap().unwrap();
-                        assert_eq!(point.values[2], version as f32);
-                        if version % 7 == 0 {
-                            remove(index, writer);
-                            assert!(versions(index, Some(&format!("{{\"writer\":{writer}}}"))).is_empty());
-                        }
-                    }
-                });
+        // As long as it takes for everything to have happened at the same time.
+        let is_enough = |version| version >= 60 && searches.load(SeqCst) > 50 && checkpoints.load(SeqCst) > 2;
+        let write = |writer| {
+            for version in 1.. {
+                put(&index, writer, version);
+                let own = || versions(&index, Some(&format!("{{\"writer\":{writer}}}")));
+                assert_eq!(own(), HashMap::from([(writer as u64, version)]), "an acknowledged write is not seen");
+                let point = index.get(&format!("{writer}/7")).unwrap().unwrap();
+                assert_eq!(point.values[2], version as f32);
+                if is_enough(version) || is_over.load(SeqCst) {
+                    return (writer as u64, version);
+                }
+                if version % 7 == 0 {
+                    remove(&index, writer);
+                    assert!(own().is_empty());
+                }
             }
-        });
+            unreachable!()
+        };
+        std::thread::scope(|scope| {
+            let write = &write;
+            let threads: Vec<_> = (0..WRITERS).map(|writer| scope.spawn(move || write(writer))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
     });
-    assert!(searches.load(SeqCst) > 50 && checkpoints.load(SeqCst) > 2, "too little happened at the same time");
-    println!("{} searches and {} checkpoints beside {} batches", searches.into_inner(), checkpoints.into_inner(), WRITERS * 60);
-    let expected: HashMap<u64, u64> = (0..WRITERS as u64).map(|writer| (writer, 60)).collect();
+    let batches: u64 = expected.values().sum();
+    println!("{} searches and {} checkpoints beside {batches} batches", searches.into_inner(), checkpoints.into_inner());
     assert_eq!(versions(&index, None), expected);
     drop((index, store));
     let store = open_store(OsIo, directory.path(), &limits).unwrap();
