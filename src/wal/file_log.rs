@@ -397,6 +397,11 @@ impl FileLog {
 }
 
 impl Active {
+    #[cfg(test)]
+    pub(super) fn allocated(&self) -> u64 {
+        self.allocated
+    }
+
     /// Makes room ahead for small frames, so that their sync need not commit a new file length. Synced before a frame relies on it.
     ///
     /// # Errors
