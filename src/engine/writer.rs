@@ -259,13 +259,22 @@ impl Index {
     fn start_log_segment(&self, log: &mut FileLog) -> Result<()> {
         let prepared = log.prepare_segment()?;
         let published = self.root.lock().publish(|manifest| manifest.log.push(prepared.name()));
-        if let Err(error @ Error::OutcomeUnknown(_)) = &published {
-            // The manifest may already say that the old segment has ended.
-            log.poison(error.clone());
+        match published {
+            Ok(_) => {
+                log.adopt(prepared);
+                Ok(())
+            }
+            Err(error) => {
+                if matches!(error, Error::OutcomeUnknown(_)) {
+                    // The manifest may already say that the old segment has ended.
+                    log.poison(error.clone());
+                } else {
+                    // The next write makes another: on a disk that is nearly full, each try would leave one.
+                    log.discard(prepared);
+                }
+                Err(error)
+            }
         }
-        published?;
-        log.adopt(prepared);
-        Ok(())
     }
 
     fn apply(&self, writer: &mut Writer, operations: &[Option<Operation<'_>>]) -> Vec<Outcome> {

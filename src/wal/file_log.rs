@@ -266,6 +266,11 @@ impl FileLog {
         self.active = Some(prepared.active);
     }
 
+    /// Removes a segment that no manifest names. Best effort: a leftover is removed by the next opening.
+    pub(crate) fn discard(&self, prepared: Prepared) {
+        let _ = self.options.io.remove_file(&prepared.active.path);
+    }
+
     /// Writes one group of operations as one frame, or one operation that is too large for a frame as several; nothing is synced.
     /// Gives the LSN of the last operation: they have consecutive ones.
     ///
