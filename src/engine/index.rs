@@ -19,6 +19,7 @@ use super::writer::{Queue, Request, Writer};
 use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
 use crate::error::{Error, Result};
+use crate::format::frame::OPERATION_BYTES_MAX;
 use crate::format::manifest::{LOG_DIRECTORY, Settings};
 use crate::io::{Io, Lock};
 use crate::types::{
@@ -147,8 +148,10 @@ impl Index {
         if !batch.is_for(self.dimension(), self.metric) {
             return invalid("wrong_dimension", "the batch was made by an index of another dimension or metric".to_owned());
         }
-        if batch.log_bytes() >= self.limits.operation_bytes_max {
-            return invalid("batch_too_large", format!("a batch has at most {} bytes", self.limits.operation_bytes_max));
+        // With what frames it in the log. Recovery puts together no more than OPERATION_BYTES_MAX, whatever is configured.
+        let bytes_max = self.limits.operation_bytes_max.min(OPERATION_BYTES_MAX);
+        if batch.log_bytes() + 64 > bytes_max {
+            return invalid("batch_too_large", format!("a batch has at most {bytes_max} bytes"));
         }
         let (lsn, effect) = self.commit(Request::Upsert(batch), durability)?;
         Ok(Upserted { lsn, added_count: effect.count, superseded: effect.superseded })
