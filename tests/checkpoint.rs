@@ -160,13 +160,14 @@ fn what_dies_while_a_checkpoint_is_written_stays_dead() {
     let (checkpoints, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            let _stop = SetOnDrop(&is_over);
             while !is_over.load(SeqCst) {
                 checkpoints.fetch_add(u64::from(index.checkpoint().unwrap().bytes_written > 0), SeqCst);
             }
         });
         let stop = SetOnDrop(&is_over);
         // Each round leaves the same points alive.
-        while checkpoints.load(SeqCst) < 20 {
+        while checkpoints.load(SeqCst) < 20 && !is_over.load(SeqCst) {
             for n in 0..2_000 {
                 put(&index, n, 1);
                 put(&index, n / 2, 2);

@@ -110,12 +110,12 @@ impl Sample {
                 }
                 let is_log = damage.path.extension().is_some_and(|e| e == "wal");
                 // Every frame vouches for those before it: only the last can go unnoticed where the others' headers are left.
-                let least = if damage.is_cut { self.checkpoint_lsn } else { self.last_lsn() - 1 };
+                let least = if damage.loses_the_rest { self.checkpoint_lsn } else { self.last_lsn() - 1 };
                 assert!(is_log && lsn >= least, "a prefix up to LSN {lsn}");
                 let torn = files_below(disk, &self.directory(self.victim))
                     .iter()
                     .any(|path| path.extension().is_some_and(|e| e == "torn"));
-                assert!(torn || damage.is_cut, "a prefix that nobody is told of");
+                assert!(torn || !damage.leaves_traces, "a prefix that nobody is told of");
                 Outcome::Prefix
             }
         }
@@ -141,7 +141,10 @@ enum Outcome {
 /// What was done, as far as it decides on what may be found.
 struct Damage {
     path: PathBuf,
-    is_cut: bool,
+    /// All that followed in the file is gone, watermarks too.
+    loses_the_rest: bool,
+    /// Something is left in the place of what was damaged.
+    leaves_traces: bool,
     moves_files: bool,
 }
 
@@ -195,8 +198,8 @@ impl Drop for ToldOnPanic {
     }
 }
 
-fn in_place(path: &Path, is_cut: bool) -> Damage {
-    Damage { path: path.to_owned(), is_cut, moves_files: false }
+fn in_place(path: &Path) -> Damage {
+    Damage { path: path.to_owned(), loses_the_rest: false, leaves_traces: true, moves_files: false }
 }
 
 fn write(disk: &SimIo, path: &Path, offset: usize, bytes: &[u8]) {
@@ -220,7 +223,7 @@ fn flipped_bit_anywhere_is_refused_or_harmless() {
         |_, bytes| interesting_bytes(bytes).into_iter().map(|at| (at, bytes[at] ^ (1 << (at % 8)))).collect(),
         |disk, path, &(at, byte)| {
             write(disk, path, at, &[byte]);
-            in_place(path, false)
+            in_place(path)
         },
     );
     assert!(tally.cases > 3000 && tally.refused > 1000 && tally.same > 100 && tally.prefix > 10, "{tally:?}");
@@ -235,7 +238,8 @@ fn file_cut_anywhere_is_refused_or_harmless_or_leaves_a_prefix() {
         |_, bytes| interesting_bytes(bytes).into_iter().step_by(5).collect(),
         |disk, path, &length| {
             disk.open(path).unwrap().set_len(length as u64).unwrap();
-            in_place(path, true)
+            // A cut between two frames is the end of a shorter log.
+            Damage { loses_the_rest: true, leaves_traces: false, ..in_place(path) }
         },
     );
     assert!(tally.cases > 600 && tally.refused > 300 && tally.prefix > 5, "{tally:?}");
@@ -250,7 +254,7 @@ fn missing_file_is_refused_or_harmless() {
         |_, _| vec![()],
         |disk, path, ()| {
             disk.remove_file(path).unwrap();
-            Damage { moves_files: true, ..in_place(path, false) }
+            Damage { moves_files: true, ..in_place(path) }
         },
     );
     assert!(tally.cases > 5 && tally.refused > 3, "{tally:?}");
@@ -273,7 +277,7 @@ fn zeroed_bytes_are_refused_or_harmless() {
         |disk, path, &(start, end)| {
             write(disk, path, start, &vec![0; end - start]);
             // A frame's sector that never reached the disk is what a crash leaves, too.
-            in_place(path, true)
+            Damage { leaves_traces: false, ..in_place(path) }
         },
     );
     assert!(tally.cases >= 30 && tally.refused >= 20, "{tally:?}");
@@ -295,7 +299,7 @@ fn file_of_the_other_index_is_refused_or_harmless() {
             // It lost a file: make it whole, so that it can be asked for what it has.
             durable::replace(disk, source.parent().unwrap(), name(source), &[IoSlice::new(&sample.disk.map(source).unwrap())])
                 .unwrap();
-            Damage { moves_files: true, ..in_place(path, false) }
+            Damage { moves_files: true, ..in_place(path) }
         },
     );
     assert!(tally.cases > 5 && tally.refused > 3, "{tally:?}");
@@ -318,7 +322,7 @@ fn files_of_one_index_in_each_others_place_are_refused_or_harmless() {
             disk.rename(path, &aside).unwrap();
             disk.rename(other, path).unwrap();
             disk.rename(&aside, other).unwrap();
-            Damage { moves_files: true, ..in_place(path, false) }
+            Damage { moves_files: true, ..in_place(path) }
         },
     );
     assert!(tally.cases > 3 && tally.refused > 2, "{tally:?}");
