@@ -81,7 +81,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     tracing::info!(
         %tenant, index = %id, points = view.live(), lsn = view.lsn, checkpoint = manifest.position.lsn,
         replayed = report.replayed_operations, torn_bytes = report.torn_bytes, ms = started.elapsed().as_millis() as u64,
-        "recovered"
+        "opened an index"
     );
     let durable_lsn = AtomicU64::new(log.durable_lsn());
     let dirty = (log.appended_bytes() > 0).then(|| log.appended_bytes());
