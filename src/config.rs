@@ -31,8 +31,16 @@ pub struct Limits {
     pub checkpoint_interval_ms: u64,
     /// With [`Durability::Interval`](crate::Durability), how long a written frame may stay unsynced.
     pub interval_sync_ms: u64,
+    /// Bytes set aside in the data directory for deletes and checkpoints on a full disk. 0: none, which is the library's default; the
+    /// server sets [`Limits::SERVER_RESERVE_BYTES`].
+    pub reserve_bytes: u64,
     /// How long after the last group a marker frame is written, so that a watermark covers that group too.
     pub marker_delay_ms: u64,
+}
+
+impl Limits {
+    /// Some log segments' first allocations and a small checkpoint.
+    pub const SERVER_RESERVE_BYTES: u64 = 16 << 20;
 }
 
 impl Default for Limits {
@@ -52,6 +60,7 @@ impl Default for Limits {
             checkpoint_log_bytes: 64 << 20,
             checkpoint_interval_ms: 300_000,
             interval_sync_ms: 50,
+            reserve_bytes: 0,
             marker_delay_ms: 500,
         }
     }

@@ -49,8 +49,26 @@ pub(super) fn checkpoint(index: &Index) -> Result<CheckpointReport> {
         return Ok(CheckpointReport { lsn: position.lsn, bytes_written: 0, log_files_removed: 0 });
     }
     let plan = Plan::new(&view, &files);
+    let mut done = write_or_clean_up(index, &mut files, &view, &plan, position, appended_bytes);
+    if matches!(done, Err(Error::Full(_))) && index.reserve.release() {
+        done = write_or_clean_up(index, &mut files, &view, &plan, position, appended_bytes);
+    }
+    if done.is_ok() {
+        index.reserve.restore();
+    }
+    done
+}
+
+fn write_or_clean_up(
+    index: &Index,
+    files: &mut Files,
+    view: &View,
+    plan: &Plan,
+    position: Position,
+    appended_bytes: u64,
+) -> Result<CheckpointReport> {
     let first_number = files.next_number;
-    let done = write_and_publish(index, &mut files, &view, &plan, position, appended_bytes);
+    let done = write_and_publish(index, files, view, plan, position, appended_bytes);
     if let Err(error) = &done
         && !matches!(error, Error::OutcomeUnknown(_))
     {

@@ -13,6 +13,7 @@ use super::apply::{Shared, has_id};
 use super::batch::{Batch, check_id, check_vector};
 use super::checkpoint::Files;
 use super::maintenance::{Maintenance, Task};
+use super::reserve::Reserve;
 use super::search;
 use super::view::locate;
 use super::writer::{Queue, Request, Writer};
@@ -54,6 +55,7 @@ pub struct Index {
     pub(super) poison: OnceLock<Arc<str>>,
     /// `None`: nothing is done unless it is called.
     pub(super) maintenance: Option<Arc<Maintenance>>,
+    pub(super) reserve: Arc<Reserve>,
     pub(super) scheduled: Scheduled,
     pub(super) weak: Weak<Index>,
 }

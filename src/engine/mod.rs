@@ -7,6 +7,7 @@ mod index;
 mod index_type;
 mod maintenance;
 mod recover;
+mod reserve;
 mod search;
 mod store;
 mod view;

@@ -12,6 +12,7 @@ use super::apply::{Shared, State};
 use super::checkpoint::{self, Files};
 use super::index::{Index, Scheduled};
 use super::maintenance::Maintenance;
+use super::reserve::Reserve;
 use super::view::Segment;
 use super::writer::{Queue, Writer};
 use crate::checkpoint::dead;
@@ -31,6 +32,7 @@ pub(super) struct Context {
     pub(super) io: Arc<dyn Io>,
     pub(super) limits: Arc<Limits>,
     pub(super) maintenance: Option<Arc<Maintenance>>,
+    pub(super) reserve: Arc<Reserve>,
 }
 
 /// Recovers the index in `directory`.
@@ -39,7 +41,7 @@ pub(super) struct Context {
 /// [`Error::Corrupt`] where acknowledged data is damaged: nothing was changed. [`Error::Io`], [`Error::Full`] where the disk refuses.
 pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: PathBuf) -> Result<Arc<Index>> {
     let started = Instant::now();
-    let Context { io, limits, maintenance } = context.clone();
+    let Context { io, limits, maintenance, reserve } = context.clone();
     let mut root = Root::load(Arc::clone(&io), &directory, id)?;
     let manifest = root.current().clone();
     let settings = manifest.settings.clone();
@@ -103,6 +105,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         sealed_bytes: AtomicU64::new(sealed_bytes),
         poison: OnceLock::new(),
         maintenance,
+        reserve,
         scheduled: Scheduled::default(),
         weak: weak.clone(),
     });

@@ -12,6 +12,7 @@ use super::index::Index;
 use super::index_type;
 use super::maintenance::Maintenance;
 use super::recover::{self, Context};
+use super::reserve::Reserve;
 use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
 use crate::error::{Error, Result, What};
@@ -79,7 +80,8 @@ impl Store {
             _ => Error::io("lock", &lock_path, error),
         })?;
         let maintenance = background.then(Maintenance::start).transpose()?;
-        let context = Context { io, limits: Arc::new(limits), maintenance };
+        let reserve = Arc::new(Reserve::open(Arc::clone(&io), &data_dir, limits.reserve_bytes));
+        let context = Context { io, limits: Arc::new(limits), maintenance, reserve };
         let found = find_indices(&*context.io, &data_dir)?;
         let indices = recover_all(&context, found);
         Ok(Self { context, data_dir, indices: RwLock::new(indices), creating: Mutex::new(()), _lock: lock })

@@ -198,7 +198,7 @@ impl Index {
         let logged: Vec<Operation<'_>> = operations.iter().flatten().cloned().collect();
         if !logged.is_empty() {
             let durable = group.iter().any(|waiting| waiting.durability == Durability::Fsync);
-            if let Err(error) = self.log(writer, &logged, durable) {
+            if let Err(error) = self.log(&mut writer.log, &logged, durable) {
                 return group.iter().map(|_| Err(error.clone())).collect();
             }
         }
@@ -238,17 +238,22 @@ impl Index {
             .collect()
     }
 
-    fn log(&self, writer: &mut Writer, operations: &[Operation<'_>], durable: bool) -> Result<()> {
-        let log = &mut writer.log;
-        let logged = (|| {
-            if log.needs_segment() {
-                self.start_log_segment(log)?;
-            }
-            log.append(operations)?;
-            if durable { log.sync() } else { Ok(()) }
-        })();
+    fn log(&self, log: &mut FileLog, operations: &[Operation<'_>], durable: bool) -> Result<()> {
+        let mut logged = self.append(log, operations, durable);
+        let only_deletes = operations.iter().all(|operation| matches!(operation, Operation::Delete(_)));
+        if matches!(logged, Err(Error::Full(_))) && only_deletes && self.reserve.release() {
+            logged = self.append(log, operations, durable);
+        }
         self.note_log(log);
         logged
+    }
+
+    fn append(&self, log: &mut FileLog, operations: &[Operation<'_>], durable: bool) -> Result<()> {
+        if log.needs_segment() {
+            self.start_log_segment(log)?;
+        }
+        log.append(operations)?;
+        if durable { log.sync() } else { Ok(()) }
     }
 
     /// A new segment is named in a manifest before anything is appended to it: a listed segment that is missing is damage, and one that
