@@ -1,1 +1,48 @@
-fn main() {}
+//! Arguments, logging, exit code.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+use faiss_proxy::cli;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    // First of all: FAISS is compiled for these, and without them its first call would end the process without a word.
+    let missing = missing_processor_features();
+    if !missing.is_empty() {
+        eprintln!("faiss-proxy: this build needs a processor with {}, which this machine's does not have", missing.join(", "));
+        return ExitCode::FAILURE;
+    }
+    let arguments = cli::Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    match arguments.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("faiss-proxy: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What `-march=x86-64-v3` (`.cargo/config.toml`) lets the C++ compiler use, and this processor lacks.
+#[cfg(target_arch = "x86_64")]
+fn missing_processor_features() -> Vec<&'static str> {
+    let features = [
+        ("AVX2", is_x86_feature_detected!("avx2")),
+        ("FMA", is_x86_feature_detected!("fma")),
+        ("BMI2", is_x86_feature_detected!("bmi2")),
+        ("F16C", is_x86_feature_detected!("f16c")),
+        ("LZCNT", is_x86_feature_detected!("lzcnt")),
+    ];
+    features.into_iter().filter(|(_, present)| !present).map(|(name, _)| name).collect()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn missing_processor_features() -> Vec<&'static str> {
+    Vec::new()
+}

@@ -1,1 +1,61 @@
-//! HTTP only: routes, decoding, calls of the store, encoding. (being written)
+//! HTTP only: routes, decoding, calls of the store, encoding.
+//!
+//! A request passes `listen` (connection, request id) → `routes` (path and method) → `auth` (which tenant) → a handler in `indices`,
+//! `vectors`, `search` or `service`. A handler reads the body (`request`), waits for its turn (`admission`) and then, on a blocking
+//! thread, decodes the body (`decode`), calls the store, and encodes the answer (`reply`).
+
+mod admission;
+mod auth;
+mod config;
+mod decode;
+mod drain;
+mod indices;
+mod listen;
+mod reply;
+mod request;
+mod routes;
+mod search;
+mod service;
+mod vectors;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::Semaphore;
+
+pub use auth::ApiKeys;
+pub use config::ServerConfig;
+pub use listen::serve;
+
+use crate::Store;
+
+/// What every request shares.
+struct Server {
+    store: Arc<Store>,
+    config: ServerConfig,
+    started: Instant,
+    /// Calls that write, or start something long.
+    writes: admission::Queue,
+    searches: admission::Queue,
+    /// Calls that are short and do not write.
+    reads: admission::Queue,
+    /// A permit is a byte of a request body that is held.
+    bodies_bytes: Arc<Semaphore>,
+    processor: service::Processor,
+}
+
+impl Server {
+    fn new(store: Arc<Store>, config: ServerConfig) -> Self {
+        let queue = admission::Queue::new;
+        Self {
+            store,
+            started: Instant::now(),
+            writes: queue(config.writes_running_max, config.writes_waiting_max, "too many writes wait already"),
+            searches: queue(config.searches_running_max, config.searches_waiting_max, "too many searches wait already"),
+            reads: queue(config.reads_running_max, config.reads_waiting_max, "too many reads wait already"),
+            bodies_bytes: Arc::new(Semaphore::new(config.bodies_bytes_max.min(Semaphore::MAX_PERMITS))),
+            processor: service::Processor::new(),
+            config,
+        }
+    }
+}

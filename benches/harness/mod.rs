@@ -1,0 +1,75 @@
+//! What the benches share: a store on the real disk, generated vectors, and how a figure is printed.
+//!
+//! Every bench prints ratios against a baseline that was taken in the same run, in alternation: machines are noisy.
+
+#![allow(dead_code, reason = "each bench uses a part of it")]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use faiss_proxy::{Index, IndexSpec, Metric, Store, StoreOptions, TenantId};
+
+/// A directory on the disk that the target directory is on, removed when dropped: `/tmp` may be memory.
+pub fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory for the bench")
+}
+
+pub fn open(data_dir: &Path) -> Store {
+    Store::open(StoreOptions::new(data_dir)).expect("the store opens")
+}
+
+pub fn tenant() -> TenantId {
+    TenantId::new("bench").expect("a valid name")
+}
+
+pub fn create(store: &Store, dimension: usize, metric: Metric) -> Arc<Index> {
+    let spec = IndexSpec { name: "bench".into(), dimension, index_type: "Flat".into(), metric: Some(metric) };
+    store.create_index(&tenant(), &spec).expect("the index is created")
+}
+
+/// Pseudo-random floats in -1..1, the same in every run: splitmix64 (Steele, Lea and Flood, 2014).
+pub fn floats(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) >> 40
+    };
+    (0..count).map(|_| next() as f32 / (1 << 23) as f32 - 1.0).collect()
+}
+
+/// Fills an index with generated vectors, in batches of 1,000, ids `v0`, `v1`, ….
+pub fn fill(index: &Index, vectors: &[f32]) {
+    let dimension = index.dimension();
+    for (number, rows) in vectors.chunks(1000 * dimension).enumerate() {
+        let mut batch = index.batch();
+        for (row, vector) in rows.chunks(dimension).enumerate() {
+            batch.push(&format!("v{}", number * 1000 + row), vector, "{}").expect("a valid point");
+        }
+        index.upsert(batch, faiss_proxy::Durability::Interval).expect("stored");
+    }
+    index.sync().expect("synced");
+}
+
+pub fn quantile(times: &mut [Duration], q: f64) -> Duration {
+    times.sort_unstable();
+    times[((times.len() - 1) as f64 * q) as usize]
+}
+
+/// One line: what, the figure, the baseline, their ratio and what it should be.
+pub fn report(what: &str, figure: String, baseline: String, ratio: f64, target: &str) {
+    println!("{what:<44} {figure:>14}   baseline {baseline:>14}   ratio {ratio:.2}   (target {target})");
+}
+
+/// Every file under a directory.
+pub fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("listed") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+    }
+    found
+}

@@ -1,0 +1,77 @@
+//! Exact search through the library, against a raw FAISS `IndexFlat` of the same build, one thread each.
+
+mod harness;
+
+use std::time::{Duration, Instant};
+
+use faiss::Index as _;
+use faiss::index::flat::FlatIndex;
+use faiss_proxy::{Index, Metric, Query};
+use harness::{create, directory, fill, floats, open, quantile, report};
+
+const ROWS: usize = 100_000;
+const DIMENSION: usize = 128;
+const K: usize = 10;
+const QUERIES: usize = 20;
+const ROUNDS: usize = 5;
+
+fn main() {
+    let vectors = floats(ROWS * DIMENSION, 1);
+    let queries = floats(QUERIES * DIMENSION, 2);
+    for (metric, mut raw) in [
+        (Metric::L2, FlatIndex::new_l2(DIMENSION as u32).expect("FAISS makes an index")),
+        (Metric::InnerProduct, FlatIndex::new_ip(DIMENSION as u32).expect("FAISS makes an index")),
+    ] {
+        raw.add(&vectors).expect("FAISS adds");
+        let dir = directory();
+        let store = open(dir.path());
+        let index = create(&store, DIMENSION, metric);
+        fill(&index, &vectors);
+        compare(&format!("search_exact: {}, growing", metric.as_str()), &index, &mut raw, &queries);
+        index.checkpoint().expect("checkpointed");
+        compare(&format!("search_exact: {}, sealed", metric.as_str()), &index, &mut raw, &queries);
+    }
+    let dir = directory();
+    let store = open(dir.path());
+    let index = create(&store, DIMENSION, Metric::Cosine);
+    fill(&index, &vectors);
+    index.checkpoint().expect("checkpointed");
+    let mut raw = FlatIndex::new_ip(DIMENSION as u32).expect("FAISS makes an index");
+    raw.add(&vectors).expect("FAISS adds");
+    let (ours, plain) = times(&index, &mut raw, &queries);
+    let ratio = ours.as_secs_f64() / plain.as_secs_f64();
+    report("search_exact: cosine (raw: ip), sealed", format!("{ours:.2?}"), format!("{plain:.2?}"), ratio, "none");
+}
+
+fn compare(what: &str, index: &Index, raw: &mut FlatIndex, queries: &[f32]) {
+    for vector in queries.chunks(DIMENSION) {
+        let expected = raw.search(vector, K).expect("FAISS searches");
+        let found = index.search(&query(vector)).expect("searched");
+        let ids: Vec<String> = expected.labels.iter().filter_map(|label| label.get()).map(|row| format!("v{row}")).collect();
+        assert_eq!(found.into_iter().map(|hit| hit.id).collect::<Vec<_>>(), ids, "the neighbours are FAISS's own");
+    }
+    let (ours, plain) = times(index, raw, queries);
+    let ratio = ours.as_secs_f64() / plain.as_secs_f64();
+    report(what, format!("{ours:.2?}"), format!("{plain:.2?}"), ratio, "<= 1.10");
+}
+
+/// Median time of a search, ours and FAISS's, in alternation.
+fn times(index: &Index, raw: &mut FlatIndex, queries: &[f32]) -> (Duration, Duration) {
+    let (mut ours, mut plain) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        for vector in queries.chunks(DIMENSION) {
+            let query = query(vector);
+            let started = Instant::now();
+            std::hint::black_box(index.search(&query).expect("searched"));
+            ours.push(started.elapsed());
+            let started = Instant::now();
+            std::hint::black_box(raw.search(vector, K).expect("FAISS searches"));
+            plain.push(started.elapsed());
+        }
+    }
+    (quantile(&mut ours, 0.5), quantile(&mut plain, 0.5))
+}
+
+fn query(vector: &[f32]) -> Query {
+    Query { vector: vector.to_vec(), k: K, filter: None }
+}

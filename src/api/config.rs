@@ -1,0 +1,62 @@
+//! What the server is started with, and its limits, each with its unit and its reason.
+
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use super::auth::ApiKeys;
+use crate::config::Limits;
+
+/// Settings of [`serve`](super::serve).
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    pub keys: ApiKeys,
+    /// Those that the store was opened with.
+    pub limits: Limits,
+    /// Whose disk `/v1/metrics` reports.
+    pub data_dir: PathBuf,
+    /// Bytes of a request's body. 10,000 vectors of 768 floats written with 8 digits are as much.
+    pub body_bytes_max: usize,
+    /// Bytes of all bodies that are held at one time: many clients with large bodies must not take all memory.
+    pub bodies_bytes_max: usize,
+    /// Connections that are open at one time; more wait in the kernel until one ends.
+    pub connections_max: usize,
+    /// Searches that run at one time: each keeps a core busy, so more of them would only slow each other down.
+    pub searches_running_max: usize,
+    /// Searches that wait for a core; more are turned away, because their clients would give up before their turn.
+    pub searches_waiting_max: usize,
+    /// Writes that run at one time. They wait for the disk together: the more, the larger the groups that share a sync.
+    pub writes_running_max: usize,
+    pub writes_waiting_max: usize,
+    /// Short reads (a point, an index document) that run at one time.
+    pub reads_running_max: usize,
+    pub reads_waiting_max: usize,
+    /// A client that has not sent its request's head by then, or is idle for as long, is disconnected.
+    pub head_timeout: Duration,
+    /// A client that sends nothing of its body for this long is answered 408.
+    pub body_timeout: Duration,
+    /// At the end, how long requests that run are waited for.
+    pub shutdown_timeout: Duration,
+}
+
+impl ServerConfig {
+    pub fn new(keys: ApiKeys, data_dir: PathBuf) -> Self {
+        Self {
+            keys,
+            limits: Limits::default(),
+            data_dir,
+            body_bytes_max: 64 << 20,
+            bodies_bytes_max: 1 << 30,
+            connections_max: 1_024,
+            searches_running_max: thread::available_parallelism().map_or(1, |cores| cores.get()),
+            searches_waiting_max: 256,
+            writes_running_max: 128,
+            writes_waiting_max: 256,
+            reads_running_max: 16,
+            reads_waiting_max: 1_024,
+            head_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            shutdown_timeout: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! `/v1/index` and `/v1/index/{id}`: creating, describing, checkpointing and deleting indices.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use warp::http::StatusCode;
+use warp::reply::Response;
+
+use super::Server;
+use super::decode::{self, required};
+use super::reply::{Problem, json, no_content};
+use super::request::{JsonBody, Request, decode_percent};
+use crate::error::{Error, What};
+use crate::types::{IndexId, IndexInfo, IndexSpec, IndexState, Metric, TenantId};
+
+/// Indices in one page of a list, where the client does not say.
+const LIST_LIMIT_DEFAULT: usize = 100;
+const LIST_LIMIT_MAX: usize = 1_000;
+
+#[derive(Deserialize)]
+struct CreateBody<'a> {
+    #[serde(borrow)]
+    name: Option<&'a RawValue>,
+    dimension: Option<&'a RawValue>,
+    index_type: Option<&'a RawValue>,
+    tenant_id: Option<&'a RawValue>,
+    metric: Option<&'a RawValue>,
+}
+
+pub async fn create(server: Arc<Server>, tenant: TenantId, mut request: Request) -> Result<Response, Problem> {
+    let body = request.json_body(&server).await?;
+    let store = Arc::clone(&server.store);
+    let work = move || {
+        let spec = decode_spec(&body, &tenant)?;
+        let index = store.create_index(&tenant, &spec)?;
+        Ok(json(StatusCode::CREATED, &IndexDocument::of(&index.info())))
+    };
+    server.writes.run(work).await
+}
+
+fn decode_spec(body: &JsonBody, tenant: &TenantId) -> Result<IndexSpec, Problem> {
+    let body: CreateBody = decode::body(body.text()?)?;
+    if let Some(raw) = body.tenant_id
+        && decode::string(raw, "tenant_id")? != tenant.as_str()
+    {
+        let detail = "tenant_id is not the tenant of this API key";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "wrong_tenant", detail));
+    }
+    let metric = body.metric.map(|raw| decode::string(raw, "metric")?.parse::<Metric>()).transpose()?;
+    Ok(IndexSpec {
+        name: decode::string(required(body.name, "name")?, "name")?,
+        dimension: decode::count(required(body.dimension, "dimension")?, "dimension")?,
+        index_type: body.index_type.map_or(Ok("IndexFlatL2".to_owned()), |raw| decode::string(raw, "index_type"))?,
+        metric,
+    })
+}
+
+pub async fn get(server: Arc<Server>, tenant: TenantId, id: String) -> Result<Response, Problem> {
+    let id = index_id(&id)?;
+    let store = Arc::clone(&server.store);
+    let work = move || Ok(json(StatusCode::OK, &IndexDocument::of(&store.index(&tenant, id)?.info())));
+    server.reads.run(work).await
+}
+
+/// The tenant's indices that serve, oldest first; `next_cursor` is null on the last page.
+pub async fn list(server: Arc<Server>, tenant: TenantId, request: Request) -> Result<Response, Problem> {
+    let name = request.query("name")?;
+    let limit = match request.query("limit")? {
+        None => LIST_LIMIT_DEFAULT,
+        Some(limit) => limit.parse().ok().filter(|limit| (1..=LIST_LIMIT_MAX).contains(limit)).ok_or_else(|| {
+            Error::invalid("limit", "invalid_limit", format!("must be a whole number from 1 to {LIST_LIMIT_MAX}"))
+        })?,
+    };
+    let after = request.query("cursor")?.map(|cursor| Position::parse(&cursor)).transpose()?;
+    let store = Arc::clone(&server.store);
+    let work = move || {
+        #[derive(Serialize)]
+        struct Page {
+            indices: Vec<IndexDocument>,
+            next_cursor: Option<String>,
+        }
+        let mut infos: Vec<_> = store.indices(&tenant).iter().map(|index| index.info()).collect();
+        infos.retain(|info| name.as_ref().is_none_or(|name| *name == info.name));
+        infos.retain(|info| after.is_none_or(|after| Position::of(info) > after));
+        infos.sort_by_key(Position::of);
+        let more = infos.len() > limit;
+        infos.truncate(limit);
+        let next_cursor = infos.last().filter(|_| more).map(|last| Position::of(last).to_cursor());
+        Ok(json(StatusCode::OK, &Page { indices: infos.iter().map(IndexDocument::of).collect(), next_cursor }))
+    };
+    server.reads.run(work).await
+}
+
+/// Where an index stands in a list: it stays there whatever is created or deleted around it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Position {
+    created_at_us: i64,
+    id: IndexId,
+}
+
+impl Position {
+    fn of(info: &IndexInfo) -> Self {
+        Self { created_at_us: info.created_at_us, id: info.id }
+    }
+
+    fn to_cursor(self) -> String {
+        format!("{}.{}", self.created_at_us, self.id)
+    }
+
+    fn parse(cursor: &str) -> Result<Self, Error> {
+        let position = cursor.split_once('.').and_then(|(created_at_us, id)| {
+            Some(Self { created_at_us: created_at_us.parse().ok()?, id: IndexId::try_parse(id).ok()? })
+        });
+        position.ok_or_else(|| Error::invalid("cursor", "invalid_cursor", "is none that this server gave"))
+    }
+}
+
+pub async fn delete(server: Arc<Server>, tenant: TenantId, id: String) -> Result<Response, Problem> {
+    let id = index_id(&id)?;
+    let store = Arc::clone(&server.store);
+    let work = move || {
+        store.delete_index(&tenant, id)?;
+        Ok(no_content())
+    };
+    server.writes.run(work).await
+}
+
+pub async fn checkpoint(server: Arc<Server>, tenant: TenantId, id: String) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    struct Done {
+        lsn: u64,
+        bytes_written: u64,
+        log_files_removed: usize,
+    }
+    let id = index_id(&id)?;
+    let store = Arc::clone(&server.store);
+    let work = move || {
+        let report = store.index(&tenant, id)?.checkpoint()?;
+        let done = Done { lsn: report.lsn, bytes_written: report.bytes_written, log_files_removed: report.log_files_removed };
+        Ok(json(StatusCode::OK, &done))
+    };
+    server.writes.run(work).await
+}
+
+/// The index id in a path. What is no UUID names no index.
+///
+/// # Errors
+/// 404.
+pub fn index_id(part: &str) -> Result<IndexId, Problem> {
+    let not_found = || Problem::from(Error::NotFound(What::Index));
+    let part = decode_percent(part, "index_id").map_err(|_| not_found())?;
+    // 36 characters: of the ways to write a UUID only the one in which the server gives it.
+    IndexId::try_parse(&part).ok().filter(|_| part.len() == 36).ok_or_else(not_found)
+}
+
+/// An index, as the API shows it.
+#[derive(Serialize)]
+struct IndexDocument {
+    id: IndexId,
+    name: String,
+    dimension: usize,
+    index_type: String,
+    tenant_id: String,
+    vector_count: u64,
+    metric: &'static str,
+    factory: String,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    unindexed_rows: u64,
+    lsn: u64,
+    durable_lsn: u64,
+    checkpoint_lsn: u64,
+    segments: usize,
+    tombstones: u64,
+    bytes: u64,
+    created_at: String,
+}
+
+impl IndexDocument {
+    fn of(info: &IndexInfo) -> Self {
+        let (state, reason) = match &info.state {
+            IndexState::Ready => ("ready", None),
+            IndexState::ReadOnly { reason } => ("read_only", Some(reason.clone())),
+            IndexState::Refused { reason } => ("refused", Some(reason.clone())),
+        };
+        Self {
+            id: info.id,
+            name: info.name.clone(),
+            dimension: info.dimension,
+            index_type: info.index_type.clone(),
+            tenant_id: info.tenant_id.to_string(),
+            vector_count: info.vector_count,
+            metric: info.metric.as_str(),
+            factory: info.factory.clone(),
+            state,
+            reason,
+            unindexed_rows: info.unindexed_rows,
+            lsn: info.lsn,
+            durable_lsn: info.durable_lsn,
+            checkpoint_lsn: info.checkpoint_lsn,
+            segments: info.segments,
+            tombstones: info.tombstones,
+            bytes: info.bytes,
+            created_at: rfc3339(info.created_at_us),
+        }
+    }
+}
+
+/// A time as RFC 3339 has it, in UTC: `2024-02-29T12:34:56.789012Z`.
+///
+/// The date is Howard Hinnant's `civil_from_days` (<https://howardhinnant.github.io/date_algorithms.html>): years begin in March,
+/// so that the leap day is the last of one, and 400 of them are 146,097 days.
+fn rfc3339(us: i64) -> String {
+    let (days, us_of_day) = (us.div_euclid(86_400_000_000), us.rem_euclid(86_400_000_000));
+    let days = days + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    let (seconds, us) = (us_of_day / 1_000_000, us_of_day % 1_000_000);
+    let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{us:06}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_rfc_3339_in_utc() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00"),
+            (-1, "1969-12-31T23:59:59"),
+            (951_782_400, "2000-02-29T00:00:00"),
+            (951_868_799, "2000-02-29T23:59:59"),
+            (951_868_800, "2000-03-01T00:00:00"),
+            (1_709_210_096, "2024-02-29T12:34:56"),
+            (4_107_542_400, "2100-03-01T00:00:00"),
+        ] {
+            assert_eq!(rfc3339(seconds * 1_000_000 + 789), format!("{text}.000789Z"));
+        }
+    }
+
+    #[test]
+    fn only_the_uuid_as_the_server_writes_it_names_an_index() {
+        let id = "67e55044-10b1-426f-9247-bb680e5fe0c8";
+        assert_eq!(index_id(id).unwrap().to_string(), id);
+        assert_eq!(index_id("67e55044%2D10b1-426f-9247-bb680e5fe0c8").unwrap().to_string(), id);
+        for wrong in ["", "..", "%00", "%", "%ff", "67e5504410b1426f9247bb680e5fe0c8", "{67e55044-10b1-426f-9247-bb680e5fe0c8}"] {
+            assert_eq!(index_id(wrong).unwrap_err().status(), 404, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_reads_back_as_the_position_it_was() {
+        let position = Position { created_at_us: 1_709_210_096_000_001, id: IndexId::new_v4() };
+        assert!(Position::parse(&position.to_cursor()).unwrap() == position);
+        for wrong in ["", ".", "1", "1.", "x.67e55044-10b1-426f-9247-bb680e5fe0c8"] {
+            assert!(Position::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

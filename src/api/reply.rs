@@ -1,0 +1,216 @@
+//! What a client is told: JSON, and problem documents (RFC 9457). The only place where an error becomes a status.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+use warp::http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use warp::http::{HeaderValue, StatusCode};
+use warp::reply::Response;
+
+use crate::error::{Error, What};
+
+/// The answer to a request that failed.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    /// Stable word for programs.
+    code: &'static str,
+    /// Sentence for people.
+    detail: String,
+    /// What the status asks for beside the document.
+    header: Option<(HeaderName, &'static str)>,
+    /// The points of a batch that are at fault.
+    errors: Vec<PointError>,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), header: None, errors: Vec::new() }
+    }
+
+    fn with_header(self, name: HeaderName, value: &'static str) -> Self {
+        Self { header: Some((name, value)), ..self }
+    }
+
+    pub fn with_errors(self, errors: Vec<PointError>) -> Self {
+        Self { errors, ..self }
+    }
+
+    pub fn busy(detail: &str) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", detail).with_header(RETRY_AFTER, "1")
+    }
+
+    pub fn unauthorized(detail: &str) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).with_header(WWW_AUTHENTICATE, "Bearer, ApiKey")
+    }
+
+    pub fn no_such_route() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "route_not_found", "there is nothing at this path; /docs lists the calls")
+    }
+
+    pub fn method_not_allowed(allow: &'static str) -> Self {
+        let detail = format!("this path takes {allow}");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).with_header(ALLOW, allow)
+    }
+
+    pub fn invalid_json(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_json", detail)
+    }
+
+    /// A mistake of ours. The client learns nothing of it but the request id, under which it is in the log.
+    pub fn internal(error: &dyn fmt::Display) -> Self {
+        tracing::error!(%error, "a request met a mistake of the server");
+        let detail = "the server made a mistake; its log has the reason under this request_id";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+
+    #[cfg(test)]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub fn into_response(self, request_id: &str) -> Response {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            r#type: &'static str,
+            title: &'static str,
+            status: u16,
+            detail: &'a str,
+            code: &'static str,
+            request_id: &'a str,
+            #[serde(skip_serializing_if = "<[_]>::is_empty")]
+            errors: &'a [PointError],
+        }
+        if self.status.is_server_error() {
+            tracing::error!(status = self.status.as_u16(), code = self.code, detail = self.detail, "a request failed");
+        }
+        let mut response = json(
+            self.status,
+            &Document {
+                r#type: "about:blank",
+                title: self.status.canonical_reason().unwrap_or("Error"),
+                status: self.status.as_u16(),
+                detail: &self.detail,
+                code: self.code,
+                request_id,
+                errors: &self.errors,
+            },
+        );
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let (status, code) = match &error {
+            Error::Invalid { code, .. } => (StatusCode::UNPROCESSABLE_ENTITY, *code),
+            Error::NotFound(What::Index) => (StatusCode::NOT_FOUND, "index_not_found"),
+            Error::NotFound(What::Vector) => (StatusCode::NOT_FOUND, "vector_not_found"),
+            Error::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            Error::Busy(detail) => return Self::busy(detail),
+            Error::Full(_) => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
+            Error::Io(_) => (StatusCode::SERVICE_UNAVAILABLE, "io_error"),
+            Error::Corrupt(_) => (StatusCode::SERVICE_UNAVAILABLE, "index_refused"),
+            Error::OutcomeUnknown(_) => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown"),
+            Error::Closed(_) => (StatusCode::SERVICE_UNAVAILABLE, "closed"),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+/// What is wrong with one point of a batch, or worth knowing of it.
+#[derive(Debug, Serialize)]
+pub struct PointError {
+    /// In the array that the client sent, from 0.
+    pub position: usize,
+    /// Absent where the point has none, or one too long to be an id.
+    pub id: Option<String>,
+    pub code: &'static str,
+    pub detail: String,
+}
+
+/// A response with `body` as compact JSON.
+pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
+    let bytes = match serde_json::to_vec(body) {
+        Ok(bytes) => bytes,
+        Err(error) => unreachable!("our own documents have string keys and writing to memory does not fail: {error}"),
+    };
+    let mut response = Response::new(bytes.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+pub fn no_content() -> Response {
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+/// JSON text that the store kept, as it is.
+///
+/// # Errors
+/// 500 where it is no JSON, which the store would not have taken.
+pub fn stored_json(text: String) -> Result<Box<RawValue>, Problem> {
+    RawValue::from_string(text).map_err(|error| Problem::internal(&error))
+}
+
+/// Serializes a number that is exactly a f32 in the f32's shortest form: `0.1`, not `0.10000000149011612`.
+pub fn shortest<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    let narrow = *number as f32;
+    if f64::from(narrow) == *number { serializer.serialize_f32(narrow) } else { serializer.serialize_f64(*number) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::error::{Damage, Fault};
+
+    #[test]
+    fn every_kind_of_error_has_its_status() {
+        let fault = || {
+            let source = io::Error::from(io::ErrorKind::Other);
+            Arc::new(Fault { operation: "write", path: PathBuf::from("f"), source })
+        };
+        let damage = Arc::new(Damage { path: PathBuf::from("f"), offset: 8_192, problem: "checksum mismatch".to_owned() });
+        for (error, status, code) in [
+            (Error::invalid("k", "invalid_k", "no"), 422, "invalid_k"),
+            (Error::NotFound(What::Index), 404, "index_not_found"),
+            (Error::NotFound(What::Vector), 404, "vector_not_found"),
+            (Error::Conflict("no".to_owned()), 409, "conflict"),
+            (Error::Busy("later"), 429, "busy"),
+            (Error::Full(fault()), 507, "disk_full"),
+            (Error::Io(fault()), 503, "io_error"),
+            (Error::Corrupt(damage), 503, "index_refused"),
+            (Error::OutcomeUnknown(fault()), 503, "outcome_unknown"),
+            (Error::Closed("closed".into()), 503, "closed"),
+        ] {
+            let detail = error.to_string();
+            let problem = Problem::from(error);
+            assert_eq!((problem.status().as_u16(), problem.code, problem.detail.as_str()), (status, code, detail.as_str()));
+            assert_eq!(problem.header.is_some(), status == 429);
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_a_f32_is_written_in_its_shortest_form_and_any_other_in_full() {
+        #[derive(Serialize)]
+        struct Number(#[serde(serialize_with = "shortest")] f64);
+        let written = |number: f64| serde_json::to_string(&Number(number)).unwrap();
+        assert_eq!(written(f64::from(0.1_f32)), "0.1");
+        assert_eq!(written(0.1), "0.1");
+        assert_eq!(written(1.0 / 3.0), "0.3333333333333333");
+        assert_eq!(written(f64::from(1.0_f32 / 3.0)), "0.33333334");
+        assert_eq!(written(0.0), "0.0");
+        assert_eq!(written(1e300), "1e+300");
+    }
+}

@@ -1,0 +1,186 @@
+//! A request as the handlers see it: its id, its query, and its body, read within limits.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use percent_encoding::percent_decode_str;
+use tokio::sync::OwnedSemaphorePermit;
+use uuid::Uuid;
+use warp::Stream;
+use warp::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use warp::http::{HeaderMap, Method, StatusCode};
+
+use super::Server;
+use super::reply::Problem;
+use crate::types::Durability;
+
+/// Under which a request is found in the log: the client's own word where it sent one that is safe to repeat.
+#[derive(Clone, Debug)]
+pub struct RequestId(String);
+
+impl RequestId {
+    pub fn of(headers: &HeaderMap) -> Self {
+        let sent = headers.get("x-request-id").and_then(|value| value.to_str().ok()).filter(|id| Self::is_safe(id));
+        Self(sent.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned))
+    }
+
+    fn is_safe(id: &str) -> bool {
+        (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
+
+/// A request whose path is known and whose body is still on its way.
+pub struct Request {
+    pub method: Method,
+    pub headers: HeaderMap,
+    query: String,
+    body: BodyStream,
+}
+
+impl Request {
+    pub fn new(
+        method: Method,
+        headers: HeaderMap,
+        query: String,
+        body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,
+    ) -> Self {
+        Self { method, headers, query, body: Box::pin(Chunks(Box::pin(body))) }
+    }
+
+    /// The value of a query parameter, decoded; the first where it is there more than once.
+    ///
+    /// # Errors
+    /// 422 where its percent-encoding gives no UTF-8.
+    pub fn query(&self, name: &'static str) -> Result<Option<String>, Problem> {
+        let value = self.query.split('&').find_map(|pair| match pair.split_once('=') {
+            Some((key, value)) => (key == name).then_some(value),
+            None => (pair == name).then_some(""),
+        });
+        value.map(|value| decode_percent(&value.replace('+', " "), name)).transpose()
+    }
+
+    /// The `durability` that a write asks for.
+    ///
+    /// # Errors
+    /// 422 where it is none.
+    pub fn durability(&self) -> Result<Durability, Problem> {
+        Ok(self.query("durability")?.map(|word| word.parse()).transpose()?.unwrap_or_default())
+    }
+
+    /// Reads the body, which must be JSON by its media type; whether it is, nobody has looked yet.
+    ///
+    /// # Errors
+    /// 415; 413 as soon as the limit is passed, whether the length was announced or not; 408; 429 where the bodies of all
+    /// requests together are too large; 400 where the connection broke.
+    pub async fn json_body(&mut self, server: &Server) -> Result<JsonBody, Problem> {
+        self.check_media_type()?;
+        let max = server.config.body_bytes_max;
+        let too_large = || {
+            let detail = format!("the body is larger than {max} bytes");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
+        };
+        if self.announced_bytes().is_some_and(|announced| announced > max as u64) {
+            return Err(too_large());
+        }
+        let mut bytes = BytesMut::new();
+        let mut memory: Option<OwnedSemaphorePermit> = None;
+        while let Some(chunk) = self.next_chunk(server.config.body_timeout).await? {
+            if bytes.len() + chunk.len() > max {
+                return Err(too_large());
+            }
+            let taken = Arc::clone(&server.bodies_bytes).try_acquire_many_owned(u32::try_from(chunk.len()).unwrap_or(u32::MAX));
+            let taken = taken.map_err(|_| Problem::busy("the server holds too many request bodies"))?;
+            match &mut memory {
+                Some(memory) => memory.merge(taken),
+                None => memory = Some(taken),
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(JsonBody { bytes: bytes.freeze(), _memory: memory })
+    }
+
+    /// A body without a media type is taken for JSON: the first server did.
+    fn check_media_type(&self) -> Result<(), Problem> {
+        let Some(value) = self.headers.get(CONTENT_TYPE) else { return Ok(()) };
+        let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+        if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
+            return Ok(());
+        }
+        let detail = "the Content-Type must be application/json";
+        Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))
+    }
+
+    fn announced_bytes(&self) -> Option<u64> {
+        self.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    }
+
+    async fn next_chunk(&mut self, timeout: Duration) -> Result<Option<Bytes>, Problem> {
+        let next = poll_fn(|cx| self.body.as_mut().poll_next(cx));
+        match tokio::time::timeout(timeout, next).await {
+            Ok(chunk) => chunk
+                .transpose()
+                .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "body_incomplete", "the body ended before its end")),
+            Err(_) => {
+                let detail = format!("nothing of the body came for {} s", timeout.as_secs());
+                Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail))
+            }
+        }
+    }
+}
+
+/// Bytes that a client sent as JSON.
+#[derive(Debug)]
+pub struct JsonBody {
+    bytes: Bytes,
+    /// Given back when the body is dropped.
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+impl JsonBody {
+    /// # Errors
+    /// 400 where it is no UTF-8, as JSON must be.
+    pub fn text(&self) -> Result<&str, Problem> {
+        std::str::from_utf8(&self.bytes).map_err(|error| Problem::invalid_json(format!("the body is no UTF-8: {error}")))
+    }
+}
+
+/// Decodes a part of a path or a query.
+///
+/// # Errors
+/// 422 naming `field` where a `%` begins no escape, or where the bytes are no UTF-8.
+pub fn decode_percent(part: &str, field: &'static str) -> Result<String, Problem> {
+    let mut rest = part.as_bytes();
+    while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
+        rest = match &rest[at + 1..] {
+            [high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => rest,
+            _ => return Err(invalid_encoding(field, "a '%' that begins no percent escape")),
+        };
+    }
+    let decoded = percent_decode_str(part).decode_utf8().map_err(|_| invalid_encoding(field, "bytes that are no UTF-8"))?;
+    Ok(decoded.into_owned())
+}
+
+fn invalid_encoding(field: &'static str, what: &str) -> Problem {
+    crate::Error::invalid(field, "invalid_encoding", format!("has {what}")).into()
+}
+
+/// The chunks of a body as `Bytes`, whatever the stream calls them.
+struct Chunks<S>(Pin<Box<S>>);
+
+impl<S: Stream<Item = Result<B, warp::Error>>, B: Buf> Stream for Chunks<S> {
+    type Item = Result<Bytes, warp::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.as_mut().poll_next(cx).map_ok(|mut chunk| chunk.copy_to_bytes(chunk.remaining()))
+    }
+}

@@ -1,0 +1,77 @@
+//! `/v1/index/{id}/search`: the nearest points.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use warp::http::StatusCode;
+use warp::reply::Response;
+
+use super::Server;
+use super::decode::{self, NotFloats, required};
+use super::indices::index_id;
+use super::reply::{Problem, json, shortest, stored_json};
+use super::request::{JsonBody, Request};
+use crate::config::Limits;
+use crate::error::Error;
+use crate::segment::filter::Filter;
+use crate::types::{Hit, Query, TenantId};
+
+/// Answers where the client does not say how many.
+const K_DEFAULT: usize = 10;
+
+#[derive(Deserialize)]
+struct SearchBody<'a> {
+    #[serde(borrow)]
+    vector: Option<&'a RawValue>,
+    k: Option<&'a RawValue>,
+    filter: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct Found {
+    results: Vec<FoundPoint>,
+}
+
+#[derive(Serialize)]
+struct FoundPoint {
+    id: String,
+    #[serde(serialize_with = "shortest")]
+    score: f64,
+    #[serde(serialize_with = "shortest")]
+    distance: f64,
+    metadata: Box<RawValue>,
+}
+
+impl FoundPoint {
+    fn of(hit: Hit) -> Result<Self, Problem> {
+        Ok(Self { id: hit.id, score: hit.score, distance: hit.distance, metadata: stored_json(hit.metadata)? })
+    }
+}
+
+pub async fn search(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+    let id = index_id(&id)?;
+    let body = request.json_body(&server).await?;
+    let call = Arc::clone(&server);
+    let work = move || {
+        let index = call.store.index(&tenant, id)?;
+        let hits = index.search(&decode_query(&body, &call.config.limits)?)?;
+        let results = hits.into_iter().map(FoundPoint::of).collect::<Result<_, _>>()?;
+        Ok(json(StatusCode::OK, &Found { results }))
+    };
+    server.searches.run(work).await
+}
+
+fn decode_query(body: &JsonBody, limits: &Limits) -> Result<Query, Problem> {
+    let body: SearchBody = decode::body(body.text()?)?;
+    let mut vector = Vec::new();
+    decode::floats(required(body.vector, "vector")?, limits.dimension_max, &mut vector).map_err(|problem| match problem {
+        NotFloats::WrongShape => Error::invalid("vector", "invalid_type", "must be an array of numbers"),
+        NotFloats::TooMany => {
+            Error::invalid("vector", "wrong_dimension", format!("has more than {} numbers", limits.dimension_max))
+        }
+    })?;
+    let k = body.k.map_or(Ok(K_DEFAULT), |raw| decode::count(raw, "k"))?;
+    let filter = body.filter.map(|raw| Filter::parse(raw.get())).transpose()?;
+    Ok(Query { vector, k, filter })
+}

@@ -1,0 +1,173 @@
+//! The server itself: is it there, is it ready, how is it doing.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use sysinfo::{MINIMUM_CPU_UPDATE_INTERVAL, System};
+use warp::http::header::CONTENT_TYPE;
+use warp::http::{HeaderValue, StatusCode};
+use warp::reply::Response;
+
+use super::Server;
+use super::reply::{Problem, json};
+use super::request::Request;
+use crate::types::{IndexId, TenantId};
+
+pub fn root() -> Response {
+    #[derive(Serialize)]
+    struct Greeting {
+        status: &'static str,
+        message: &'static str,
+    }
+    json(StatusCode::OK, &Greeting { status: "ok", message: "FAISS Proxy Server is running; /docs lists the calls" })
+}
+
+pub fn docs() -> Response {
+    let mut response = Response::new(include_str!("docs.html").into());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    response
+}
+
+pub fn health(server: &Server) -> Response {
+    #[derive(Serialize)]
+    struct Health {
+        status: &'static str,
+        uptime: f64,
+    }
+    json(StatusCode::OK, &Health { status: "ok", uptime: uptime_s(server) })
+}
+
+/// Seconds since the server began to serve, to the millisecond.
+fn uptime_s(server: &Server) -> f64 {
+    (server.started.elapsed().as_secs_f64() * 1_000.0).round() / 1_000.0
+}
+
+/// The server listens only after recovery, so who is answered finds it ready. A tenant also learns which of its indices refuse.
+pub async fn ready(server: Arc<Server>, request: Request) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    struct Ready {
+        status: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        refused: Option<Vec<Refused>>,
+    }
+    #[derive(Serialize)]
+    struct Refused {
+        id: IndexId,
+        reason: String,
+    }
+    let Ok(tenant) = server.config.keys.tenant(&request.headers) else {
+        return Ok(json(StatusCode::OK, &Ready { status: "ready", refused: None }));
+    };
+    let store = Arc::clone(&server.store);
+    let work = move || {
+        let refused = store.refused(&tenant).into_iter().map(|(id, error)| Refused { id, reason: error.to_string() });
+        Ok(json(StatusCode::OK, &Ready { status: "ready", refused: Some(refused.collect()) }))
+    };
+    server.reads.run(work).await
+}
+
+#[derive(Serialize)]
+struct Metrics {
+    system: SystemFigures,
+    uptime: f64,
+    /// The tenant's own figures; none of anybody else's.
+    indices: usize,
+    vectors: u64,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct SystemFigures {
+    cpu_percent: f64,
+    memory_percent: f64,
+    memory_used_mb: f64,
+    memory_total_mb: f64,
+    disk_percent: f64,
+    disk_used_gb: f64,
+    disk_total_gb: f64,
+}
+
+pub async fn metrics(server: Arc<Server>, tenant: TenantId) -> Result<Response, Problem> {
+    let call = Arc::clone(&server);
+    let work = move || {
+        let infos: Vec<_> = call.store.indices(&tenant).iter().map(|index| index.info()).collect();
+        let metrics = Metrics {
+            system: SystemFigures::now(&call.processor, &call.config.data_dir),
+            uptime: uptime_s(&call),
+            indices: infos.len(),
+            vectors: infos.iter().map(|info| info.vector_count).sum(),
+            bytes: infos.iter().map(|info| info.bytes).sum(),
+        };
+        Ok(json(StatusCode::OK, &metrics))
+    };
+    server.reads.run(work).await
+}
+
+const MB: f64 = (1 << 20) as f64;
+const GB: f64 = (1 << 30) as f64;
+
+impl SystemFigures {
+    fn now(processor: &Processor, data_dir: &Path) -> Self {
+        let mut memory = System::new();
+        memory.refresh_memory();
+        let (memory_used, memory_total) = (memory.used_memory() as f64, memory.total_memory() as f64);
+        let (disk_used, disk_total) = disk_bytes(data_dir);
+        Self {
+            cpu_percent: tenth(processor.busy_percent()),
+            memory_percent: percent(memory_used, memory_total),
+            memory_used_mb: tenth(memory_used / MB),
+            memory_total_mb: tenth(memory_total / MB),
+            disk_percent: percent(disk_used, disk_total),
+            disk_used_gb: tenth(disk_used / GB),
+            disk_total_gb: tenth(disk_total / GB),
+        }
+    }
+}
+
+/// Bytes used and bytes that there are on the file system that holds `path`; zeros where it does not say.
+fn disk_bytes(path: &Path) -> (f64, f64) {
+    match rustix::fs::statvfs(path) {
+        Ok(disk) => {
+            let block = disk.f_frsize as f64;
+            ((disk.f_blocks.saturating_sub(disk.f_bfree)) as f64 * block, disk.f_blocks as f64 * block)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot ask how full the disk is");
+            (0.0, 0.0)
+        }
+    }
+}
+
+fn percent(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { tenth(part / whole * 100.0) } else { 0.0 }
+}
+
+fn tenth(number: f64) -> f64 {
+    (number * 10.0).round() / 10.0
+}
+
+/// How busy the processor is: a figure between two samples, so they are kept from one request to the next.
+pub struct Processor {
+    samples: Mutex<(System, Instant)>,
+}
+
+impl Processor {
+    pub fn new() -> Self {
+        let mut system = System::new();
+        system.refresh_cpu_usage();
+        Self { samples: Mutex::new((system, Instant::now())) }
+    }
+
+    /// Percent of all cores since the last request that asked, or, where that is too short ago to tell, what it was told.
+    fn busy_percent(&self) -> f64 {
+        let (system, sampled) = &mut *self.samples.lock();
+        if sampled.elapsed() >= MINIMUM_CPU_UPDATE_INTERVAL {
+            system.refresh_cpu_usage();
+            *sampled = Instant::now();
+        }
+        f64::from(system.global_cpu_usage())
+    }
+}

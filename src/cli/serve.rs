@@ -1,0 +1,162 @@
+//! `faiss-proxy serve`: the server.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::io::Write as _;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use super::Failure;
+use crate::api::{self, ApiKeys, ServerConfig};
+use crate::config::Limits;
+use crate::engine::{Store, StoreOptions};
+use crate::io::os::OsIo;
+
+const KEYS_VARIABLE: &str = "FAISS_PROXY_API_KEYS";
+
+/// Serve the store over HTTP.
+///
+/// API keys come from the environment variable FAISS_PROXY_API_KEYS, as `key1:tenant1,key2:tenant2`.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Address and port; port 0 takes any that is free.
+    #[arg(long, value_name = "ADDR", env = "FAISS_PROXY_LISTEN", default_value = "127.0.0.1:8000")]
+    listen: String,
+    /// Where the data is; created where it is absent.
+    #[arg(long, value_name = "DIR", env = "FAISS_DATA_DIR", default_value = "./data")]
+    data_dir: PathBuf,
+    /// For trying it out: takes the keys test-key-1 (of tenant-1) and test-key-2 (of tenant-2), and only loopback addresses.
+    #[arg(long)]
+    dev: bool,
+}
+
+/// Serves until SIGTERM or SIGINT, then finishes what runs, checkpoints and returns.
+///
+/// # Errors
+/// Where it cannot start, or the last checkpoint failed.
+pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    let keys = keys(arguments.dev)?;
+    let addresses = addresses(&arguments.listen, arguments.dev)?;
+    let tenants = keys.tenants().cloned().collect::<BTreeSet<_>>();
+
+    let store = open(&arguments.data_dir)?;
+    for tenant in &tenants {
+        tracing::info!(%tenant, indices = store.indices(tenant).len(), "recovered");
+        for (id, reason) in store.refused(tenant) {
+            tracing::error!(%tenant, index = %id, %reason, "an index refuses; the others serve");
+        }
+    }
+    let runtime = Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
+    let config = ServerConfig::new(keys, arguments.data_dir);
+    let served = serve(&runtime, Arc::clone(&store), config, &addresses);
+    // Also where it could not serve: what recovery replayed is then checkpointed once, and not replayed at every attempt.
+    let closed = close(&runtime, store);
+    // A request that did not end in time may still hold a thread, and must not hold up the end.
+    runtime.shutdown_background();
+    served.and(closed)
+}
+
+fn keys(dev: bool) -> Result<ApiKeys, Failure> {
+    let list = match env::var(KEYS_VARIABLE) {
+        Ok(list) => list,
+        Err(env::VarError::NotPresent) => String::new(),
+        Err(env::VarError::NotUnicode(_)) => return Err(Failure::new(format!("{KEYS_VARIABLE} is no UTF-8"))),
+    };
+    let mut keys = ApiKeys::parse(&list).map_err(|problem| Failure::new(format!("{KEYS_VARIABLE}: {problem}")))?;
+    if dev {
+        keys.extend(ApiKeys::for_development());
+    }
+    if keys.is_empty() {
+        return Err(Failure::new(format!(
+            "no API keys: set {KEYS_VARIABLE} to key1:tenant1,key2:tenant2, or try it out with --dev"
+        )));
+    }
+    Ok(keys)
+}
+
+fn addresses(listen: &str, dev: bool) -> Result<Vec<SocketAddr>, Failure> {
+    let addresses: Vec<SocketAddr> = listen
+        .to_socket_addrs()
+        .map_err(|error| Failure::new(format!("--listen {listen:?} is no address like 127.0.0.1:8000: {error}")))?
+        .collect();
+    if dev && !addresses.iter().all(|address| address.ip().is_loopback()) {
+        return Err(Failure::new(format!(
+            "--dev has keys that everybody knows, and listens on loopback addresses only, not on {listen}"
+        )));
+    }
+    Ok(addresses)
+}
+
+fn open(data_dir: &Path) -> Result<Arc<Store>, Failure> {
+    let options = StoreOptions { data_dir: data_dir.to_owned(), limits: Limits::default(), io: Arc::new(OsIo), background: true };
+    let store = Store::open(options).map_err(|error| Failure::new(format!("cannot open {}: {error}", data_dir.display())))?;
+    tracing::info!(data_dir = %data_dir.display(), "the data directory is open");
+    Ok(Arc::new(store))
+}
+
+fn serve(runtime: &Runtime, store: Arc<Store>, config: ServerConfig, addresses: &[SocketAddr]) -> Result<(), Failure> {
+    runtime.block_on(async {
+        let listener = TcpListener::bind(addresses)
+            .await
+            .map_err(|error| Failure::new(format!("cannot listen on {addresses:?}: {error}")))?;
+        let shutdown = shutdown().map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
+        let address = listener.local_addr().map_err(|error| Failure::new(format!("cannot tell the address: {error}")))?;
+        tracing::info!(%address, "listening");
+        announce(address);
+        api::serve(store, config, listener, shutdown).await;
+        Ok(())
+    })
+}
+
+/// On standard output, for whoever started the server with port 0. Nobody may be reading it.
+fn announce(address: SocketAddr) {
+    let mut stdout = std::io::stdout().lock();
+    if let Err(error) = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush()) {
+        tracing::debug!(%error, "standard output");
+    }
+}
+
+/// Ready at the first SIGTERM or SIGINT. The second ends the process at once.
+fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
+    let (first, is_first) = oneshot::channel();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            }
+        };
+        let name = next().await;
+        tracing::info!("{name}: shutting down; a second one ends the process at once");
+        // The receiver is gone only when the server has ended already.
+        let _ = first.send(());
+        let name = next().await;
+        tracing::warn!("{name} again: ending at once; what was acknowledged is in the log");
+        process::exit(130);
+    });
+    Ok(async move {
+        let _ = is_first.await;
+    })
+}
+
+fn close(runtime: &Runtime, store: Arc<Store>) -> Result<(), Failure> {
+    // On a thread of the runtime's, so that the second signal is still heard.
+    match runtime.block_on(runtime.spawn_blocking(move || store.close())) {
+        Ok(Ok(())) => {
+            tracing::info!("closed");
+            Ok(())
+        }
+        Ok(Err(error)) => Err(Failure::new(format!("the last checkpoint failed: {error}"))),
+        Err(error) => Err(Failure::new(format!("the last checkpoint failed: {error}"))),
+    }
+}

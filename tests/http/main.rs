@@ -1,0 +1,9 @@
+//! The HTTP contract (docs: the table of calls), over real sockets: rows that the first server's clients lean on, with status
+//! and field names; what happens to bad input; tenants apart from each other; beginning and end of the process.
+
+mod bad_input;
+mod connections;
+mod contract;
+mod process;
+mod support;
+mod tenants;

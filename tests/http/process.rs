@@ -1,0 +1,154 @@
+//! The program itself: how it starts, refuses to start, and ends.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+use crate::support::{Call, KEY};
+
+/// The program, with nothing of this process's environment that it would look at.
+fn program(data_dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_faiss-proxy"));
+    command.args(["serve", "--data-dir"]).arg(data_dir);
+    for variable in ["FAISS_PROXY_API_KEYS", "FAISS_PROXY_LISTEN", "FAISS_DATA_DIR", "RUST_LOG"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// A server in a process of its own, killed when it is dropped.
+struct ServerProcess {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl ServerProcess {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("listening on http://").and_then(|address| address.parse().ok());
+        let Some(address) = address else {
+            let _ = child.kill();
+            panic!("the server said {line:?}, and then {:?}", child.wait());
+        };
+        Self { child, address }
+    }
+
+    fn call(&self, method: &str, path: &str) -> Call {
+        Call::new(self.address, method, path)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn wait(mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a server that must refuse to start, and gives what it said.
+fn refusal(command: &mut Command) -> String {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{said}");
+    said
+}
+
+#[test]
+fn without_keys_it_does_not_start_and_says_how_to_set_one() {
+    let data_dir = tempfile::tempdir().unwrap();
+    for keys in [None, Some(""), Some(" , ")] {
+        let mut command = program(data_dir.path());
+        command.args(["--listen", "127.0.0.1:0"]);
+        if let Some(keys) = keys {
+            command.env("FAISS_PROXY_API_KEYS", keys);
+        }
+        let said = refusal(&mut command);
+        assert!(said.contains("FAISS_PROXY_API_KEYS") && said.contains("--dev"), "{said}");
+    }
+}
+
+#[test]
+fn a_wrong_key_list_is_refused_by_its_variable_and_no_key_is_shown() {
+    let data_dir = tempfile::tempdir().unwrap();
+    for keys in ["s3cret", "s3cret:../up", "s3cret:Upper", "good:t,s3cret:", "tenant:s3cret:x/y", "s3cret:a\\b"] {
+        let said = refusal(program(data_dir.path()).args(["--listen", "127.0.0.1:0"]).env("FAISS_PROXY_API_KEYS", keys));
+        assert!(said.contains("FAISS_PROXY_API_KEYS"), "{said}");
+        assert!(!said.contains("s3cret"), "{said}");
+    }
+    assert_eq!(std::fs::read_dir(data_dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn with_keys_that_everybody_knows_it_listens_on_loopback_only() {
+    let data_dir = tempfile::tempdir().unwrap();
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
+        let said = refusal(program(data_dir.path()).args(["--dev", "--listen", address]));
+        assert!(said.contains("--dev") && said.contains("loopback"), "{said}");
+    }
+    let said = refusal(program(data_dir.path()).args(["--dev", "--listen", "nonsense"]));
+    assert!(said.contains("nonsense"), "{said}");
+}
+
+#[test]
+fn a_second_server_on_the_same_directory_is_refused_and_the_first_goes_on() {
+    let data_dir = tempfile::tempdir().unwrap();
+    let first = ServerProcess::start(program(data_dir.path()).args(["--dev", "--listen", "127.0.0.1:0"]));
+    let said = refusal(program(data_dir.path()).args(["--dev", "--listen", "127.0.0.1:0"]));
+    assert!(said.contains(&data_dir.path().display().to_string()), "{said}");
+    assert_eq!(first.call("GET", "/v1/health").send().status, 200);
+}
+
+#[test]
+fn at_sigterm_it_ends_with_0_and_the_next_start_has_the_data() {
+    let data_dir = tempfile::tempdir().unwrap();
+    let mut path = String::new();
+    for (round, signal) in [Signal::TERM, Signal::INT].into_iter().enumerate() {
+        let server = ServerProcess::start(
+            program(data_dir.path())
+                .env("FAISS_PROXY_LISTEN", "127.0.0.1:0")
+                .env("FAISS_PROXY_API_KEYS", format!("first:tenant-1,{KEY}:tenant-1")),
+        );
+        if round == 0 {
+            let created = server.call("POST", "/v1/index").key(KEY).json(&json!({"name": "n", "dimension": 1})).send();
+            path = format!("/v1/index/{}", created.json()["id"].as_str().unwrap());
+        }
+        let points = json!({"vectors": [{"id": format!("point {round}"), "values": [round]}]});
+        assert_eq!(server.call("POST", &format!("{path}/vectors")).key(KEY).json(&points).send().status, 201);
+        let index = server.call("GET", &path).key("first").send().json();
+        assert_eq!((&index["vector_count"], &index["checkpoint_lsn"]), (&json!(round + 1), &json!(round)));
+        server.signal(signal);
+        assert_eq!(server.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let data_dir = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(program(data_dir.path()).args(["--dev", "--listen", "127.0.0.1:0"]));
+    // A request that does not end keeps the first signal from ending it.
+    let mut connection = std::net::TcpStream::connect(server.address).unwrap();
+    let head =
+        format!("POST /v1/index HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n");
+    std::io::Write::write_all(&mut connection, head.as_bytes()).unwrap();
+    assert_eq!(crate::support::Response::read(&mut connection).status, 100);
+    server.signal(Signal::TERM);
+    // It has heard the first one when it no longer listens.
+    while std::net::TcpStream::connect(server.address).is_ok() {}
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait().code(), Some(130));
+}
