@@ -278,7 +278,7 @@ impl Writer<'_> {
         self.write(&block)?;
         self.block = block;
         self.block.clear();
-        if self.table.len() / 4 % SYNC_BLOCKS == 0 {
+        if (self.table.len() / 4).is_multiple_of(SYNC_BLOCKS) {
             self.sync()?;
         }
         Ok(())
