@@ -51,7 +51,12 @@ fn decode_spec(body: &JsonBody, tenant: &TenantId) -> Result<IndexSpec, Problem>
     Ok(IndexSpec {
         name: decode::string(required(body.name, "name")?, "name")?,
         dimension: decode::count(required(body.dimension, "dimension")?, "dimension")?,
-        index_type: body.index_type.map_or(Ok("IndexFlatL2".to_owned()), |raw| decode::string(raw, "index_type"))?,
+        index_type: match (body.index_type, metric) {
+            (Some(raw), _) => decode::string(raw, "index_type")?,
+            (None, None | Some(Metric::L2)) => "IndexFlatL2".to_owned(),
+            // The default is of another metric; who asks only for the metric wants the flat type that has it.
+            (None, Some(_)) => "Flat".to_owned(),
+        },
         metric,
     })
 }

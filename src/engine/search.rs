@@ -111,9 +111,7 @@ impl Nearest<'_> {
                 Metric::L2 => {}
                 Metric::InnerProduct => distances.iter_mut().for_each(|d| *d = -*d),
                 Metric::Cosine => {
-                    for (distance, position) in distances.iter_mut().zip(start..) {
-                        *distance *= -segment.rows.scale(position);
-                    }
+                    distances.iter_mut().zip(segment.rows.scales(start..end).iter()).for_each(|(d, scale)| *d *= -scale);
                 }
             }
             let mut bound = self.bound();

@@ -31,7 +31,7 @@ const DELETING: &str = ".deleting-";
 /// What a [`Store`] is opened with.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// Created where it is absent; its parent must exist.
+    /// Created where it is absent, with what is missing above it.
     pub data_dir: PathBuf,
     pub limits: Limits,
     pub io: Arc<dyn Io>,
@@ -72,7 +72,7 @@ impl Store {
     /// [`Error::Conflict`] where another process has the directory; [`Error::Io`], [`Error::Full`] where the disk refuses.
     pub fn open(options: StoreOptions) -> Result<Self> {
         let StoreOptions { data_dir, limits, io, background } = options;
-        durable::create_dir_durably(&*io, &data_dir)?;
+        durable::create_dirs_durably(&*io, &data_dir)?;
         let lock_path = data_dir.join(LOCK_FILE);
         let lock = io.lock(&lock_path).map_err(|error| match error.kind() {
             ErrorKind::WouldBlock => Error::Conflict(format!("{} is open in another process", data_dir.display())),

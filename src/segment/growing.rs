@@ -84,11 +84,8 @@ impl Growing {
         }
     }
 
-    pub(crate) fn scale(&self, position: usize) -> Option<f32> {
-        self.scales.as_ref().map(|scales| {
-            let [bits] = scales.load(position);
-            f32::from_bits(bits)
-        })
+    pub(crate) fn scales(&self, positions: std::ops::Range<usize>) -> Floats<'_> {
+        Floats::Growing(self.scales.as_ref().map_or(&[], |scales| &scales.as_slice()[positions]))
     }
 
     pub(crate) fn floats(&self, positions: std::ops::Range<usize>) -> Floats<'_> {

@@ -129,9 +129,9 @@ impl Sealed {
         Record::decode(&records[position])
     }
 
-    pub(crate) fn scale(&self, position: usize) -> Option<f32> {
+    pub(crate) fn scales(&self, positions: Range<usize>) -> Floats<'_> {
         let scales: &[f32] = bytemuck::cast_slice(&self.map[self.layout.scales.clone()]);
-        scales.get(position).copied()
+        Floats::Mapped(if scales.is_empty() { scales } else { &scales[positions] })
     }
 
     pub(crate) fn floats(&self, positions: Range<usize>) -> Floats<'_> {
@@ -225,7 +225,9 @@ pub(crate) fn write(
     writer.pad()?;
     if scaled {
         for (rows, position) in all() {
-            writer.put(&rows.scale(position).to_le_bytes())?;
+            for scale in rows.scales(position..position + 1).iter() {
+                writer.put(&scale.to_le_bytes())?;
+            }
         }
     }
     writer.pad()?;
