@@ -124,7 +124,7 @@ pub struct IndexSpec {
     pub name: String,
     /// Floats in a vector, 1 to [`Limits::dimension_max`](crate::config::Limits).
     pub dimension: usize,
-    /// A FAISS class name or factory string, as the client wrote it. See [`crate::engine::index_type`].
+    /// A FAISS class name or factory string, as the client wrote it: `IndexFlatL2`, `IndexFlatIP`, `IndexFlat` or `Flat` in this version.
     pub index_type: String,
     /// `None`: what `index_type` implies, else L2.
     pub metric: Option<Metric>,
