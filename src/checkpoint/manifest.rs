@@ -20,6 +20,8 @@ pub(crate) struct Root {
     directory: PathBuf,
     current: Manifest,
     previous: Option<Manifest>,
+    /// Whether what the manifests do not name can go: not where one of them could not be read.
+    sweeps: bool,
     /// Set once it is not known which manifest is on the disk.
     poisoned: Option<Error>,
 }
@@ -30,18 +32,22 @@ impl Root {
         durable::replace(io, directory, &manifest.file_name(), &[IoSlice::new(&manifest.encode())]).map(drop)
     }
 
-    /// Reads the newest manifest, and removes what no kept manifest names. Files that are not ours are left alone.
+    /// Reads the newest manifest, and the one before it. Changes nothing.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] where the newest one does not check: nothing was changed. It was whole before it had its name, so this is damage
-    /// and no crash, and the one before it may be too old for the log.
+    /// [`Error::Corrupt`] where the newest one does not check. It was whole before it had its name, so this is damage and no crash, and
+    /// the one before it may be too old for the log.
     pub(crate) fn load(io: Arc<dyn Io>, directory: &Path, index: IndexId) -> Result<Self> {
         let entries = io.list(directory).map_err(|error| Error::io("list", directory, error))?;
         let mut generations: Vec<u64> = entries.iter().filter_map(|entry| parse_file_name(&entry.name)).collect();
         generations.sort_unstable_by_key(|&generation| std::cmp::Reverse(generation));
         let mut newest = generations.into_iter();
         let Some(generation) = newest.next() else {
-            return Err(Error::corrupt(directory, 0, "there is no manifest in this directory"));
+            return Err(Error::corrupt(
+                directory,
+                0,
+                "there is no manifest in this directory (indices of the first server, in Python, are not read by this version)",
+            ));
         };
         let current = read(&*io, directory, generation)?;
         if IndexId::from_bytes(current.index) != index {
@@ -52,15 +58,15 @@ impl Root {
                 format!("this is the manifest of index {}", IndexId::from_bytes(current.index)),
             ));
         }
-        let mut root = Self { io, directory: directory.to_owned(), current, previous: None, poisoned: None };
-        match newest.next().map(|generation| read(&*root.io, directory, generation)).transpose() {
-            Ok(previous) => {
-                root.previous = previous;
-                root.sweep()?;
+        let previous = newest.next().map(|generation| read(&*io, directory, generation)).transpose();
+        let (previous, sweeps) = match previous {
+            Ok(previous) => (previous, true),
+            Err(error) => {
+                tracing::warn!(%error, "the manifest before the newest one is damaged; files that only it names are kept");
+                (None, false)
             }
-            Err(error) => tracing::warn!(%error, "the manifest before the newest one is damaged; nothing is removed"),
-        }
-        Ok(root)
+        };
+        Ok(Self { io, directory: directory.to_owned(), current, previous, sweeps, poisoned: None })
     }
 
     pub(crate) fn current(&self) -> &Manifest {
@@ -123,8 +129,15 @@ impl Root {
         std::iter::once(&self.current).chain(&self.previous).any(|manifest| manifest.files().any(|name| name == file))
     }
 
-    /// Removes files of ours that no kept manifest names: what a crash left.
-    fn sweep(&self) -> Result<()> {
+    /// Removes files of ours that no kept manifest names: what a crash left. For an index that is known to be sound. Files that are not ours
+    /// are left alone.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: some are left.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        if !self.sweeps {
+            return Ok(());
+        }
         let named: HashSet<String> = std::iter::once(&self.current).chain(&self.previous).flat_map(Manifest::files).collect();
         for directory in ["", LOG_DIRECTORY, SEGMENT_DIRECTORY] {
             let path = self.directory.join(directory);

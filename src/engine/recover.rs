@@ -79,6 +79,8 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         root.publish(|manifest| manifest.log.push(rescued.name()))?;
         log.adopt(rescued);
     }
+    // Only now: while an index may still be refused, its directory stays as it is.
+    root.sweep()?;
     let view = state.view();
     tracing::info!(
         %tenant, index = %id, points = view.live(), lsn = view.lsn, checkpoint = manifest.position.lsn,

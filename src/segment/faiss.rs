@@ -43,6 +43,16 @@ impl<'a> Floats<'a> {
         }
     }
 
+    /// Multiplies each of `out` by its float here.
+    pub(crate) fn multiply_into(self, out: &mut [f32]) {
+        match self {
+            Self::Mapped(floats) => out.iter_mut().zip(floats).for_each(|(x, float)| *x *= float),
+            Self::Growing(words) => {
+                out.iter_mut().zip(words).for_each(|(x, word)| *x *= f32::from_bits(word.load(Relaxed)));
+            }
+        }
+    }
+
     pub(crate) fn iter(self) -> impl Iterator<Item = f32> + 'a {
         let (mapped, growing): (&[f32], &[AtomicU32]) = match self {
             Self::Mapped(floats) => (floats, &[]),
