@@ -207,6 +207,7 @@ impl Index {
     /// [`Error::OutcomeUnknown`]: a sync failed. [`Error::Full`], [`Error::Io`]: the watermark could not be written.
     pub fn sync(&self) -> Result<()> {
         let mut writer = self.writer.lock();
+        writer.log.check()?;
         if writer.log.wants_marker() {
             let synced = writer.log.append_marker();
             self.note_log(&writer.log);

@@ -118,8 +118,11 @@ impl Store {
             return Err(error);
         }
         // The last step: before the answer, the name is durable.
-        io.sync_dir(&tenant_dir).map_err(|error| Error::io("sync", &tenant_dir, error).into_outcome_unknown())?;
-        let index = recover::open(&self.context, tenant.clone(), id, directory)?;
+        let index = io
+            .sync_dir(&tenant_dir)
+            .map_err(|error| Error::io("sync", &tenant_dir, error).into_outcome_unknown())
+            .and_then(|()| recover::open(&self.context, tenant.clone(), id, directory.clone()))
+            .map_err(|error| retract(&**io, &tenant_dir, &directory, id, error))?;
         self.indices.write().insert((tenant.clone(), id), Slot::Open(Arc::clone(&index)));
         Ok(index)
     }
@@ -163,7 +166,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Full`], [`Error::Io`]: the index takes no more writes and is there after the next opening;
-    /// [`Error::OutcomeUnknown`]: it may be.
+    /// [`Error::OutcomeUnknown`]: it may be. Deleting it again is safe.
     pub fn delete_index(&self, tenant: &TenantId, id: IndexId) -> Result<()> {
         let key = (tenant.clone(), id);
         let slot = self.indices.read().get(&key).cloned().ok_or(Error::NotFound(What::Index))?;
@@ -182,8 +185,12 @@ impl Store {
             Err(error) => return Err(Error::io("rename", &directory, error)),
             Ok(()) => {}
         }
+        if let Err(error) = io.sync_dir(&tenant_dir) {
+            // The disk may have it under its name and not under the other: the next opening must not remove its files one by one.
+            let _ = io.rename(&hidden, &directory);
+            return Err(Error::io("sync", &tenant_dir, error).into_outcome_unknown());
+        }
         self.indices.write().remove(&key);
-        io.sync_dir(&tenant_dir).map_err(|error| Error::io("sync", &tenant_dir, error).into_outcome_unknown())?;
         if let Err(error) = durable::remove_tree(io, &hidden) {
             tracing::warn!(%error, "files of a deleted index stay until the next opening");
         }
@@ -261,6 +268,20 @@ fn build(io: &dyn Io, hidden: &Path, directory: &Path, manifest: &Manifest) -> R
     io.rename(hidden, directory).map_err(|error| Error::io("rename", hidden, error))
 }
 
+/// Takes back an index whose making failed once it had its name: the next opening would find it and serve it, though the name may not be on
+/// the disk, or though the caller was told that it does not exist. Gives what the caller is told now.
+fn retract(io: &dyn Io, tenant_dir: &Path, directory: &Path, id: IndexId, error: Error) -> Error {
+    let hidden = tenant_dir.join(format!("{DELETING}{id}"));
+    match io.rename(directory, &hidden).and_then(|()| io.sync_dir(tenant_dir)) {
+        Ok(()) => {
+            // What stays is removed by the next opening.
+            let _ = durable::remove_tree(io, &hidden);
+            error
+        }
+        Err(_) => error.into_outcome_unknown(),
+    }
+}
+
 struct Found {
     tenant: TenantId,
     id: IndexId,
@@ -270,14 +291,21 @@ struct Found {
 /// Every index directory, after removing what a crash left of indices on their way in or out. Strangers are left alone.
 fn find_indices(io: &dyn Io, data_dir: &Path) -> Result<Vec<Found>> {
     let list = |path: &Path| io.list(path).map_err(|error| Error::io("list", path, error));
+    // A process that was killed between a rename and its sync left names that are not on the disk. They are about to be believed: an index
+    // that is found is written to, and the files of one that is on its way out are removed.
+    let sync = |path: &Path| io.sync_dir(path).map_err(|error| Error::io("sync", path, error));
+    sync(data_dir)?;
     let mut found = Vec::new();
     for entry in list(data_dir)?.into_iter().filter(|entry| entry.is_dir) {
         let Ok(tenant) = TenantId::new(&entry.name) else { continue };
         let tenant_dir = data_dir.join(&entry.name);
+        sync(&tenant_dir)?;
         for entry in list(&tenant_dir)?.into_iter().filter(|entry| entry.is_dir) {
             let directory = tenant_dir.join(&entry.name);
             if entry.name.starts_with(CREATING) || entry.name.starts_with(DELETING) {
-                durable::remove_tree(io, &directory)?;
+                if let Err(error) = durable::remove_tree(io, &directory) {
+                    tracing::warn!(%error, "what is left of an index on its way in or out stays until the next opening");
+                }
             } else if let Ok(id) = IndexId::try_parse(&entry.name)
                 && id.to_string() == entry.name
             {

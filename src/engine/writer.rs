@@ -196,8 +196,9 @@ impl Index {
             })
             .collect();
         let logged: Vec<Operation<'_>> = operations.iter().flatten().cloned().collect();
-        if !logged.is_empty() {
-            let durable = group.iter().any(|waiting| waiting.durability == Durability::Fsync);
+        let durable = group.iter().any(|waiting| waiting.durability == Durability::Fsync);
+        // A delete that finds nothing logs nothing, but it tells of a state: what took the points away may not be synced yet.
+        if !logged.is_empty() || durable {
             if let Err(error) = self.log(&mut writer.log, &logged, durable) {
                 return group.iter().map(|_| Err(error.clone())).collect();
             }
@@ -249,10 +250,12 @@ impl Index {
     }
 
     fn append(&self, log: &mut FileLog, operations: &[Operation<'_>], durable: bool) -> Result<()> {
-        if log.needs_segment() {
-            self.start_log_segment(log)?;
+        if !operations.is_empty() {
+            if log.needs_segment() {
+                self.start_log_segment(log)?;
+            }
+            log.append(operations)?;
         }
-        log.append(operations)?;
         if durable { log.sync() } else { Ok(()) }
     }
 

@@ -60,8 +60,9 @@ fn write_temporary(io: &dyn Io, temporary: &Path, parts: &[IoSlice<'_>]) -> Resu
 /// [`Error::OutcomeUnknown`] where it was created but the parent's sync failed.
 pub fn create_dir_durably(io: &dyn Io, path: &Path) -> Result<()> {
     let parent = parent(path)?;
+    let mut is_new = false;
     match io.create_dir(path) {
-        Ok(()) => {}
+        Ok(()) => is_new = true,
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {
             // It must be a directory: whoever asked is about to put files into it.
             io.list(path).map_err(|e| Error::io("create", path, e))?;
@@ -69,7 +70,13 @@ pub fn create_dir_durably(io: &dyn Io, path: &Path) -> Result<()> {
         Err(e) => return Err(Error::io("create", path, e)),
     }
     // Also where it was there before: perhaps a process that was killed made it and did not come to this line.
-    io.sync_dir(parent).map_err(|e| Error::io("sync", parent, e).into_outcome_unknown())
+    io.sync_dir(parent).map_err(|e| {
+        if is_new {
+            // The next call must make it anew: it would find this one, and a later sync may pass over a name that a failed one lost.
+            let _ = io.remove_dir(path);
+        }
+        Error::io("sync", parent, e).into_outcome_unknown()
+    })
 }
 
 /// The same where any number of directories above it may be missing too.
@@ -267,6 +274,16 @@ mod tests {
         disk.fail_at(1, Fault::FailedSync);
         let error = create_dir_durably(&disk, Path::new("/e")).unwrap_err();
         assert!(matches!(error, Error::OutcomeUnknown(_)), "{error}");
+        // The second try does not lean on what the failed sync lost.
+        create_dir_durably(&disk, Path::new("/e")).unwrap();
+        assert!(disk.crash(Survival::None).list(Path::new("/e")).is_ok());
+    }
+
+    #[test]
+    fn directory_is_created_by_a_name_alone() {
+        let directory = tempfile::tempdir_in(".").unwrap();
+        let name = Path::new(directory.path().file_name().unwrap());
+        create_dir_durably(&OsIo, name).unwrap();
     }
 
     #[test]

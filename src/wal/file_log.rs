@@ -134,7 +134,7 @@ impl FileLog {
 
     /// Whether something is above every watermark, so that a marker would spare the next opening some work.
     pub(crate) fn wants_marker(&self) -> bool {
-        self.marked_lsn < self.written_lsn && self.poisoned.is_none()
+        self.marked_lsn < self.written_lsn
     }
 
     /// The place after the last frame.

@@ -75,9 +75,10 @@ impl FileLog {
             let ends_at = next.as_ref().map(|next| (next.header.predecessor_last_lsn, next.header.predecessor_chain));
             watermark = reader.read(&mut scan, ends_at, watermark)?;
             time_us = time_us.max(scan.time_us);
-            let Place { offset, chain } = scan.place();
-            log_end = Position { lsn: scan.last_lsn, chain, at: Some((name, offset)) };
+            let whole = if ends_at.is_some() { scan.place() } else { scan.operations_end() };
+            log_end = Position { lsn: scan.last_lsn, chain: whole.chain, at: Some((name, whole.offset)) };
             if ends_at.is_none() {
+                let offset = scan.place().offset;
                 match scan.end(watermark)? {
                     End::Clean => {}
                     End::Torn => torn = Some((scan, offset)),

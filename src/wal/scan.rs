@@ -51,8 +51,10 @@ pub(crate) struct Scan {
     window: Window,
     /// Where the next frame would begin, and the chain value that it goes on from.
     next: Place,
-    /// The same after the last whole operation: behind `next` within an operation that spans frames.
+    /// The same after the last whole operation or marker: behind `next` within an operation that spans frames.
     whole: Place,
+    /// The same after the last whole operation: behind `whole` where markers follow it.
+    operations: Place,
     /// LSN of the last whole operation read.
     pub(crate) last_lsn: Lsn,
     /// Highest watermark seen.
@@ -82,6 +84,7 @@ impl Scan {
             window,
             next: first,
             whole: first,
+            operations: first,
             last_lsn: header.first_lsn.saturating_sub(1),
             watermark: 0,
             time_us: 0,
@@ -91,12 +94,18 @@ impl Scan {
 
     /// Starts at a later place, before which `lsn` was the last one.
     pub(crate) fn seek(&mut self, place: Place, lsn: Lsn) {
-        (self.next, self.whole, self.last_lsn) = (place, place, lsn);
+        (self.next, self.whole, self.operations, self.last_lsn) = (place, place, place, lsn);
     }
 
-    /// The place after the last whole operation.
+    /// The place after the last whole operation or marker.
     pub(crate) fn place(&self) -> Place {
         self.whole
+    }
+
+    /// The place after the last whole operation. A marker that nothing follows may never have been synced, and then a power cut takes it:
+    /// what is to stay must not go on from it.
+    pub(crate) fn operations_end(&self) -> Place {
+        self.operations
     }
 
     /// The next frame, or `None` where the bytes at hand are no frame that goes on from the last one.
@@ -131,6 +140,9 @@ impl Scan {
         if header.kind != FrameKind::Part {
             self.whole = self.next;
             self.last_lsn = header.last_lsn;
+        }
+        if matches!(header.kind, FrameKind::Operations | FrameKind::LastPart) {
+            self.operations = self.next;
         }
         Ok(Some(Frame { header, payload }))
     }

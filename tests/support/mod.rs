@@ -1,0 +1,342 @@
+//! A store beside a record of what it was told and what it answered: what the promises about durability are checked against.
+#![allow(dead_code, reason = "every test file is a crate of its own, and none uses all of this")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use faiss_proxy::config::Limits;
+use faiss_proxy::io::Io;
+use faiss_proxy::io::sim::SimIo;
+use faiss_proxy::{
+    CheckpointReport, Durability, Error, Index, IndexSpec, Lsn, Metric, Query, Result, Store, StoreOptions, TenantId,
+};
+
+/// SplitMix64, so that a seed in a failure message brings the failure back on every machine.
+#[derive(Clone, Debug)]
+pub struct Chance(u64);
+
+impl Chance {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// 0 to `count - 1`.
+    pub fn below(&mut self, count: usize) -> usize {
+        (self.next() % count as u64) as usize
+    }
+}
+
+/// A number from the environment, for the long forms of a test.
+pub fn env_or(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")),
+        Err(_) => default,
+    }
+}
+
+pub fn tenant() -> TenantId {
+    TenantId::new("tenant-1").unwrap()
+}
+
+pub fn spec(dimension: usize, metric: Metric) -> IndexSpec {
+    IndexSpec { name: "test".to_owned(), dimension, index_type: "Flat".to_owned(), metric: Some(metric) }
+}
+
+/// Everything is as small as it goes, so that a handful of writes rotates the log and spans frames.
+pub fn tiny_limits() -> Limits {
+    Limits { log_segment_bytes: 2048, frame_bytes_max: 512, ..Limits::default() }
+}
+
+/// Opens a store that does only what it is told.
+pub fn open_store(io: impl Io + 'static, data_dir: impl Into<PathBuf>, limits: &Limits) -> Result<Store> {
+    let options = StoreOptions { data_dir: data_dir.into(), limits: limits.clone(), io: Arc::new(io), background: false };
+    Store::open(options)
+}
+
+/// A point to store: id, values, metadata.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewPoint {
+    pub id: String,
+    pub values: Vec<f32>,
+    pub metadata: String,
+}
+
+/// The point of an id in a version: what it holds tells both, so that a wrong one is recognised.
+pub fn point(id: &str, version: u64) -> NewPoint {
+    let mut chance = Chance::new(version.wrapping_mul(31).wrapping_add(id.bytes().map(u64::from).sum()));
+    let values = (0..4).map(|_| 1.0 + chance.below(1000) as f32).collect();
+    NewPoint { id: id.to_owned(), values, metadata: format!("{{\"id\":\"{id}\",\"version\":{version}}}") }
+}
+
+/// What an index holds for an id. Floats by their bits: `-0.0` is not `0.0` here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub bits: Vec<u32>,
+    pub metadata: String,
+    pub lsn: Lsn,
+}
+
+pub type State = BTreeMap<String, Row>;
+
+/// Everything that an index holds, read back point by point.
+pub fn dump(index: &Index) -> State {
+    let info = index.info();
+    let k = usize::try_from(info.vector_count).unwrap().max(1);
+    let mut vector = vec![0.0; index.dimension()];
+    vector[0] = 1.0;
+    let hits = index.search(&Query { vector, k, filter: None }).unwrap();
+    let state: State = hits
+        .iter()
+        .map(|hit| {
+            let point = index.get(&hit.id).unwrap().unwrap_or_else(|| panic!("a search finds {:?}, and get does not", hit.id));
+            assert_eq!(point.metadata, hit.metadata, "of {:?}", hit.id);
+            let bits = point.values.iter().map(|value| value.to_bits()).collect();
+            (point.id, Row { bits, metadata: point.metadata, lsn: point.lsn })
+        })
+        .collect();
+    assert_eq!(state.len(), hits.len(), "an id came twice");
+    assert_eq!(state.len() as u64, info.vector_count, "live points are not as many as the index says");
+    state
+}
+
+/// Every state that an index was in, or was asked to go to, by LSN.
+#[derive(Clone, Debug)]
+pub struct History {
+    states: Vec<State>,
+    /// Mutations up to this one must survive a power cut.
+    durable: Lsn,
+    /// Mutations up to this one must survive a kill. What is above was in flight: it may be there, whole.
+    acked: Lsn,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { states: vec![State::new()], durable: 0, acked: 0 }
+    }
+}
+
+impl History {
+    pub fn last(&self) -> &State {
+        self.states.last().unwrap()
+    }
+
+    pub fn durable(&self) -> Lsn {
+        self.durable
+    }
+
+    pub fn acked(&self) -> Lsn {
+        self.acked
+    }
+
+    pub fn attempted(&self) -> Lsn {
+        self.states.len() as Lsn - 1
+    }
+
+    /// The power was cut: what was acknowledged and not durable may be gone.
+    pub fn cut_power(&mut self) {
+        self.acked = self.durable;
+    }
+
+    /// The index must be in one of the states from `least` on; gives its LSN.
+    pub fn check(&self, index: &Index, least: Lsn) -> Result<Lsn, String> {
+        let info = index.info();
+        if info.lsn < least || info.lsn > self.attempted() {
+            return Err(format!("LSN {} is not from {least} to {}", info.lsn, self.attempted()));
+        }
+        let (found, expected) = (dump(index), &self.states[info.lsn as usize]);
+        if found != *expected {
+            return Err(format!("at LSN {}: found {found:#?}, expected {expected:#?}", info.lsn));
+        }
+        let known: BTreeSet<&String> = self.states.iter().flat_map(BTreeMap::keys).collect();
+        for id in known.into_iter().filter(|id| !expected.contains_key(*id)) {
+            if index.get(id).unwrap().is_some() {
+                return Err(format!("{id:?} is not alive at LSN {}, and get finds it", info.lsn));
+            }
+        }
+        Ok(info.lsn)
+    }
+
+    /// What was found after opening is what there is, and it has been served: from now on it must stay.
+    pub fn adopt(&mut self, lsn: Lsn) {
+        self.states.truncate(lsn as usize + 1);
+        (self.durable, self.acked) = (lsn, lsn);
+    }
+}
+
+/// What a disk went through before a store is opened on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    Kill,
+    PowerCut,
+}
+
+/// One store with one index on a simulated disk, and what it was told.
+#[derive(Debug)]
+pub struct Session {
+    pub disk: SimIo,
+    pub store: Store,
+    pub index: Arc<Index>,
+    pub history: History,
+    /// A sync failed: no write may succeed any more.
+    is_poisoned: bool,
+}
+
+impl Session {
+    /// A new store with an empty index.
+    pub fn create(disk: &SimIo, limits: &Limits, dimension: usize, metric: Metric) -> Self {
+        let store = open_store(disk.clone(), "/data", limits).unwrap();
+        let index = store.create_index(&tenant(), &spec(dimension, metric)).unwrap();
+        Self { disk: disk.clone(), store, index, history: History::default(), is_poisoned: false }
+    }
+
+    /// Opens what is on the disk and checks that it is what `history` allows. What is found is served, and so must stay.
+    ///
+    /// # Errors
+    /// The store's, or the index's refusal.
+    ///
+    /// # Panics
+    /// Where something else is found than what may be.
+    pub fn open(disk: &SimIo, limits: &Limits, mut history: History, before: Before) -> Result<Self> {
+        let store = open_store(disk.clone(), "/data", limits)?;
+        if let Some((_, error)) = store.refused(&tenant()).into_iter().next() {
+            return Err(error);
+        }
+        let index = store.indices(&tenant()).into_iter().next().expect("the index is there");
+        if before == Before::PowerCut {
+            history.cut_power();
+        }
+        let lsn = history.check(&index, history.acked).unwrap_or_else(|problem| panic!("after {before:?}: {problem}"));
+        history.adopt(lsn);
+        Ok(Self { disk: disk.clone(), store, index, history, is_poisoned: false })
+    }
+
+    pub fn upsert(&mut self, points: &[NewPoint], durability: Durability) -> Result<()> {
+        let mut batch = self.index.batch();
+        let lsn = self.history.attempted() + 1;
+        let mut next = self.history.last().clone();
+        let mut last_position = BTreeMap::new();
+        for (position, NewPoint { id, values, metadata }) in points.iter().enumerate() {
+            batch.push(id, values, metadata).unwrap();
+            let bits = values.iter().map(|value| value.to_bits()).collect();
+            next.insert(id.clone(), Row { bits, metadata: metadata.clone(), lsn });
+            last_position.insert(id.clone(), position);
+        }
+        self.history.states.push(next);
+        let result = self.index.upsert(batch, durability);
+        if let Ok(upserted) = &result {
+            assert_eq!(upserted.added_count, last_position.len());
+            let mut superseded = upserted.superseded.clone();
+            superseded.sort_unstable();
+            let expected: Vec<usize> = (0..points.len()).filter(|&at| last_position[&points[at].id] != at).collect();
+            assert_eq!(superseded, expected);
+        }
+        self.settle(result.map(|upserted| upserted.lsn), durability)
+    }
+
+    /// Stores these ids in this version, durably.
+    pub fn put(&mut self, ids: &[&str], version: u64) -> Result<()> {
+        let points: Vec<NewPoint> = ids.iter().map(|id| point(id, version)).collect();
+        self.upsert(&points, Durability::Fsync)
+    }
+
+    pub fn delete(&mut self, ids: &[&str], durability: Durability) -> Result<()> {
+        let mut next = self.history.last().clone();
+        let count = ids.iter().filter(|&&id| next.remove(id).is_some()).count();
+        if count > 0 {
+            self.history.states.push(next);
+        }
+        let result = self.index.delete(ids, durability);
+        if let Ok(deleted) = &result {
+            assert_eq!(deleted.deleted_count, count);
+        }
+        if let (0, Err(error)) = (count, &result) {
+            // Nothing was to be stored: there is nothing to take back.
+            self.note_failure(error);
+            return Err(error.clone());
+        }
+        self.settle(result.map(|deleted| deleted.lsn), durability)
+    }
+
+    pub fn checkpoint(&mut self) -> Result<CheckpointReport> {
+        let report = self.index.checkpoint();
+        if let Ok(report) = &report {
+            assert_eq!(report.lsn, self.history.acked);
+        }
+        self.note_sync(report)
+    }
+
+    pub fn sync(&mut self) -> Result<()> {
+        let synced = self.index.sync();
+        self.note_sync(synced)
+    }
+
+    fn note_sync<T>(&mut self, result: Result<T>) -> Result<T> {
+        match &result {
+            Ok(_) => self.history.durable = self.history.acked,
+            Err(error) => self.note_failure(error),
+        }
+        result
+    }
+
+    /// Learns from a write's answer what must be found later.
+    fn settle(&mut self, result: Result<Lsn>, durability: Durability) -> Result<()> {
+        match result {
+            Ok(lsn) => {
+                assert!(!self.is_poisoned, "a write is acknowledged after a sync failed");
+                assert_eq!(lsn, self.history.attempted());
+                self.history.acked = lsn;
+                if durability == Durability::Fsync {
+                    self.history.durable = lsn;
+                }
+                self.history
+                    .check(&self.index, lsn)
+                    .unwrap_or_else(|problem| panic!("an acknowledged write is not seen: {problem}"));
+                Ok(())
+            }
+            Err(error) => {
+                // "Nothing was stored", said by a process that lives, means it.
+                if !matches!(error, Error::OutcomeUnknown(_)) && !self.disk.is_crashed() {
+                    self.history.states.pop();
+                }
+                self.note_failure(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn note_failure(&mut self, error: &Error) {
+        match error {
+            Error::OutcomeUnknown(_) => self.is_poisoned = true,
+            Error::Closed(_) => assert!(self.is_poisoned, "closed without a reason: {error}"),
+            Error::Io(_) | Error::Full(_) => {}
+            other => panic!("a failing disk is no reason for {other:?}"),
+        }
+        // Reads go on.
+        if !self.disk.is_crashed() {
+            self.history.check(&self.index, self.history.acked).unwrap_or_else(|problem| panic!("after {error}: {problem}"));
+        }
+    }
+}
+
+/// Every file below a directory, sorted.
+pub fn files_below(io: &dyn Io, directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in io.list(directory).unwrap() {
+        let path = directory.join(&entry.name);
+        if entry.is_dir {
+            files.extend(files_below(io, &path));
+        } else {
+            files.push(path);
+        }
+    }
+    files
+}
