@@ -98,8 +98,8 @@ pub enum Durability {
     /// After the `fdatasync` of the frame that holds it. Survives a power cut.
     #[default]
     Fsync,
-    /// After the `write`. Survives the end of the process; a power cut can lose the last
-    /// [`Limits::interval_sync_ms`](crate::config::Limits::interval_sync_ms).
+    /// After the `write`. Survives the end of the process; a power cut can lose what was
+    /// written since the last sync, which begins [`Limits::interval_sync_ms`](crate::config::Limits::interval_sync_ms) after a write.
     Interval,
 }
 
@@ -189,10 +189,6 @@ pub enum IndexState {
     Ready,
     /// A sync of its log failed: reads go on, writes are refused until the server is restarted.
     ReadOnly {
-        reason: String,
-    },
-    /// Its files do not check: neither reads nor writes, until it is repaired.
-    Refused {
         reason: String,
     },
 }

@@ -188,7 +188,6 @@ impl IndexDocument {
         let (state, reason) = match &info.state {
             IndexState::Ready => ("ready", None),
             IndexState::ReadOnly { reason } => ("read_only", Some(reason.clone())),
-            IndexState::Refused { reason } => ("refused", Some(reason.clone())),
         };
         Self {
             id: info.id,

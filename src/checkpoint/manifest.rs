@@ -27,16 +27,21 @@ pub(crate) struct Root {
 }
 
 impl Root {
-    /// Writes the first manifest of a new index into its directory.
-    pub(crate) fn create(io: &dyn Io, directory: &Path, manifest: &Manifest) -> Result<()> {
-        durable::replace(io, directory, &manifest.file_name(), &[IoSlice::new(&manifest.encode())]).map(drop)
+    /// Writes the first manifest of a new index into its directory, as two generations: there are always two, so that one that is missing
+    /// is seen.
+    pub(crate) fn create(io: &dyn Io, directory: &Path, mut manifest: Manifest) -> Result<()> {
+        for generation in 1..=2 {
+            manifest.generation = generation;
+            durable::replace(io, directory, &manifest.file_name(), &[IoSlice::new(&manifest.encode())])?;
+        }
+        Ok(())
     }
 
     /// Reads the newest manifest, and the one before it. Changes nothing.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] where the newest one does not check. It was whole before it had its name, so this is damage and no crash, and
-    /// the one before it may be too old for the log.
+    /// [`Error::Corrupt`] where the newest one does not check or is missing. It was whole before it had its name, so this is damage and no
+    /// crash, and the one before it may be too old for the log.
     pub(crate) fn load(io: Arc<dyn Io>, directory: &Path, index: IndexId) -> Result<Self> {
         let entries = io.list(directory).map_err(|error| Error::io("list", directory, error))?;
         let mut generations: Vec<u64> = entries.iter().filter_map(|entry| parse_file_name(&entry.name)).collect();
@@ -58,15 +63,15 @@ impl Root {
                 format!("this is the manifest of index {}", IndexId::from_bytes(current.index)),
             ));
         }
-        let previous = newest.next().map(|generation| read(&*io, directory, generation)).transpose();
-        let (previous, sweeps) = match previous {
-            Ok(previous) => (previous, true),
-            Err(error) => {
-                tracing::warn!(%error, "the manifest before the newest one is damaged; files that only it names are kept");
-                (None, false)
-            }
-        };
-        Ok(Self { io, directory: directory.to_owned(), current, previous, sweeps, poisoned: None })
+        // Nothing removes a manifest before the second one after it has its name: without its predecessor, a newer one has been lost.
+        if newest.next() != Some(generation - 1) {
+            let path = directory.join(file_name(generation));
+            return Err(Error::corrupt(&path, 0, "the manifest before this one, or one after it, is missing"));
+        }
+        let previous = read(&*io, directory, generation - 1)
+            .inspect_err(|error| tracing::warn!(%error, "the manifest before the newest one cannot be read; no file is swept"))
+            .ok();
+        Ok(Self { io, directory: directory.to_owned(), sweeps: previous.is_some(), current, previous, poisoned: None })
     }
 
     pub(crate) fn current(&self) -> &Manifest {

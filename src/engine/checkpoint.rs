@@ -120,6 +120,9 @@ fn write_and_publish(
 /// Syncs the log, and gives the state at its end.
 fn freeze(index: &Index) -> Result<(Arc<View>, Position, u64)> {
     let mut writer = index.writer.lock();
+    if let Some(why) = index.poison.get() {
+        return Err(Error::Closed(Arc::clone(why)));
+    }
     if let Some(error @ Error::NotFound(_)) = &writer.closed {
         return Err(error.clone());
     }

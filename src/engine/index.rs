@@ -21,7 +21,7 @@ use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::format::manifest::{LOG_DIRECTORY, Settings};
-use crate::io::Io;
+use crate::io::{Io, Lock};
 use crate::types::{
     CheckpointReport, Deleted, Durability, Hit, IndexId, IndexInfo, IndexState, Metric, Point, Query, TenantId, Upserted,
 };
@@ -56,6 +56,8 @@ pub struct Index {
     /// `None`: nothing is done unless it is called.
     pub(super) maintenance: Option<Arc<Maintenance>>,
     pub(super) reserve: Arc<Reserve>,
+    /// An index that outlives its store still writes: no other process may have the directory meanwhile.
+    pub(super) _lock: Arc<Lock>,
     pub(super) scheduled: Scheduled,
     pub(super) weak: Weak<Index>,
 }
@@ -147,7 +149,7 @@ impl Index {
         if !batch.is_for(self.dimension(), self.metric) {
             return invalid("wrong_dimension", "the batch was made by an index of another dimension or metric".to_owned());
         }
-        if batch.log_bytes() >= self.limits.operation_bytes_max {
+        if batch.log_bytes() > self.limits.operation_bytes_max {
             return invalid("batch_too_large", format!("a batch has at most {} bytes", self.limits.operation_bytes_max));
         }
         let (lsn, effect) = self.commit(Request::Upsert(batch), durability)?;
@@ -172,7 +174,7 @@ impl Index {
     /// The point of this id, if there is one.
     ///
     /// # Errors
-    /// [`Error::NotFound`]: the index was deleted.
+    /// [`Error::Closed`]: the memory of this machine gives back other bytes than were put into it.
     pub fn get(&self, id: &str) -> Result<Option<Point>> {
         // Under the lock, the ids and the View are of the same state.
         let (view, row) = {
@@ -227,6 +229,12 @@ impl Index {
     /// Refuses every later write: the index is deleted, or the store is closed.
     pub(super) fn close(&self, error: Error) {
         self.writer.lock().closed.get_or_insert(error);
+    }
+
+    /// Takes no more writes, and no checkpoint: what is in memory may not be what is in the log.
+    pub(super) fn poison(&self, why: &str) {
+        tracing::error!(index = %self.id, why, "the index is read-only");
+        self.poison.get_or_init(|| why.into());
     }
 
     /// Takes over, after the log was written to, what others read of it.

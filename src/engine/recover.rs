@@ -1,6 +1,6 @@
 //! Opens an index: manifest, segments, log. Nothing is served before all of it is known to be sound.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -20,7 +20,7 @@ use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::format::manifest::{LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, segment_name};
-use crate::io::Io;
+use crate::io::{Io, Lock};
 use crate::segment::id_map::IdMap;
 use crate::segment::sealed::Sealed;
 use crate::types::{IndexId, Metric, Row, TenantId};
@@ -33,6 +33,8 @@ pub(super) struct Context {
     pub(super) limits: Arc<Limits>,
     pub(super) maintenance: Option<Arc<Maintenance>>,
     pub(super) reserve: Arc<Reserve>,
+    /// Of the data directory. Whoever can still write into it holds the lock.
+    pub(super) lock: Arc<Lock>,
 }
 
 /// Recovers the index in `directory`.
@@ -41,7 +43,7 @@ pub(super) struct Context {
 /// [`Error::Corrupt`] where acknowledged data is damaged: nothing was changed. [`Error::Io`], [`Error::Full`] where the disk refuses.
 pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: PathBuf) -> Result<Arc<Index>> {
     let started = Instant::now();
-    let Context { io, limits, maintenance, reserve } = context.clone();
+    let Context { io, limits, maintenance, reserve, lock } = context.clone();
     let mut root = Root::load(Arc::clone(&io), &directory, id)?;
     let manifest = root.current().clone();
     let settings = manifest.settings.clone();
@@ -52,7 +54,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         other => return Err(Error::corrupt(&directory.join(manifest.file_name()), 0, format!("metric {other} is not known"))),
     };
     let mut ids = IdMap::new();
-    let segments = load_segments(&*io, &directory, id, &manifest)?;
+    let segments = load_segments(&*io, &directory, id, metric, &manifest)?;
     fill_ids(&mut ids, &segments);
     let files = Files {
         next_number: root.next_number()?,
@@ -108,6 +110,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         poison: OnceLock::new(),
         maintenance,
         reserve,
+        _lock: lock,
         scheduled: Scheduled::default(),
         weak: weak.clone(),
     });
@@ -117,7 +120,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     Ok(index)
 }
 
-fn load_segments(io: &dyn Io, directory: &std::path::Path, index: IndexId, manifest: &Manifest) -> Result<Vec<Segment>> {
+fn load_segments(io: &dyn Io, directory: &Path, index: IndexId, metric: Metric, manifest: &Manifest) -> Result<Vec<Segment>> {
     let directory = directory.join(SEGMENT_DIRECTORY);
     let mut segments: Vec<Segment> = Vec::with_capacity(manifest.segments.len());
     for file in &manifest.segments {
@@ -126,6 +129,9 @@ fn load_segments(io: &dyn Io, directory: &std::path::Path, index: IndexId, manif
         let sealed = Sealed::open(io, &path, file.checksum, index, file.number, first_row)?;
         if sealed.dimension() != manifest.settings.dimension as usize {
             return Err(Error::corrupt(&path, 12, format!("this segment has vectors of {} values", sealed.dimension())));
+        }
+        if sealed.len() > 0 && sealed.is_scaled() != (metric == Metric::Cosine) {
+            return Err(Error::corrupt(&path, 52, "this segment was written for another metric"));
         }
         let dead = file.dead.as_ref().map(|dead| dead::read(io, &directory, dead)).transpose()?.unwrap_or_default();
         if dead.max().is_some_and(|position| position as usize >= sealed.len()) {

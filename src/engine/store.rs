@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
@@ -19,7 +22,7 @@ use crate::error::{Error, Result, What};
 use crate::format::manifest::{LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, Settings};
 use crate::format::position::Position;
 use crate::io::os::OsIo;
-use crate::io::{Io, Lock, durable};
+use crate::io::{Io, durable};
 use crate::types::{IndexId, IndexSpec, Metric, TenantId};
 
 /// Held by the process that has the directory open.
@@ -55,7 +58,7 @@ pub struct Store {
     indices: RwLock<HashMap<(TenantId, IndexId), Slot>>,
     /// Held while a tenant's directory is created, or an index is.
     creating: Mutex<()>,
-    _lock: Lock,
+    closed: AtomicBool,
 }
 
 /// The tenant is part of the key: there is no look-up without one.
@@ -73,6 +76,7 @@ impl Store {
     /// [`Error::Conflict`] where another process has the directory; [`Error::Io`], [`Error::Full`] where the disk refuses.
     pub fn open(options: StoreOptions) -> Result<Self> {
         let StoreOptions { data_dir, limits, io, background } = options;
+        limits.check()?;
         durable::create_dirs_durably(&*io, &data_dir)?;
         let lock_path = data_dir.join(LOCK_FILE);
         let lock = io.lock(&lock_path).map_err(|error| match error.kind() {
@@ -81,10 +85,10 @@ impl Store {
         })?;
         let maintenance = background.then(Maintenance::start).transpose()?;
         let reserve = Arc::new(Reserve::open(Arc::clone(&io), &data_dir, limits.reserve_bytes));
-        let context = Context { io, limits: Arc::new(limits), maintenance, reserve };
+        let context = Context { io, limits: Arc::new(limits), maintenance, reserve, lock: Arc::new(lock) };
         let found = find_indices(&*context.io, &data_dir)?;
         let indices = recover_all(&context, found);
-        Ok(Self { context, data_dir, indices: RwLock::new(indices), creating: Mutex::new(()), _lock: lock })
+        Ok(Self { context, data_dir, indices: RwLock::new(indices), creating: Mutex::new(()), closed: AtomicBool::new(false) })
     }
 
     pub fn limits(&self) -> &Limits {
@@ -109,11 +113,14 @@ impl Store {
             segments: Vec::new(),
         };
         let _one = self.creating.lock();
+        if self.closed.load(SeqCst) {
+            return Err(closed());
+        }
         let tenant_dir = self.data_dir.join(tenant.as_str());
         durable::create_dir_durably(&**io, &tenant_dir)?;
         let hidden = tenant_dir.join(format!("{CREATING}{id}"));
         let directory = tenant_dir.join(id.to_string());
-        if let Err(error) = build(&**io, &hidden, &directory, &manifest) {
+        if let Err(error) = build(&**io, &hidden, &directory, manifest) {
             let _ = durable::remove_tree(&**io, &hidden);
             return Err(error);
         }
@@ -202,6 +209,10 @@ impl Store {
     /// # Errors
     /// The first that a checkpoint met, after all were tried. Nothing acknowledged is lost by it: it is in the log.
     pub fn close(&self) -> Result<()> {
+        {
+            let _none_is_created = self.creating.lock();
+            self.closed.store(true, SeqCst);
+        }
         if let Some(maintenance) = &self.context.maintenance {
             maintenance.stop();
         }
@@ -214,15 +225,15 @@ impl Store {
                 Slot::Refused(_) => None,
             })
             .collect();
-        let mut closed = Ok(());
+        let mut outcome = Ok(());
         for index in open {
-            index.close(Error::Closed("the store is closed".into()));
+            index.close(closed());
             if let Err(error) = index.checkpoint() {
                 tracing::error!(index = %index.id(), %error, "the last checkpoint failed; the log has what it lacks");
-                closed = closed.and(Err(error));
+                outcome = outcome.and(Err(error));
             }
         }
-        closed
+        outcome
     }
 }
 
@@ -232,6 +243,10 @@ impl Drop for Store {
             maintenance.stop();
         }
     }
+}
+
+fn closed() -> Error {
+    Error::Closed("the store is closed".into())
 }
 
 fn settings(spec: &IndexSpec, limits: &Limits) -> Result<Settings> {
@@ -259,7 +274,7 @@ fn settings(spec: &IndexSpec, limits: &Limits) -> Result<Settings> {
 }
 
 /// The directory of an empty index, synced within, under its name. The name itself is made durable by the caller.
-fn build(io: &dyn Io, hidden: &Path, directory: &Path, manifest: &Manifest) -> Result<()> {
+fn build(io: &dyn Io, hidden: &Path, directory: &Path, manifest: Manifest) -> Result<()> {
     for path in [hidden.to_owned(), hidden.join(LOG_DIRECTORY), hidden.join(SEGMENT_DIRECTORY)] {
         io.create_dir(&path).map_err(|error| Error::io("create", &path, error))?;
     }
@@ -326,7 +341,9 @@ fn recover_all(context: &Context, found: Vec<Found>) -> HashMap<(TenantId, Index
             scope.spawn(|| {
                 loop {
                     let Some(Found { tenant, id, directory }) = todo.lock().next() else { break };
-                    let slot = match recover::open(context, tenant.clone(), id, directory) {
+                    // A mistake of ours in one index is no reason for the others not to serve.
+                    let opened = catch_unwind(AssertUnwindSafe(|| recover::open(context, tenant.clone(), id, directory)));
+                    let slot = match opened.unwrap_or_else(|_| Err(Error::Closed("opening this index failed by a bug".into()))) {
                         Ok(index) => Slot::Open(index),
                         Err(error) => {
                             tracing::error!(%tenant, index = %id, %error, "this index is refused; the others serve");

@@ -264,12 +264,18 @@ impl Index {
     fn start_log_segment(&self, log: &mut FileLog) -> Result<()> {
         let prepared = log.prepare_segment()?;
         let published = self.root.lock().publish(|manifest| manifest.log.push(prepared.name()));
-        if let Err(error @ Error::OutcomeUnknown(_)) = &published {
-            // The manifest may already say that the old segment has ended.
-            log.poison(error.clone());
+        match published {
+            Ok(_) => log.adopt(prepared),
+            Err(error @ Error::OutcomeUnknown(_)) => {
+                // The manifest may already say that the old segment has ended.
+                log.poison(error.clone());
+                return Err(error);
+            }
+            Err(error) => {
+                log.discard(&prepared);
+                return Err(error);
+            }
         }
-        published?;
-        log.adopt(prepared);
         Ok(())
     }
 
@@ -306,7 +312,7 @@ impl Drop for Turn<'_> {
         if !self.group.is_empty() {
             // The leader panicked between taking the group and answering it: what it did is not known.
             let why: Arc<str> = "a write failed by a bug; the index is read-only until the server is restarted".into();
-            self.index.poison.get_or_init(|| Arc::clone(&why));
+            self.index.poison(&why);
             for waiting in &self.group {
                 waiting.seat.call(Call::Done(Err(Error::Closed(Arc::clone(&why)))));
             }

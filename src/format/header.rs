@@ -20,7 +20,7 @@ pub(crate) struct LogHeader {
     pub(crate) predecessor_last_lsn: Lsn,
     /// The chain value after the predecessor's last frame; the first frame here goes on from it. 0 where there is none.
     pub(crate) predecessor_chain: u32,
-    /// Random; every frame repeats it, so that no older file's bytes can pass for this one's.
+    /// Random (half of a version 4 UUID); every frame repeats it, so that no older file's bytes can pass for this one's.
     pub(crate) salt: u64,
 }
 

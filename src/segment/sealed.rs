@@ -65,18 +65,14 @@ impl Sealed {
             .ok_or_else(|| corrupt(0, "the header's sizes are not those of the file".to_owned()))?;
         verify(&map, &layout, expected.crc).map_err(|(offset, problem)| corrupt(offset, problem))?;
         let sealed = Self { map, layout, dimension: header.dimension as usize, first_row, offsets: None };
-        sealed.check_texts().map_err(|position| {
-            corrupt(
-                sealed.layout.records.start + position * RECORD,
-                format!("the record of row {position} points outside the text"),
-            )
-        })?;
+        sealed.check_texts().map_err(|(offset, problem)| corrupt(offset, problem))?;
         Ok(sealed)
     }
 
-    /// Every id and metadata is inside the text and is UTF-8; else the position of the row.
-    fn check_texts(&self) -> Result<(), usize> {
-        let text = std::str::from_utf8(&self.map[self.layout.text.clone()]).map_err(|_| 0_usize)?;
+    /// Every id and metadata is inside the text and is UTF-8; else where they are not.
+    fn check_texts(&self) -> Result<(), (usize, String)> {
+        let text = std::str::from_utf8(self.text())
+            .map_err(|error| (self.layout.text.start + error.valid_up_to(), "the text is not UTF-8".to_owned()))?;
         for position in 0..self.len() {
             let record = self.record(position);
             let inside = usize::try_from(record.text).ok().and_then(|start| {
@@ -84,7 +80,10 @@ impl Sealed {
                 let end = middle.checked_add(record.metadata_bytes as usize)?;
                 text.get(start..middle).and(text.get(middle..end))
             });
-            inside.ok_or(position)?;
+            inside.ok_or_else(|| {
+                let offset = self.layout.records.start + position * RECORD;
+                (offset, format!("the record of row {position} points outside the text"))
+            })?;
         }
         Ok(())
     }
@@ -101,6 +100,11 @@ impl Sealed {
     /// Floats in a vector.
     pub(crate) fn dimension(&self) -> usize {
         self.dimension
+    }
+
+    /// Whether it has the inverses of its vectors' norms.
+    pub(crate) fn is_scaled(&self) -> bool {
+        !self.layout.scales.is_empty()
     }
 
     pub(crate) fn first_row(&self) -> Row {

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::operation::Operation;
 use crate::config::Limits;
 use crate::error::{Error, Result};
-use crate::format::frame::{FRAME_ALIGN, FRAME_HEADER, FrameHeader, FrameKind, PAYLOAD_BYTES_MAX, frame_bytes};
+use crate::format::frame::{FRAME_ALIGN, FRAME_HEADER, FrameHeader, FrameKind, frame_bytes};
 use crate::format::header::{FIRST_FRAME, LogHeader};
 use crate::format::position::{Position, SegmentName};
 use crate::io::{File, Io};
@@ -41,13 +41,7 @@ pub(crate) struct LogOptions {
 
 impl LogOptions {
     pub(crate) fn new(io: Arc<dyn Io>, directory: PathBuf, index: IndexId, limits: &Limits) -> Self {
-        Self {
-            io,
-            directory,
-            index,
-            segment_bytes: limits.log_segment_bytes.min(1 << 30),
-            frame_bytes_max: limits.frame_bytes_max.min(PAYLOAD_BYTES_MAX),
-        }
+        Self { io, directory, index, segment_bytes: limits.log_segment_bytes, frame_bytes_max: limits.frame_bytes_max }
     }
 }
 
@@ -254,6 +248,11 @@ impl FileLog {
         write_zeros(&*file, path, offset, allocated)?;
         file.sync_data().map_err(|error| Error::io("sync", path, error))?;
         Ok((file, offset, allocated, chain))
+    }
+
+    /// Removes a segment that could not be named: on a full disk it must not stay until the next opening.
+    pub(crate) fn discard(&self, prepared: &Prepared) {
+        let _ = self.options.io.remove_file(&prepared.active.path);
     }
 
     /// Appends go to this segment from now on. A manifest names it.
