@@ -43,6 +43,9 @@ impl Root {
     /// [`Error::Corrupt`] where the newest one does not check or is missing. It was whole before it had its name, so this is damage and no
     /// crash, and the one before it may be too old for the log.
     pub(crate) fn load(io: Arc<dyn Io>, directory: &Path, index: IndexId) -> Result<Self> {
+        // A process that was killed may not have come to sync the newest name. It is about to be believed, and files that only older ones
+        // name to be removed.
+        io.sync_dir(directory).map_err(|error| Error::io("sync", directory, error))?;
         let entries = io.list(directory).map_err(|error| Error::io("list", directory, error))?;
         let mut generations: Vec<u64> = entries.iter().filter_map(|entry| parse_file_name(&entry.name)).collect();
         generations.sort_unstable_by_key(|&generation| std::cmp::Reverse(generation));
@@ -63,12 +66,18 @@ impl Root {
                 format!("this is the manifest of index {}", IndexId::from_bytes(current.index)),
             ));
         }
-        // Nothing removes a manifest before the second one after it has its name: without its predecessor, a newer one has been lost.
-        if newest.next() != Some(generation - 1) {
-            let path = directory.join(file_name(generation));
-            return Err(Error::corrupt(&path, 0, "the manifest before this one, or one after it, is missing"));
+        // The one before it is removed only when the next one is durable. Where it is not there, the newest one may be what is missing, and
+        // everything that it named would be swept away.
+        let before = generation.saturating_sub(1);
+        if newest.next() != Some(before) {
+            let path = directory.join(file_name(before));
+            return Err(Error::corrupt(
+                &path,
+                0,
+                format!("this manifest is missing, and so may be one that is newer than {generation}"),
+            ));
         }
-        let previous = read(&*io, directory, generation - 1)
+        let previous = read(&*io, directory, before)
             .inspect_err(|error| tracing::warn!(%error, "the manifest before the newest one cannot be read; no file is swept"))
             .ok();
         Ok(Self { io, directory: directory.to_owned(), sweeps: previous.is_some(), current, previous, poisoned: None })
@@ -114,6 +123,9 @@ impl Root {
         if let Err(error) = written {
             if matches!(error, Error::OutcomeUnknown(_)) {
                 self.poisoned = Some(error.clone());
+                // Its name may be in memory only: the next opening must not believe it, and remove what it replaces. Best effort: the
+                // state is the same in both.
+                let _ = self.io.remove_file(&self.directory.join(next.file_name()));
             }
             return Err(error);
         }

@@ -148,9 +148,17 @@ impl Plan {
         let sealed = files.segments.len();
         debug_assert!(view.segments[..sealed].iter().all(|segment| matches!(segment.rows, Rows::Sealed(_))));
         let new_rows: u64 = view.segments[sealed..].iter().map(Segment::live).sum();
-        // Merging when enough segments of at most this size have gathered keeps their number to some for each power of the fan-in.
-        let small = view.segments[..sealed].iter().rev().take_while(|segment| segment.live() <= 2 * new_rows).count();
-        let mut merge_from = if small + 1 >= MERGE_SEGMENTS { sealed - small } else { sealed };
+        // Merging when enough segments of at most this size have gathered keeps their number to some for each power of the fan-in: what is
+        // merged may in turn be one of enough segments of its size.
+        let (mut merge_from, mut rows) = (sealed, new_rows);
+        loop {
+            let small = view.segments[..merge_from].iter().rev().take_while(|segment| segment.live() <= 2 * rows).count();
+            if small + 1 < MERGE_SEGMENTS {
+                break;
+            }
+            rows += view.segments[merge_from - small..merge_from].iter().map(Segment::live).sum::<u64>();
+            merge_from -= small;
+        }
         // A file numbers its rows by 32-bit offsets from the first.
         if let (Some(first), Some(last)) = (view.segments.get(merge_from), view.segments.last())
             && last.rows.first_row() - first.rows.first_row() > Row::from(u32::MAX / 2)

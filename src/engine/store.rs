@@ -51,6 +51,8 @@ impl StoreOptions {
 }
 
 /// A data directory, open. Calls block; any number of threads may make them.
+///
+/// The directory stays locked until the store and every [`Index`] of it are dropped.
 #[derive(Debug)]
 pub struct Store {
     context: Context,

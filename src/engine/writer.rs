@@ -198,10 +198,10 @@ impl Index {
         let logged: Vec<Operation<'_>> = operations.iter().flatten().cloned().collect();
         let durable = group.iter().any(|waiting| waiting.durability == Durability::Fsync);
         // A delete that finds nothing logs nothing, but it tells of a state: what took the points away may not be synced yet.
-        if !logged.is_empty() || durable {
-            if let Err(error) = self.log(&mut writer.log, &logged, durable) {
-                return group.iter().map(|_| Err(error.clone())).collect();
-            }
+        if (!logged.is_empty() || durable)
+            && let Err(error) = self.log(&mut writer.log, &logged, durable)
+        {
+            return group.iter().map(|_| Err(error.clone())).collect();
         }
         let outcomes = self.apply(writer, &operations);
         self.after_commit(writer);

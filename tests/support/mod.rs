@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use faiss_proxy::config::Limits;
 use faiss_proxy::io::Io;
@@ -324,6 +325,16 @@ impl Session {
         if !self.disk.is_crashed() {
             self.history.check(&self.index, self.history.acked).unwrap_or_else(|problem| panic!("after {error}: {problem}"));
         }
+    }
+}
+
+/// Tells threads to stop, also where the one that has this panics: else a failed test would never end.
+#[derive(Debug)]
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
     }
 }
 
