@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::apply::{Shared, has_id};
+use super::apply::{Shared, State, has_id};
 use super::batch::{Batch, check_id, check_vector};
 use super::checkpoint::Files;
 use super::maintenance::{Maintenance, Task};
@@ -22,6 +22,7 @@ use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::format::manifest::{LOG_DIRECTORY, Settings};
 use crate::io::{Io, Lock};
+use crate::segment::growing::Growing;
 use crate::types::{
     CheckpointReport, Deleted, Durability, Hit, IndexId, IndexInfo, IndexState, Metric, Point, Query, TenantId, Upserted,
 };
@@ -56,6 +57,8 @@ pub struct Index {
     /// `None`: nothing is done unless it is called.
     pub(super) maintenance: Option<Arc<Maintenance>>,
     pub(super) reserve: Arc<Reserve>,
+    /// Where the state finds the next chunk of rows.
+    pub(super) spare: Arc<Mutex<Option<Growing>>>,
     /// An index that outlives its store still writes: no other process may have the directory meanwhile.
     pub(super) _lock: Arc<Lock>,
     pub(super) scheduled: Scheduled,
@@ -67,6 +70,7 @@ pub struct Index {
 pub(super) struct Scheduled {
     sync: AtomicBool,
     marker: AtomicBool,
+    spare: AtomicBool,
     /// A checkpoint when the index has been dirty for a while.
     checkpoint_later: AtomicBool,
     /// A checkpoint now, because the log has grown.
@@ -245,8 +249,11 @@ impl Index {
         self.durable_lsn.store(log.durable_lsn(), Relaxed);
     }
 
-    pub(super) fn schedule_after_commit(&self, unsynced: bool, log_bytes: u64) {
+    pub(super) fn schedule_after_commit(&self, unsynced: bool, wants_spare: bool, log_bytes: u64) {
         let limits = &self.limits;
+        if wants_spare {
+            self.schedule(Task::Spare, &self.scheduled.spare, 0);
+        }
         if unsynced {
             self.schedule(Task::Sync, &self.scheduled.sync, limits.interval_sync_ms);
         }
@@ -285,6 +292,12 @@ impl Index {
                     return;
                 }
                 self.sync()
+            }
+            Task::Spare => {
+                let chunk = State::new_spare(self.dimension(), self.metric);
+                *self.spare.lock() = Some(chunk);
+                self.scheduled.spare.store(false, SeqCst);
+                Ok(())
             }
             Task::Checkpoint => {
                 self.scheduled.checkpoint_now.store(false, SeqCst);

@@ -19,6 +19,8 @@ pub(super) enum Task {
     Sync,
     /// Write the marker that covers the last group by a watermark.
     Marker,
+    /// Make the next chunk of rows.
+    Spare,
     Checkpoint,
 }
 
@@ -129,7 +131,7 @@ impl Maintenance {
     pub(super) fn schedule(&self, index: Weak<Index>, task: Task, after: Duration) {
         let due = Due { at: Instant::now() + after, task, index };
         match task {
-            Task::Sync | Task::Marker => self.timely.add(due),
+            Task::Sync | Task::Marker | Task::Spare => self.timely.add(due),
             Task::Checkpoint => self.lengthy.add(due),
         }
     }

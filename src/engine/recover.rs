@@ -83,7 +83,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     }
     // Only now: while an index may still be refused, its directory stays as it is.
     root.sweep()?;
-    let view = state.view();
+    let (view, spare) = (state.view(), Arc::clone(&state.spare));
     tracing::info!(
         %tenant, index = %id, points = view.live(), lsn = view.lsn, checkpoint = manifest.position.lsn,
         replayed = report.replayed_operations, torn_bytes = report.torn_bytes, ms = started.elapsed().as_millis() as u64,
@@ -110,12 +110,13 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         poison: OnceLock::new(),
         maintenance,
         reserve,
+        spare,
         _lock: lock,
         scheduled: Scheduled::default(),
         weak: weak.clone(),
     });
     if let Some(log_bytes) = dirty {
-        index.schedule_after_commit(false, log_bytes);
+        index.schedule_after_commit(false, false, log_bytes);
     }
     Ok(index)
 }

@@ -297,7 +297,8 @@ impl Index {
         writer.last_commit = Instant::now();
         let log = &writer.log;
         let since_checkpoint = log.appended_bytes() - writer.checkpoint_appended_bytes;
-        self.schedule_after_commit(log.durable_lsn() < log.written_lsn(), since_checkpoint);
+        let unsynced = log.durable_lsn() < log.written_lsn();
+        self.schedule_after_commit(unsynced, writer.state.wants_spare(), since_checkpoint);
     }
 }
 

@@ -29,6 +29,22 @@ pub(crate) fn decode<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<(T,
     bytes.get(used..).map(|rest| (value, rest)).ok_or_else(|| "decoded past the end".to_owned())
 }
 
+/// [`decode`] of a string, which the log has by the thousand: a short one, whose length is a single byte, goes without the machinery.
+///
+/// # Errors
+/// What is wrong with the bytes, for a person.
+#[inline]
+pub(crate) fn decode_str(bytes: &[u8]) -> Result<(&str, &[u8]), String> {
+    match bytes.split_first() {
+        Some((&length, rest)) if length <= 250 => {
+            let (string, rest) = rest.split_at_checked(length.into()).ok_or("a string is cut short")?;
+            let string = std::str::from_utf8(string).map_err(|error| error.to_string())?;
+            Ok((string, rest))
+        }
+        _ => decode(bytes),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -38,6 +54,20 @@ mod tests {
         let mut out = Vec::new();
         encode_into((250_u32, 251_u32, 70_000_u64, "né"), &mut out);
         assert_eq!(out, [250, 251, 251, 0, 252, 0x70, 0x11, 1, 0, 3, b'n', 0xc3, 0xa9]);
+    }
+
+    #[test]
+    fn strings_decode_alike_whatever_their_length() {
+        for length in [0, 1, 250, 251, 70_000] {
+            let string = "x".repeat(length);
+            let mut bytes = Vec::new();
+            encode_into(string.as_str(), &mut bytes);
+            bytes.push(7);
+            assert_eq!(decode_str(&bytes), Ok((string.as_str(), &[7][..])));
+            assert_eq!(decode_str(&bytes), decode::<&str>(&bytes));
+            assert!(decode_str(&bytes[..length]).is_err());
+        }
+        assert!(decode_str(&[2, 0xff, 0xfe]).is_err(), "not UTF-8");
     }
 
     #[test]

@@ -48,6 +48,11 @@ impl Growing {
         }
     }
 
+    /// The same chunk, still empty, for rows from `first_row` on.
+    pub(crate) fn starting_at(self, first_row: Row) -> Self {
+        Self { first_row, ..self }
+    }
+
     pub(crate) fn first_row(&self) -> Row {
         self.first_row
     }

@@ -44,6 +44,8 @@ impl Sealed {
             std::io::ErrorKind::NotFound => Error::corrupt(path, 0, "the manifest lists this segment, and it is missing"),
             _ => Error::io("map", path, error),
         })?;
+        // All of it is about to be read.
+        map.read_ahead();
         let corrupt = |offset: usize, problem: String| Error::corrupt(path, offset as u64, problem);
         if map.len() as u64 != expected.bytes {
             return Err(corrupt(

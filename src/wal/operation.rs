@@ -135,7 +135,7 @@ impl<'a> Delete<'a> {
 /// Whether `bytes` are exactly `count` strings.
 fn check_strings(mut bytes: &[u8], count: u64) -> Result<(), String> {
     for _ in 0..count {
-        (_, bytes) = codec::decode::<&str>(bytes)?;
+        (_, bytes) = codec::decode_str(bytes)?;
     }
     if bytes.is_empty() { Ok(()) } else { Err("an operation has bytes to spare".to_owned()) }
 }
@@ -145,7 +145,7 @@ struct Strings<'a>(&'a [u8]);
 
 impl<'a> Strings<'a> {
     fn next_string(&mut self) -> &'a str {
-        let (string, rest) = codec::decode(self.0).expect("operations are built by us or checked by decode");
+        let (string, rest) = codec::decode_str(self.0).expect("operations are built by us or checked by decode");
         self.0 = rest;
         string
     }
