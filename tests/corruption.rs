@@ -371,6 +371,9 @@ fn strangers_are_tolerated_and_what_crashes_left_is_removed() {
         directory.join("notes.txt"),
         directory.join("wal/00000000000000000001-1.wal.torn"),
         directory.join("segments/notes"),
+        directory.join("segments/7.seg"),
+        directory.join("wal/7-7.wal"),
+        directory.join("manifest-+0000000000000000009"),
         PathBuf::from("/data/Not A Tenant/x"),
         tenant_dir.join("not-an-index/x"),
     ];

@@ -272,7 +272,7 @@ impl Index {
                 return Err(error);
             }
             Err(error) => {
-                log.discard(&prepared);
+                log.discard(prepared);
                 return Err(error);
             }
         }

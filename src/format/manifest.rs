@@ -129,7 +129,7 @@ pub(crate) fn file_name(generation: u64) -> String {
 
 /// The generation of a manifest's file name.
 pub(crate) fn parse_file_name(name: &str) -> Option<u64> {
-    name.strip_prefix("manifest-").filter(|digits| digits.len() == 20)?.parse().ok()
+    name.strip_prefix("manifest-")?.parse().ok().filter(|&generation| file_name(generation) == name)
 }
 
 pub(crate) fn segment_name(number: u64) -> String {
@@ -142,7 +142,8 @@ pub(crate) fn dead_name(number: u64) -> String {
 
 /// The number of a file of [`SEGMENT_DIRECTORY`].
 pub(crate) fn parse_number(name: &str) -> Option<u64> {
-    name.strip_suffix(".seg").or_else(|| name.strip_suffix(".dead"))?.parse().ok()
+    let number = name.strip_suffix(".seg").or_else(|| name.strip_suffix(".dead"))?.parse().ok()?;
+    (segment_name(number) == name || dead_name(number) == name).then_some(number)
 }
 
 #[cfg(test)]
@@ -215,5 +216,8 @@ mod tests {
         );
         assert_eq!(parse_file_name(&files[0]), Some(3));
         assert_eq!(parse_number("00000000000000000006.dead"), Some(6));
+        // Names that we never give are a stranger's files.
+        assert_eq!(parse_file_name("manifest-+0000000000000000003"), None);
+        assert_eq!((parse_number("6.dead"), parse_number("+0000000000000000006.seg")), (None, None));
     }
 }

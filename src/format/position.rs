@@ -23,7 +23,8 @@ impl SegmentName {
 
     pub(crate) fn parse(file_name: &str) -> Option<Self> {
         let (first_lsn, epoch) = file_name.strip_suffix(".wal")?.split_once('-')?;
-        Some(Self { first_lsn: first_lsn.parse().ok()?, epoch: epoch.parse().ok()? })
+        let name = Self { first_lsn: first_lsn.parse().ok()?, epoch: epoch.parse().ok()? };
+        (name.file_name() == file_name).then_some(name)
     }
 }
 

@@ -250,11 +250,6 @@ impl FileLog {
         Ok((file, offset, allocated, chain))
     }
 
-    /// Removes a segment that could not be named: on a full disk it must not stay until the next opening.
-    pub(crate) fn discard(&self, prepared: &Prepared) {
-        let _ = self.options.io.remove_file(&prepared.active.path);
-    }
-
     /// Appends go to this segment from now on. A manifest names it.
     pub(crate) fn adopt(&mut self, prepared: Prepared) {
         debug_assert!(prepared.last_lsn >= self.written_lsn);
@@ -263,6 +258,11 @@ impl FileLog {
         self.durable_lsn = prepared.last_lsn;
         self.end = Some((prepared.active.name, prepared.active.offset));
         self.active = Some(prepared.active);
+    }
+
+    /// Removes a segment that no manifest names. Best effort: a leftover is removed by the next opening.
+    pub(crate) fn discard(&self, prepared: Prepared) {
+        let _ = self.options.io.remove_file(&prepared.active.path);
     }
 
     /// Writes one group of operations as one frame, or one operation that is too large for a frame as several; nothing is synced.
@@ -396,6 +396,11 @@ impl FileLog {
 }
 
 impl Active {
+    #[cfg(test)]
+    pub(super) fn allocated(&self) -> u64 {
+        self.allocated
+    }
+
     /// Makes room ahead for small frames, so that their sync need not commit a new file length. Synced before a frame relies on it.
     ///
     /// # Errors

@@ -7,3 +7,6 @@ pub(crate) mod file_log;
 pub(crate) mod operation;
 mod recover;
 pub(crate) mod scan;
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ mod support;
 
 mod lifecycle;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use faiss_proxy::config::Limits;
@@ -289,6 +290,38 @@ fn acked_write_survives_crash_at_every_operation_of_recovery() {
     let torn: u64 = recoveries_of_torn_tails().iter().map(Procedure::crash_everywhere).sum();
     let states = torn + recovery_with_rescue().crash_everywhere() + recovery_after_marker().crash_everywhere();
     assert!(states >= 60 * (3 + seeds()), "{states} crash states");
+}
+
+#[test]
+fn refused_write_leaves_no_file_behind() {
+    let prepare = |session: &mut Session| {
+        session.put(&["a"], 0).unwrap();
+        session.sync().unwrap();
+    };
+    let procedure = Procedure::new("refused write", tiny_limits(), prepare, |_| ());
+    let mut refused = 0;
+    for fault in [Fault::Eio, Fault::Enospc, Fault::ShortWrite] {
+        for n in 1.. {
+            let disk = procedure.start.fork();
+            let mut session = Session::open(&disk, &procedure.limits, procedure.history.clone(), Before::Kill).unwrap();
+            let before = support::files_below(&disk, "/data".as_ref());
+            disk.fail_at(n, fault);
+            let result = session.put(&["b"], 1);
+            if disk.faults_left() > 0 {
+                break;
+            }
+            let after = support::files_below(&disk, "/data".as_ref());
+            // A new log segment that a manifest names already is the next write's.
+            let is_manifest = |path: &&PathBuf| path.to_string_lossy().contains("manifest");
+            let has_segment = before.iter().filter(is_manifest).ne(after.iter().filter(is_manifest));
+            if matches!(result, Err(Error::Io(_) | Error::Full(_))) && !has_segment {
+                refused += 1;
+                assert_eq!(after, before, "{fault:?} at {n}");
+            }
+        }
+    }
+    println!("{refused} writes were refused");
+    assert!(refused >= 15, "{refused}");
 }
 
 #[test]

@@ -130,6 +130,10 @@ impl History {
         self.states.last().unwrap()
     }
 
+    pub fn state(&self, lsn: Lsn) -> &State {
+        &self.states[lsn as usize]
+    }
+
     pub fn durable(&self) -> Lsn {
         self.durable
     }

@@ -1,0 +1,275 @@
+//! The store against a `BTreeMap` and brute force in f64: random sequences of operations, with kills, power cuts and failing disks.
+//!
+//! `PROPTEST_CASES` sets how many sequences; a failing one is shrunk, printed, and its seed kept in `tests/model-failures.txt`, which
+//! every later run tries first.
+
+mod support;
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use faiss_proxy::config::Limits;
+use faiss_proxy::io::sim::{Fault, SimIo, Survival};
+use faiss_proxy::{Durability, Error, Filter, Metric, Query};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
+use support::{Before, Chance, NewPoint, Row, Session, env_or, tiny_limits};
+
+/// So few that most batches replace something, and some name an id twice.
+const IDS: usize = 14;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Upsert { points: Vec<(usize, u64)>, durability: Durability },
+    Delete { ids: Vec<usize>, durability: Durability },
+    Search { seed: u64, k: usize, tag: Option<u64> },
+    Get { id: usize },
+    Checkpoint,
+    Sync,
+    Reopen,
+    Kill,
+    PowerCut { seed: u64 },
+    Fault { nth: u64, fault: Fault },
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    metric: Metric,
+    dimension: usize,
+    is_tiny: bool,
+    ops: Vec<Op>,
+}
+
+fn durability() -> impl Strategy<Value = Durability> {
+    prop_oneof![3 => Just(Durability::Fsync), 1 => Just(Durability::Interval)]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let fault = prop_oneof![Just(Fault::Eio), Just(Fault::Enospc), Just(Fault::ShortWrite), Just(Fault::FailedSync)];
+    prop_oneof![
+        8 => (prop::collection::vec((0..IDS, any::<u64>()), 1..8), durability())
+            .prop_map(|(points, durability)| Op::Upsert { points, durability }),
+        3 => (prop::collection::vec(0..IDS + 2, 1..5), durability()).prop_map(|(ids, durability)| Op::Delete { ids, durability }),
+        8 => (any::<u64>(), 1..IDS + 3, prop::option::of(0_u64..4)).prop_map(|(seed, k, tag)| Op::Search { seed, k, tag }),
+        2 => (0..IDS + 2).prop_map(|id| Op::Get { id }),
+        3 => Just(Op::Checkpoint),
+        2 => Just(Op::Sync),
+        1 => Just(Op::Reopen),
+        2 => Just(Op::Kill),
+        2 => any::<u64>().prop_map(|seed| Op::PowerCut { seed }),
+        1 => (1_u64..12, fault).prop_map(|(nth, fault)| Op::Fault { nth, fault }),
+    ]
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let metric = prop_oneof![Just(Metric::L2), Just(Metric::InnerProduct), Just(Metric::Cosine)];
+    let dimension = prop_oneof![Just(1_usize), Just(3), Just(8), Just(17)];
+    (metric, dimension, any::<bool>(), prop::collection::vec(op(), 1..60)).prop_map(|(metric, dimension, is_tiny, ops)| Case {
+        metric,
+        dimension,
+        is_tiny,
+        ops,
+    })
+}
+
+fn id(n: usize) -> String {
+    // Of different lengths, and not only ASCII.
+    format!("{}-{n}", "é".repeat(n % 5))
+}
+
+/// A vector of some kind: few small integers (so that distances tie), fractions, or values that f32 kernels cannot bear.
+fn vector(seed: u64, dimension: usize) -> Vec<f32> {
+    let mut chance = Chance::new(seed);
+    let kind = chance.below(12);
+    let mut vector: Vec<f32> = (0..dimension)
+        .map(|_| {
+            let unit = chance.below(2001) as f32 / 1000.0 - 1.0;
+            let whole = chance.below(5) as f32 - 2.0;
+            match kind {
+                0..=2 => whole,
+                3..=6 => unit,
+                7 => unit * 1e30,
+                8 => unit * 1e-30,
+                9 => f32::from_bits(chance.below(1 << 10) as u32),
+                10 => whole * (f32::MAX / 2.0),
+                _ => [unit, 1e18, -1e19, 1e-20, 0.0][chance.below(5)],
+            }
+        })
+        .collect();
+    if vector.iter().all(|&x| x == 0.0) {
+        // With the metric cosine, a vector without a direction is refused.
+        vector[0] = 1.0;
+    }
+    vector
+}
+
+fn metadata(seed: u64) -> String {
+    match seed % 7 {
+        0 => "{}".to_owned(),
+        1 => format!("{{ \"tag\" : {}.0 , \"text\":\"naïve\\n\\\"{seed}\\\"\" }}", seed % 4),
+        2 => format!("{{\"n\":[1,{{\"m\":null}}],\"tag\":[9,{}]}}", seed % 4),
+        _ => format!("{{\"tag\":{},\"big\":12345678901234567890123}}", seed % 4),
+    }
+}
+
+/// Whether `{"tag": wanted}` matches: by number, also in an array.
+fn has_tag(metadata: &str, wanted: u64) -> bool {
+    let value: serde_json::Value = serde_json::from_str(metadata).unwrap();
+    let is_it = |value: &serde_json::Value| value.as_f64() == Some(wanted as f64);
+    is_it(&value["tag"]) || value["tag"].as_array().is_some_and(|elements| elements.iter().any(is_it))
+}
+
+/// Squared distance, product or cosine, and the sum of the magnitudes that went into it.
+fn brute_force(metric: Metric, a: &[f32], b: &[f32]) -> (f64, f64) {
+    let pairs = || a.iter().zip(b).map(|(&a, &b)| (f64::from(a), f64::from(b)));
+    let product: f64 = pairs().map(|(a, b)| a * b).sum();
+    let magnitude: f64 = pairs().map(|(a, b)| (a * b).abs()).sum();
+    let norm = |v: &[f32]| v.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+    match metric {
+        Metric::L2 => {
+            let squared: f64 = pairs().map(|(a, b)| (a - b) * (a - b)).sum();
+            (squared, squared)
+        }
+        Metric::InnerProduct => (product, magnitude),
+        Metric::Cosine => (product / (norm(a) * norm(b)), 1.0),
+    }
+}
+
+/// What squares and products of f32 lose where they fall under the smallest one, for each value of the longest vector here.
+const UNDERFLOW: f64 = 1e-43;
+
+fn check_search(session: &Session, metric: Metric, query: &[f32], k: usize, tag: Option<u64>) {
+    let filter = tag.map(|tag| Filter::parse(&format!("{{\"tag\":{tag}}}")).unwrap());
+    let hits = session.index.search(&Query { vector: query.to_vec(), k, filter }).unwrap();
+    // Smaller is nearer.
+    let sign = if metric == Metric::L2 { 1.0 } else { -1.0 };
+    let matching = |row: &&Row| tag.is_none_or(|tag| has_tag(&row.metadata, tag));
+    let state = session.history.state(session.index.info().lsn);
+    assert_eq!(hits.len(), k.min(state.values().filter(matching).count()), "hits");
+
+    let truth = |row: &Row| {
+        let values: Vec<f32> = row.bits.iter().map(|&bits| f32::from_bits(bits)).collect();
+        brute_force(metric, query, &values)
+    };
+    let mut before = f64::NEG_INFINITY;
+    let mut worst = (f64::NEG_INFINITY, 0.0);
+    for hit in &hits {
+        let row = state.get(&hit.id).unwrap_or_else(|| panic!("{:?} is not alive", hit.id));
+        assert!(matching(&row), "{:?} does not match", hit.id);
+        assert_eq!(hit.metadata, row.metadata);
+        let (distance, magnitude) = truth(row);
+        let tolerance = 1e-5 * distance.abs() + 1e-13 * magnitude + UNDERFLOW;
+        assert!((hit.distance - distance).abs() <= tolerance, "{:?} is at {distance}, and not {}", hit.id, hit.distance);
+        let score = if metric == Metric::L2 { 1.0 / (1.0 + hit.distance) } else { hit.distance };
+        assert!((hit.score - score).abs() <= 1e-12 * score.abs(), "score {} for {score}", hit.score);
+        assert!(hit.distance * sign >= before, "best first");
+        before = hit.distance * sign;
+        if distance * sign > worst.0 {
+            worst = (distance * sign, magnitude);
+        }
+    }
+    let mut ids: Vec<&String> = hits.iter().map(|hit| &hit.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), hits.len(), "an id came twice");
+    // f32 kernels choose: who is as near as the last one, within their precision, may be in its place.
+    for (id, row) in state.iter().filter(|(id, row)| matching(row) && !ids.contains(id)) {
+        let (distance, magnitude) = truth(row);
+        let tolerance = 1e-5 * magnitude.max(worst.1) + UNDERFLOW;
+        assert!(distance * sign >= worst.0 - tolerance, "{id:?} at {distance} is missed, and {} is not", worst.0 * sign);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    operations: AtomicU64,
+    searches: AtomicU64,
+    reopenings: AtomicU64,
+    faults: AtomicU64,
+}
+
+fn run(case: &Case, counts: &Counts) {
+    let limits = if case.is_tiny { Limits { log_segment_bytes: 4096, ..tiny_limits() } } else { Limits::default() };
+    let mut session = Session::create(&SimIo::new(), &limits, case.dimension, case.metric);
+    for op in &case.ops {
+        counts.operations.fetch_add(1, Relaxed);
+        // Whether a write failed, and what that means, the session notes.
+        match op {
+            Op::Upsert { points, durability } => {
+                let points: Vec<NewPoint> = points
+                    .iter()
+                    .map(|&(n, seed)| NewPoint { id: id(n), values: vector(seed, case.dimension), metadata: metadata(seed) })
+                    .collect();
+                let _ = session.upsert(&points, *durability);
+            }
+            Op::Delete { ids, durability } => {
+                let ids: Vec<String> = ids.iter().map(|&n| id(n)).collect();
+                let _ = session.delete(&ids.iter().map(String::as_str).collect::<Vec<_>>(), *durability);
+            }
+            Op::Search { seed, k, tag } => {
+                counts.searches.fetch_add(1, Relaxed);
+                check_search(&session, case.metric, &vector(*seed, case.dimension), *k, *tag);
+            }
+            Op::Get { id: n } => {
+                let point = session.index.get(&id(*n)).unwrap();
+                let expected = session.history.state(session.index.info().lsn).get(&id(*n));
+                assert_eq!(point.map(|point| point.metadata), expected.map(|row| row.metadata.clone()));
+            }
+            Op::Checkpoint => drop(session.checkpoint()),
+            Op::Sync => drop(session.sync()),
+            Op::Reopen => {
+                let _ = session.store.close();
+                let disk = session.disk.clone();
+                session = reopen(session, disk, &limits, Before::Kill, counts);
+            }
+            Op::Kill => {
+                let disk = session.disk.fork();
+                session = reopen(session, disk, &limits, Before::Kill, counts);
+            }
+            Op::PowerCut { seed } => {
+                let disk = session.disk.crash(Survival::Random(*seed));
+                session = reopen(session, disk, &limits, Before::PowerCut, counts);
+            }
+            Op::Fault { nth, fault } => {
+                counts.faults.fetch_add(1, Relaxed);
+                session.disk.fail_at(*nth, *fault);
+            }
+        }
+    }
+    let disk = session.disk.crash(Survival::None);
+    reopen(session, disk, &limits, Before::PowerCut, counts);
+}
+
+fn reopen(session: Session, disk: SimIo, limits: &Limits, before: Before, counts: &Counts) -> Session {
+    counts.reopenings.fetch_add(1, Relaxed);
+    let Session { store, index, history, .. } = session;
+    drop((index, store));
+    loop {
+        let faults = disk.faults_left();
+        match Session::open(&disk, limits, history.clone(), before) {
+            Ok(session) => return session,
+            // A fault that was planned struck the opening: it strikes once.
+            Err(Error::Io(_) | Error::Full(_) | Error::OutcomeUnknown(_)) if disk.faults_left() < faults => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+}
+
+#[test]
+fn store_answers_as_the_model_does_through_kills_power_cuts_and_faults() {
+    let counts = Counts::default();
+    let config = Config {
+        cases: env_or("PROPTEST_CASES", 1200) as u32,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/model-failures.txt"))),
+        max_shrink_iters: 2_000,
+        ..Config::default()
+    };
+    let result = TestRunner::new(config).run(&case(), |case| {
+        run(&case, &counts);
+        Ok(())
+    });
+    println!("{counts:?}");
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+    assert!(counts.searches.into_inner() > 0 && counts.reopenings.into_inner() > 0);
+}
