@@ -94,7 +94,9 @@ impl Root {
         let found = entries.iter().filter_map(|entry| parse_number(&entry.name));
         let named =
             self.current.segments.iter().flat_map(|s| [Some(s.number), s.dead.as_ref().map(|dead| dead.number)]).flatten();
-        Ok(found.chain(named).max().unwrap_or(0) + 1)
+        let last = found.chain(named).max().unwrap_or(0);
+        last.checked_add(1)
+            .ok_or_else(|| Error::corrupt(&directory, 0, format!("no segment has number {last}: move the file away")))
     }
 
     /// Puts a changed copy of the current manifest in its place, durably. Then removes what neither it nor the one before it names.
@@ -184,5 +186,34 @@ fn read(io: &dyn Io, directory: &Path, generation: u64) -> Result<Manifest> {
         Ok(manifest)
     } else {
         Err(Error::corrupt(&path, 0, format!("this is the manifest of generation {}", manifest.generation)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::manifest::{Settings, segment_name};
+    use crate::format::position::Position;
+    use crate::io::sim::SimIo;
+
+    #[test]
+    fn a_stranger_s_file_of_the_last_number_is_an_error_and_no_overflow() {
+        let disk = SimIo::new();
+        let settings = Settings {
+            name: "n".to_owned(),
+            dimension: 1,
+            index_type: "Flat".to_owned(),
+            factory: "Flat".to_owned(),
+            metric: 0,
+            created_at_us: 0,
+        };
+        let current =
+            Manifest { index: [0; 16], generation: 1, settings, position: Position::START, log: vec![], segments: vec![] };
+        disk.create_dir(&Path::new("/").join(SEGMENT_DIRECTORY)).unwrap();
+        let root = Root { io: Arc::new(disk.clone()), directory: "/".into(), current, previous: None, poisoned: None };
+        assert_eq!(root.next_number().unwrap(), 1);
+        disk.create(&Path::new("/").join(SEGMENT_DIRECTORY).join(segment_name(u64::MAX))).unwrap();
+        let error = root.next_number().unwrap_err().to_string();
+        assert!(error.contains("18446744073709551615"), "{error}");
     }
 }

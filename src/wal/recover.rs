@@ -109,7 +109,7 @@ impl FileLog {
             end: log_end.at,
             time_us,
             appended_bytes: frame_bytes,
-            next_epoch: highest_epoch(&options, listed)? + 1,
+            next_epoch: next_epoch(&options, listed)?,
             poisoned: None,
             options,
         };
@@ -260,8 +260,35 @@ fn copy_torn(options: &LogOptions, scan: &Scan, offset: u64) -> Result<u64> {
 }
 
 /// Names are never reused: not those of segments that were written and never named in a manifest either.
-fn highest_epoch(options: &LogOptions, listed: &[SegmentName]) -> Result<u32> {
+fn next_epoch(options: &LogOptions, listed: &[SegmentName]) -> Result<u32> {
     let entries = options.io.list(&options.directory).map_err(|error| Error::io("list", &options.directory, error))?;
     let found = entries.iter().filter_map(|entry| SegmentName::parse(&entry.name));
-    Ok(found.chain(listed.iter().copied()).map(|name| name.epoch).max().unwrap_or(0))
+    let last = found.chain(listed.iter().copied()).max_by_key(|name| name.epoch);
+    last.map_or(Some(1), |name| name.epoch.checked_add(1)).ok_or_else(|| {
+        let path = last.map(|name| name.path(&options.directory)).unwrap_or_default();
+        Error::corrupt(&path, 0, "no log has this epoch: move the file away")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::Limits;
+    use crate::io::Io;
+    use crate::io::sim::SimIo;
+    use crate::types::IndexId;
+
+    #[test]
+    fn a_stranger_s_file_of_the_last_epoch_is_an_error_and_no_overflow() {
+        let disk = SimIo::new();
+        let options = LogOptions::new(Arc::new(disk.clone()), "/".into(), IndexId::nil(), &Limits::default());
+        assert_eq!(next_epoch(&options, &[]).unwrap(), 1);
+        let name = SegmentName { first_lsn: 1, epoch: u32::MAX };
+        disk.create(&name.path(Path::new("/"))).unwrap();
+        let error = next_epoch(&options, &[]).unwrap_err().to_string();
+        assert!(error.contains("4294967295.wal"), "{error}");
+    }
 }

@@ -124,7 +124,9 @@ impl Scan {
                 FrameKind::LastPart => in_operation && header.last_lsn == header.first_lsn,
                 FrameKind::Marker => !in_operation && header.last_lsn == self.last_lsn && header.payload_bytes == 0,
             };
-        if !follows || header.payload_bytes as usize > PAYLOAD_BYTES_MAX {
+        // The zeros that follow the payload are part of the frame: replaying must be able to begin behind them.
+        let is_whole = header.frame_bytes() <= self.window.file_bytes.saturating_sub(at);
+        if !follows || !is_whole || header.payload_bytes as usize > PAYLOAD_BYTES_MAX {
             return Ok(None);
         }
         let path = &self.path;
@@ -215,5 +217,51 @@ impl Window {
         let from = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
         let available = self.bytes.get(from..).unwrap_or_default();
         Ok(&available[..available.len().min(length)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use super::*;
+    use crate::io::Io;
+    use crate::io::sim::SimIo;
+    use crate::types::IndexId;
+
+    /// A scan of a log that holds one marker, `cut` bytes short.
+    fn scan_of_marker(cut: usize) -> Scan {
+        let header =
+            LogHeader { index: IndexId::nil(), epoch: 1, first_lsn: 1, predecessor_last_lsn: 0, predecessor_chain: 0, salt: 7 };
+        let mut frame = FrameHeader {
+            kind: FrameKind::Marker,
+            payload_bytes: 0,
+            offset: FIRST_FRAME as u32,
+            salt: 7,
+            first_lsn: 1,
+            last_lsn: 0,
+            watermark: 0,
+            time_us: 0,
+            chain: 0,
+        };
+        let mut bytes = vec![0; FIRST_FRAME as usize + FRAME_ALIGN];
+        bytes[..64].copy_from_slice(&header.encode());
+        bytes[FIRST_FRAME as usize..][..FRAME_HEADER].copy_from_slice(&frame.seal(0, &[]));
+        let file = SimIo::new().create(Path::new("/f")).unwrap();
+        file.write_at(0, &[IoSlice::new(&bytes[..bytes.len() - cut])]).unwrap();
+        Scan::open(Path::new("/f"), file).unwrap()
+    }
+
+    #[test]
+    fn a_frame_without_all_of_its_zeros_is_torn_and_no_place_is_behind_the_end_of_the_file() {
+        let mut whole = scan_of_marker(0);
+        assert!(whole.next_frame().unwrap().is_some());
+        assert_eq!((whole.place().offset, whole.file_bytes()), (1024, 1024));
+        for cut in [1, FRAME_ALIGN - FRAME_HEADER] {
+            let mut scan = scan_of_marker(cut);
+            assert!(scan.next_frame().unwrap().is_none(), "{cut} bytes short");
+            assert_eq!(scan.end(0).unwrap(), End::Torn);
+            assert!(scan.place().offset <= scan.file_bytes());
+        }
     }
 }
