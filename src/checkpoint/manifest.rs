@@ -210,7 +210,8 @@ mod tests {
         let current =
             Manifest { index: [0; 16], generation: 1, settings, position: Position::START, log: vec![], segments: vec![] };
         disk.create_dir(&Path::new("/").join(SEGMENT_DIRECTORY)).unwrap();
-        let root = Root { io: Arc::new(disk.clone()), directory: "/".into(), current, previous: None, poisoned: None };
+        let root =
+            Root { io: Arc::new(disk.clone()), directory: "/".into(), current, previous: None, sweeps: true, poisoned: None };
         assert_eq!(root.next_number().unwrap(), 1);
         disk.create(&Path::new("/").join(SEGMENT_DIRECTORY).join(segment_name(u64::MAX))).unwrap();
         let error = root.next_number().unwrap_err().to_string();

@@ -33,11 +33,14 @@ pub(crate) fn decode<'a, T: BorrowDecode<'a, ()>>(bytes: &'a [u8]) -> Result<(T,
     const LARGE: usize = 1 << 20;
     // The crate allocates what a list's count claims before it reads an element, if only that is within the limit: so the limit is
     // what this many bytes can hold. It is part of the configuration's type, hence the steps.
-    match bytes.len() {
-        ..=SMALL => decode_within::<T, { EXPANSION_MAX * SMALL }>(bytes),
-        ..=MEDIUM => decode_within::<T, { EXPANSION_MAX * MEDIUM }>(bytes),
-        ..=LARGE => decode_within::<T, { EXPANSION_MAX * LARGE }>(bytes),
-        _ => decode_within::<T, DECODE_BYTES_MAX>(bytes),
+    if bytes.len() <= SMALL {
+        decode_within::<T, { EXPANSION_MAX * SMALL }>(bytes)
+    } else if bytes.len() <= MEDIUM {
+        decode_within::<T, { EXPANSION_MAX * MEDIUM }>(bytes)
+    } else if bytes.len() <= LARGE {
+        decode_within::<T, { EXPANSION_MAX * LARGE }>(bytes)
+    } else {
+        decode_within::<T, DECODE_BYTES_MAX>(bytes)
     }
 }
 
