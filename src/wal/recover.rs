@@ -62,7 +62,7 @@ impl FileLog {
             next = names.get(at + 1).map(|&name| open(&options, name)).transpose()?;
             match from.at {
                 Some((start, offset)) if start == name => {
-                    if scan.file_bytes() < offset {
+                    if !scan.holds(offset) {
                         return Err(Error::corrupt(&scan.path, scan.file_bytes(), format!("the file ends before byte {offset}")));
                     }
                     scan.seek(Place { offset, chain: from.chain }, from.lsn);
@@ -245,7 +245,7 @@ fn copy_torn(options: &LogOptions, scan: &Scan, offset: u64) -> Result<u64> {
     let path = &scan.path;
     let io = &options.io;
     let file = io.open(path).map_err(|error| Error::io("open", path, error))?;
-    let mut bytes = vec![0; (scan.file_bytes() - offset) as usize];
+    let mut bytes = vec![0; scan.file_bytes().saturating_sub(offset) as usize];
     let read = file.read_at(offset, &mut bytes).map_err(|error| Error::io("read", path, error))?;
     bytes.truncate(read);
     let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
