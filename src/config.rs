@@ -1,8 +1,5 @@
 //! Every limit and default, with its unit and its reason.
 
-use crate::error::{Error, Result};
-use crate::format::frame::{OPERATION_BYTES_MAX, PAYLOAD_BYTES_MAX};
-
 /// Limits that the library enforces. [`Limits::default`] is what API.md documents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -44,29 +41,6 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Checks that no limit is beyond what the format or the memory layout can hold.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] naming the first that is.
-    pub(crate) fn check(&self) -> Result<()> {
-        let within = |field: &'static str, value: u64, min: u64, max: u64| {
-            if (min..=max).contains(&value) {
-                return Ok(());
-            }
-            Err(Error::invalid(field, "invalid_limit", format!("this limit is {min} to {max}, and not {value}")))
-        };
-        within("dimension_max", self.dimension_max as u64, 1, 1 << 20)?;
-        within("id_bytes_max", self.id_bytes_max as u64, 1, u64::from(u16::MAX))?;
-        within("metadata_bytes_max", self.metadata_bytes_max as u64, 2, 16 << 20)?;
-        within("metadata_depth_max", self.metadata_depth_max as u64, 1, 128)?;
-        within("batch_points_max", self.batch_points_max as u64, 1, 1 << 24)?;
-        within("k_max", self.k_max as u64, 1, 1 << 24)?;
-        within("queued_writes_max", self.queued_writes_max as u64, 1, 1 << 20)?;
-        within("log_segment_bytes", self.log_segment_bytes, 512, 1 << 30)?;
-        within("frame_bytes_max", self.frame_bytes_max as u64, 1, PAYLOAD_BYTES_MAX as u64)?;
-        within("operation_bytes_max", self.operation_bytes_max as u64, 64, OPERATION_BYTES_MAX as u64)
-    }
-
     /// Some log segments' first allocations and a small checkpoint.
     pub const SERVER_RESERVE_BYTES: u64 = 16 << 20;
 }

@@ -219,6 +219,8 @@ pub struct IndexInfo {
     pub segments: usize,
     /// Rows that are dead and still take space.
     pub tombstones: u64,
+    /// Bytes at the end of the log that were no whole frame when the index was opened: what a crash left, copied aside to `.torn`.
+    pub torn_bytes: u64,
     /// Bytes of the files that the manifest names, the log included.
     pub bytes: u64,
     /// UTC, microseconds since 1970.

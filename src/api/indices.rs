@@ -179,6 +179,8 @@ struct IndexDocument {
     checkpoint_lsn: u64,
     segments: usize,
     tombstones: u64,
+    /// What recovery copied aside of the log, in bytes.
+    torn_bytes: u64,
     bytes: u64,
     created_at: String,
 }
@@ -206,6 +208,7 @@ impl IndexDocument {
             checkpoint_lsn: info.checkpoint_lsn,
             segments: info.segments,
             tombstones: info.tombstones,
+            torn_bytes: info.torn_bytes,
             bytes: info.bytes,
             created_at: rfc3339(info.created_at_us),
         }

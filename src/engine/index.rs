@@ -52,6 +52,8 @@ pub struct Index {
     pub(super) checkpoint_lsn: AtomicU64,
     /// Bytes of the checkpoint's segments.
     pub(super) sealed_bytes: AtomicU64,
+    /// What recovery copied aside of the log.
+    pub(super) torn_bytes: u64,
     /// Why the index takes no more writes, once a sync failed.
     pub(super) poison: OnceLock<Arc<str>>,
     /// `None`: nothing is done unless it is called.
@@ -119,6 +121,7 @@ impl Index {
             checkpoint_lsn: self.checkpoint_lsn.load(Relaxed),
             segments: view.segments.len(),
             tombstones: view.tombstones(),
+            torn_bytes: self.torn_bytes,
             bytes: self.bytes(),
             created_at_us: settings.created_at_us,
         }

@@ -5,6 +5,7 @@ mod batch;
 mod checkpoint;
 mod index;
 mod index_type;
+mod limits;
 mod maintenance;
 mod recover;
 mod reserve;

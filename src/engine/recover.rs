@@ -107,6 +107,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         durable_lsn,
         checkpoint_lsn: AtomicU64::new(manifest.position.lsn),
         sealed_bytes: AtomicU64::new(sealed_bytes),
+        torn_bytes: report.torn_bytes,
         poison: OnceLock::new(),
         maintenance,
         reserve,

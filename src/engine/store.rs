@@ -12,10 +12,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, RwLock};
 
 use super::index::Index;
-use super::index_type;
 use super::maintenance::Maintenance;
 use super::recover::{self, Context};
 use super::reserve::Reserve;
+use super::{index_type, limits};
 use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
 use crate::error::{Error, Result, What};
@@ -78,7 +78,7 @@ impl Store {
     /// [`Error::Conflict`] where another process has the directory; [`Error::Io`], [`Error::Full`] where the disk refuses.
     pub fn open(options: StoreOptions) -> Result<Self> {
         let StoreOptions { data_dir, limits, io, background } = options;
-        limits.check()?;
+        limits::check(&limits)?;
         durable::create_dirs_durably(&*io, &data_dir)?;
         let lock_path = data_dir.join(LOCK_FILE);
         let lock = io.lock(&lock_path).map_err(|error| match error.kind() {
