@@ -27,6 +27,7 @@ run: deps ## Build in release and start the server with the development keys (LI
 	exec $(CARGO) run --quiet --locked --release --bin faiss-proxy -- serve --dev --listen $(LISTEN) --data-dir $(DATA)
 
 demo: deps ## Load 5,000 real word vectors into the running server and print neighbours of a few words
+	$(CARGO) build --locked --release --example demo
 	$(CARGO) run --quiet --locked --release --example demo
 
 test: deps ## Run the whole test suite, with the server and without it

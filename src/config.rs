@@ -25,14 +25,24 @@ pub struct Limits {
     pub frame_bytes_max: usize,
     /// Bytes of one operation, all its frames together, at most 1 GiB. Bounds what recovery allocates for an operation.
     pub operation_bytes_max: usize,
-    /// The most that the log may hold beyond the last checkpoint, unless a quarter of the data is more: bounds recovery time.
+    /// A checkpoint is started when the log has grown by this since the last one, or by a quarter of the data where that is more: bounds
+    /// recovery time.
     pub checkpoint_log_bytes: u64,
     /// A dirty index is checkpointed after this long, so that a quiet one recovers at once.
     pub checkpoint_interval_ms: u64,
-    /// With [`Durability::Interval`](crate::Durability), how long a written frame may stay unsynced.
+    /// With [`Durability::Interval`](crate::Durability), how long after a write the sync of its frame begins, where the timer's thread is
+    /// not held up by the syncs of other indices.
     pub interval_sync_ms: u64,
+    /// Bytes set aside in the data directory for deletes and checkpoints on a full disk. 0: none, which is the library's default; the
+    /// server sets [`Limits::SERVER_RESERVE_BYTES`].
+    pub reserve_bytes: u64,
     /// How long after the last group a marker frame is written, so that a watermark covers that group too.
     pub marker_delay_ms: u64,
+}
+
+impl Limits {
+    /// Some log segments' first allocations and a small checkpoint.
+    pub const SERVER_RESERVE_BYTES: u64 = 16 << 20;
 }
 
 impl Default for Limits {
@@ -52,6 +62,7 @@ impl Default for Limits {
             checkpoint_log_bytes: 64 << 20,
             checkpoint_interval_ms: 300_000,
             interval_sync_ms: 50,
+            reserve_bytes: 0,
             marker_delay_ms: 500,
         }
     }

@@ -36,10 +36,10 @@ pub enum Error {
     #[error("{0}; nothing was stored")]
     Io(Arc<Fault>),
     /// Bytes on disk are not the bytes that were written. Nothing was changed.
-    #[error("{0}; run 'faiss-proxy verify' and restore from a backup")]
+    #[error("{0}; the index refuses until it is restored from a backup or deleted")]
     Corrupt(Arc<Damage>),
     /// A sync failed: whether this write survives a crash is not known. Restart the server and look.
-    #[error("outcome unknown: {0}; the index is read-only until the server is restarted")]
+    #[error("outcome unknown: {0}; restart the server and look")]
     OutcomeUnknown(Arc<Fault>),
     /// The index does not take writes (poisoned), or the store was closed.
     #[error("{0}")]

@@ -98,8 +98,8 @@ pub enum Durability {
     /// After the `fdatasync` of the frame that holds it. Survives a power cut.
     #[default]
     Fsync,
-    /// After the `write`. Survives the end of the process; a power cut can lose the last
-    /// [`Limits::interval_sync_ms`](crate::config::Limits::interval_sync_ms).
+    /// After the `write`. Survives the end of the process; a power cut can lose what was
+    /// written since the last sync, which begins [`Limits::interval_sync_ms`](crate::config::Limits::interval_sync_ms) after a write.
     Interval,
 }
 
@@ -124,7 +124,7 @@ pub struct IndexSpec {
     pub name: String,
     /// Floats in a vector, 1 to [`Limits::dimension_max`](crate::config::Limits).
     pub dimension: usize,
-    /// A FAISS class name or factory string, as the client wrote it. See [`crate::engine::index_type`].
+    /// A FAISS class name or factory string, as the client wrote it: `IndexFlatL2`, `IndexFlatIP`, `IndexFlat` or `Flat` in this version.
     pub index_type: String,
     /// `None`: what `index_type` implies, else L2.
     pub metric: Option<Metric>,
@@ -191,10 +191,6 @@ pub enum IndexState {
     ReadOnly {
         reason: String,
     },
-    /// Its files do not check: neither reads nor writes, until it is repaired.
-    Refused {
-        reason: String,
-    },
 }
 
 /// What is known of an index, at one moment.
@@ -223,6 +219,8 @@ pub struct IndexInfo {
     pub segments: usize,
     /// Rows that are dead and still take space.
     pub tombstones: u64,
+    /// Bytes at the end of the log that were no whole frame when the index was opened: what a crash left, copied aside to `.torn`.
+    pub torn_bytes: u64,
     /// Bytes of the files that the manifest names, the log included.
     pub bytes: u64,
     /// UTC, microseconds since 1970.

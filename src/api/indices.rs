@@ -51,7 +51,12 @@ fn decode_spec(body: &JsonBody, tenant: &TenantId) -> Result<IndexSpec, Problem>
     Ok(IndexSpec {
         name: decode::string(required(body.name, "name")?, "name")?,
         dimension: decode::count(required(body.dimension, "dimension")?, "dimension")?,
-        index_type: body.index_type.map_or(Ok("IndexFlatL2".to_owned()), |raw| decode::string(raw, "index_type"))?,
+        index_type: match (body.index_type, metric) {
+            (Some(raw), _) => decode::string(raw, "index_type")?,
+            (None, None | Some(Metric::L2)) => "IndexFlatL2".to_owned(),
+            // The default is of another metric; who asks only for the metric wants the flat type that has it.
+            (None, Some(_)) => "Flat".to_owned(),
+        },
         metric,
     })
 }
@@ -174,6 +179,8 @@ struct IndexDocument {
     checkpoint_lsn: u64,
     segments: usize,
     tombstones: u64,
+    /// What recovery copied aside of the log, in bytes.
+    torn_bytes: u64,
     bytes: u64,
     created_at: String,
 }
@@ -183,7 +190,6 @@ impl IndexDocument {
         let (state, reason) = match &info.state {
             IndexState::Ready => ("ready", None),
             IndexState::ReadOnly { reason } => ("read_only", Some(reason.clone())),
-            IndexState::Refused { reason } => ("refused", Some(reason.clone())),
         };
         Self {
             id: info.id,
@@ -202,6 +208,7 @@ impl IndexDocument {
             checkpoint_lsn: info.checkpoint_lsn,
             segments: info.segments,
             tombstones: info.tombstones,
+            torn_bytes: info.torn_bytes,
             bytes: info.bytes,
             created_at: rfc3339(info.created_at_us),
         }

@@ -20,21 +20,28 @@ pub(crate) struct Root {
     directory: PathBuf,
     current: Manifest,
     previous: Option<Manifest>,
+    /// Whether what the manifests do not name can go: not where one of them could not be read.
+    sweeps: bool,
     /// Set once it is not known which manifest is on the disk.
     poisoned: Option<Error>,
 }
 
 impl Root {
-    /// Writes the first manifest of a new index into its directory.
-    pub(crate) fn create(io: &dyn Io, directory: &Path, manifest: &Manifest) -> Result<()> {
-        durable::replace(io, directory, &manifest.file_name(), &[IoSlice::new(&manifest.encode())]).map(drop)
+    /// Writes the first manifest of a new index into its directory, as two generations: there are always two, so that one that is missing
+    /// is seen.
+    pub(crate) fn create(io: &dyn Io, directory: &Path, mut manifest: Manifest) -> Result<()> {
+        for generation in 1..=2 {
+            manifest.generation = generation;
+            durable::replace(io, directory, &manifest.file_name(), &[IoSlice::new(&manifest.encode())])?;
+        }
+        Ok(())
     }
 
-    /// Reads the newest manifest, and removes what no kept manifest names. Files that are not ours are left alone.
+    /// Reads the newest manifest, and the one before it. Changes nothing.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] where the newest one does not check, or one is missing: nothing was changed. It was whole before it had its name,
-    /// so this is damage and no crash, and the one before it may be too old for the log.
+    /// [`Error::Corrupt`] where the newest one does not check or is missing. It was whole before it had its name, so this is damage and no
+    /// crash, and the one before it may be too old for the log.
     pub(crate) fn load(io: Arc<dyn Io>, directory: &Path, index: IndexId) -> Result<Self> {
         // A process that was killed may not have come to sync the newest name. It is about to be believed, and files that only older ones
         // name to be removed.
@@ -44,7 +51,11 @@ impl Root {
         generations.sort_unstable_by_key(|&generation| std::cmp::Reverse(generation));
         let mut newest = generations.into_iter();
         let Some(generation) = newest.next() else {
-            return Err(Error::corrupt(directory, 0, "there is no manifest in this directory"));
+            return Err(Error::corrupt(
+                directory,
+                0,
+                "there is no manifest in this directory (indices of the first server, in Python, are not read by this version)",
+            ));
         };
         let current = read(&*io, directory, generation)?;
         if IndexId::from_bytes(current.index) != index {
@@ -57,24 +68,19 @@ impl Root {
         }
         // The one before it is removed only when the next one is durable. Where it is not there, the newest one may be what is missing, and
         // everything that it named would be swept away.
-        if generation > 1 && newest.next() != Some(generation - 1) {
-            let path = directory.join(file_name(generation - 1));
+        let before = generation.saturating_sub(1);
+        if newest.next() != Some(before) {
+            let path = directory.join(file_name(before));
             return Err(Error::corrupt(
                 &path,
                 0,
                 format!("this manifest is missing, and so may be one that is newer than {generation}"),
             ));
         }
-        let mut root = Self { io, directory: directory.to_owned(), current, previous: None, poisoned: None };
-        let previous = (generation > 1).then(|| read(&*root.io, directory, generation - 1));
-        match previous.transpose() {
-            Ok(previous) => {
-                root.previous = previous;
-                root.sweep()?;
-            }
-            Err(error) => tracing::warn!(%error, "the manifest before the newest one is damaged; nothing is removed"),
-        }
-        Ok(root)
+        let previous = read(&*io, directory, before)
+            .inspect_err(|error| tracing::warn!(%error, "the manifest before the newest one cannot be read; no file is swept"))
+            .ok();
+        Ok(Self { io, directory: directory.to_owned(), sweeps: previous.is_some(), current, previous, poisoned: None })
     }
 
     pub(crate) fn current(&self) -> &Manifest {
@@ -88,7 +94,9 @@ impl Root {
         let found = entries.iter().filter_map(|entry| parse_number(&entry.name));
         let named =
             self.current.segments.iter().flat_map(|s| [Some(s.number), s.dead.as_ref().map(|dead| dead.number)]).flatten();
-        Ok(found.chain(named).max().unwrap_or(0) + 1)
+        let last = found.chain(named).max().unwrap_or(0);
+        last.checked_add(1)
+            .ok_or_else(|| Error::corrupt(&directory, 0, format!("no segment has number {last}: move the file away")))
     }
 
     /// Puts a changed copy of the current manifest in its place, durably. Then removes what neither it nor the one before it names.
@@ -140,8 +148,15 @@ impl Root {
         std::iter::once(&self.current).chain(&self.previous).any(|manifest| manifest.files().any(|name| name == file))
     }
 
-    /// Removes files of ours that no kept manifest names: what a crash left.
-    fn sweep(&self) -> Result<()> {
+    /// Removes files of ours that no kept manifest names: what a crash left. For an index that is known to be sound. Files that are not ours
+    /// are left alone.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: some are left.
+    pub(crate) fn sweep(&self) -> Result<()> {
+        if !self.sweeps {
+            return Ok(());
+        }
         let named: HashSet<String> = std::iter::once(&self.current).chain(&self.previous).flat_map(Manifest::files).collect();
         for directory in ["", LOG_DIRECTORY, SEGMENT_DIRECTORY] {
             let path = self.directory.join(directory);
@@ -171,5 +186,35 @@ fn read(io: &dyn Io, directory: &Path, generation: u64) -> Result<Manifest> {
         Ok(manifest)
     } else {
         Err(Error::corrupt(&path, 0, format!("this is the manifest of generation {}", manifest.generation)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::manifest::{Settings, segment_name};
+    use crate::format::position::Position;
+    use crate::io::sim::SimIo;
+
+    #[test]
+    fn a_stranger_s_file_of_the_last_number_is_an_error_and_no_overflow() {
+        let disk = SimIo::new();
+        let settings = Settings {
+            name: "n".to_owned(),
+            dimension: 1,
+            index_type: "Flat".to_owned(),
+            factory: "Flat".to_owned(),
+            metric: 0,
+            created_at_us: 0,
+        };
+        let current =
+            Manifest { index: [0; 16], generation: 1, settings, position: Position::START, log: vec![], segments: vec![] };
+        disk.create_dir(&Path::new("/").join(SEGMENT_DIRECTORY)).unwrap();
+        let root =
+            Root { io: Arc::new(disk.clone()), directory: "/".into(), current, previous: None, sweeps: true, poisoned: None };
+        assert_eq!(root.next_number().unwrap(), 1);
+        disk.create(&Path::new("/").join(SEGMENT_DIRECTORY).join(segment_name(u64::MAX))).unwrap();
+        let error = root.next_number().unwrap_err().to_string();
+        assert!(error.contains("18446744073709551615"), "{error}");
     }
 }

@@ -17,7 +17,6 @@ use super::Failure;
 use crate::api::{self, ApiKeys, ServerConfig};
 use crate::config::Limits;
 use crate::engine::{Store, StoreOptions};
-use crate::io::os::OsIo;
 
 const KEYS_VARIABLE: &str = "FAISS_PROXY_API_KEYS";
 
@@ -96,7 +95,8 @@ fn addresses(listen: &str, dev: bool) -> Result<Vec<SocketAddr>, Failure> {
 }
 
 fn open(data_dir: &Path) -> Result<Arc<Store>, Failure> {
-    let options = StoreOptions { data_dir: data_dir.to_owned(), limits: Limits::default(), io: Arc::new(OsIo), background: true };
+    let limits = Limits { reserve_bytes: Limits::SERVER_RESERVE_BYTES, ..Limits::default() };
+    let options = StoreOptions { limits, ..StoreOptions::new(data_dir) };
     let store = Store::open(options).map_err(|error| Failure::new(format!("cannot open {}: {error}", data_dir.display())))?;
     tracing::info!(data_dir = %data_dir.display(), "the data directory is open");
     Ok(Arc::new(store))

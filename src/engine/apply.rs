@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use roaring::RoaringBitmap;
 
 use super::view::{Segment, View, locate};
@@ -18,7 +18,7 @@ use crate::wal::operation::{Operation, Upsert};
 /// Bytes of the first chunk of rows; each is twice the one before, so that thousands of small indices stay small.
 const CHUNK_BYTES_MIN: usize = 64 << 10;
 
-/// Bytes of the largest: one is filled with zeros while writers wait.
+/// Bytes of the largest. The kernel takes some milliseconds to give so much memory.
 const CHUNK_BYTES_MAX: usize = 4 << 20;
 
 /// Bytes that a row takes beside its vector and text.
@@ -44,6 +44,8 @@ pub(crate) struct State {
     active: Option<(Arc<Growing>, TextEnd)>,
     next_row: Row,
     chunk_bytes: usize,
+    /// The next chunk, where the timer's thread has made it already: to touch fresh memory takes longer than to fill it.
+    pub(crate) spare: Arc<Mutex<Option<Growing>>>,
 }
 
 /// What an operation did.
@@ -59,7 +61,7 @@ impl State {
     /// The state of a checkpoint at `lsn`: sealed segments only, by rising first row.
     pub(crate) fn new(dimension: usize, metric: Metric, lsn: Lsn, segments: Vec<Segment>) -> Self {
         let next_row = segments.last().map_or(0, |last| last.rows.first_row() + last.len as Row);
-        Self { dimension, metric, lsn, segments, active: None, next_row, chunk_bytes: CHUNK_BYTES_MIN }
+        Self { dimension, metric, lsn, segments, active: None, next_row, chunk_bytes: CHUNK_BYTES_MIN, spare: Arc::default() }
     }
 
     pub(crate) fn view(&self) -> Arc<View> {
@@ -74,7 +76,8 @@ impl State {
     /// Later rows go to a new chunk, so that the present ones can be written to a file.
     pub(crate) fn freeze(&mut self) {
         self.active = None;
-        self.chunk_bytes = CHUNK_BYTES_MIN;
+        // An index that is no longer written to ends with small chunks again, and one that is soon has its large ones.
+        self.chunk_bytes = (self.chunk_bytes / 4).max(CHUNK_BYTES_MIN);
     }
 
     /// Applies the operation of the next LSN. Nothing can fail: it was validated before it was logged.
@@ -124,9 +127,8 @@ impl State {
             self.add_chunk();
         }
         let ((growing, text_end), last) = self.active.as_mut().zip(self.segments.last_mut()).expect("a chunk with room is there");
-        let squared_norm = norm::squared_norm(vector);
-        let extreme = norm::is_extreme(self.metric, squared_norm);
-        let new = NewRow { lsn: self.lsn, id, metadata, vector, scale: norm::scale(squared_norm), extreme };
+        let (scale, extreme) = norm::summary(self.metric, vector);
+        let new = NewRow { lsn: self.lsn, id, metadata, vector, scale, extreme };
         growing.store(last.len, text_end, &new);
         if extreme {
             Arc::make_mut(&mut last.extreme).insert(last.len as u32);
@@ -136,10 +138,27 @@ impl State {
         self.next_row - 1
     }
 
+    /// Whether a spare chunk would soon be of use: the present one is large and half full.
+    pub(crate) fn wants_spare(&self) -> bool {
+        let half_full =
+            |(growing, _): &(Arc<Growing>, TextEnd)| self.segments.last().is_some_and(|last| last.len * 2 >= growing.capacity());
+        self.chunk_bytes == CHUNK_BYTES_MAX && self.active.as_ref().is_some_and(half_full) && self.spare.lock().is_none()
+    }
+
+    /// A chunk of the size of the next one, made without holding anybody up.
+    pub(crate) fn new_spare(dimension: usize, metric: Metric) -> Growing {
+        Growing::new(0, capacity(CHUNK_BYTES_MAX, dimension), dimension, metric == Metric::Cosine)
+    }
+
     fn add_chunk(&mut self) {
-        let capacity = (self.chunk_bytes / (4 * self.dimension + ROW_BYTES)).clamp(1, 1 << 16);
+        let capacity = capacity(self.chunk_bytes, self.dimension);
         self.chunk_bytes = (self.chunk_bytes * 2).min(CHUNK_BYTES_MAX);
-        let growing = Arc::new(Growing::new(self.next_row, capacity, self.dimension, self.metric == Metric::Cosine));
+        let spare = self.spare.lock().take().filter(|spare| spare.capacity() == capacity);
+        let growing = match spare {
+            Some(spare) => spare.starting_at(self.next_row),
+            None => Growing::new(self.next_row, capacity, self.dimension, self.metric == Metric::Cosine),
+        };
+        let growing = Arc::new(growing);
         self.segments.push(Segment {
             rows: Rows::Growing(Arc::clone(&growing)),
             len: 0,
@@ -154,6 +173,11 @@ impl State {
         let segment = &mut self.segments[at];
         Arc::make_mut(&mut segment.dead).insert(segment.rows.offset(position));
     }
+}
+
+/// Rows of a chunk of about this many bytes.
+fn capacity(chunk_bytes: usize, dimension: usize) -> usize {
+    (chunk_bytes / (4 * dimension + ROW_BYTES)).clamp(1, 1 << 16)
 }
 
 /// Whether the row holds this id.

@@ -28,7 +28,7 @@ impl Batch {
         Self { limits, dimension, metric, count: 0, texts: Vec::new(), vectors: Vec::new() }
     }
 
-    /// Adds a point. `metadata` is the JSON text of an object; an id that is in the batch already is replaced by this one.
+    /// Adds a point. `metadata` is the JSON text of an object, stored as it is but for the white space around it; an id that is in the batch already is replaced by this one.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming `id`, `values`, `metadata` or `vectors`, and the batch is as before. Its `code` is `invalid_id`,
@@ -69,9 +69,11 @@ impl Batch {
         self.dimension == dimension && self.metric == metric
     }
 
-    /// Bytes of the operation in the log, but for some dozens.
+    /// The most bytes that the operation takes in the log.
     pub(super) fn log_bytes(&self) -> usize {
-        self.texts.len() + self.vectors.len() * 4
+        /// Tag, length, count and dimension, at their longest.
+        const HEAD_BYTES: usize = 5 + 5 + 5;
+        HEAD_BYTES + self.texts.len() + self.vectors.len() * 4
     }
 
     pub(super) fn operation(&self) -> Operation<'_> {

@@ -41,16 +41,36 @@ impl Files {
     }
 }
 
+/// The state that a checkpoint writes: nothing after it changes the rows in it.
+struct Frozen {
+    view: Arc<View>,
+    /// The place in the log up to which the state has everything.
+    position: Position,
+    /// [`FileLog::appended_bytes`](crate::wal::file_log::FileLog::appended_bytes) at that place.
+    appended_bytes: u64,
+}
+
 pub(super) fn checkpoint(index: &Index) -> Result<CheckpointReport> {
     let mut files = index.files.lock();
     // 1. Choose n: the end of a group, durable. What no file may hold an effect of begins after it, in a new chunk.
-    let (view, position, appended_bytes) = freeze(index)?;
-    if position.lsn == index.checkpoint_lsn.load(Relaxed) {
-        return Ok(CheckpointReport { lsn: position.lsn, bytes_written: 0, log_files_removed: 0 });
+    let Some(frozen) = freeze(index)? else {
+        let lsn = index.checkpoint_lsn.load(Relaxed);
+        return Ok(CheckpointReport { lsn, bytes_written: 0, log_files_removed: 0 });
+    };
+    let plan = Plan::new(&frozen.view, &files);
+    let mut done = write_or_clean_up(index, &mut files, &frozen, &plan);
+    if matches!(done, Err(Error::Full(_))) && index.reserve.release() {
+        done = write_or_clean_up(index, &mut files, &frozen, &plan);
     }
-    let plan = Plan::new(&view, &files);
+    if done.is_ok() {
+        index.reserve.restore();
+    }
+    done
+}
+
+fn write_or_clean_up(index: &Index, files: &mut Files, frozen: &Frozen, plan: &Plan) -> Result<CheckpointReport> {
     let first_number = files.next_number;
-    let done = write_and_publish(index, &mut files, &view, &plan, position, appended_bytes);
+    let done = write_and_publish(index, files, frozen, plan);
     if let Err(error) = &done
         && !matches!(error, Error::OutcomeUnknown(_))
     {
@@ -64,14 +84,8 @@ pub(super) fn checkpoint(index: &Index) -> Result<CheckpointReport> {
     done
 }
 
-fn write_and_publish(
-    index: &Index,
-    files: &mut Files,
-    view: &View,
-    plan: &Plan,
-    position: Position,
-    appended_bytes: u64,
-) -> Result<CheckpointReport> {
+fn write_and_publish(index: &Index, files: &mut Files, frozen: &Frozen, plan: &Plan) -> Result<CheckpointReport> {
+    let Frozen { view, position, appended_bytes } = frozen;
     let directory = index.directory.join(SEGMENT_DIRECTORY);
     // 2. Write the files, each synced. No manifest names them: a crash here leaves nothing but what the next opening removes.
     let written = write_files(index, &directory, view, plan, files)?;
@@ -82,7 +96,7 @@ fn write_and_publish(
     // 5. The one atomic step. It also lets go of log before n, and of what only older manifests name.
     let segments = written.segments();
     let published = index.root.lock().publish(|manifest| {
-        manifest.position = position;
+        manifest.position = *position;
         manifest.segments = segments.clone();
         manifest.log.retain(|&name| position.at.is_none_or(|(first, _)| name >= first));
     });
@@ -95,23 +109,30 @@ fn write_and_publish(
     files.dead_counts = written.dead_counts.clone();
     index.sealed_bytes.store(files.segments.iter().map(|segment| segment.checksum.bytes).sum(), Relaxed);
     index.checkpoint_lsn.store(position.lsn, Relaxed);
-    swap(index, view, plan, sealed, appended_bytes);
+    swap(index, view, plan, sealed, *appended_bytes);
     Ok(CheckpointReport { lsn: position.lsn, bytes_written: written.bytes + manifest_bytes, log_files_removed })
 }
 
-/// Syncs the log, and gives the state at its end.
-fn freeze(index: &Index) -> Result<(Arc<View>, Position, u64)> {
+/// Syncs the log, and gives the state at its end; `None` where the newest checkpoint has it.
+fn freeze(index: &Index) -> Result<Option<Frozen>> {
     let mut writer = index.writer.lock();
+    if let Some(why) = index.poison.get() {
+        return Err(Error::Closed(Arc::clone(why)));
+    }
     if let Some(error @ Error::NotFound(_)) = &writer.closed {
         return Err(error.clone());
     }
     let synced = writer.log.sync();
     index.note_log(&writer.log);
     synced?;
+    let position = writer.log.position();
+    if position.lsn == index.checkpoint_lsn.load(Relaxed) {
+        return Ok(None);
+    }
     writer.state.freeze();
     let view = index.shared.view.load_full();
     debug_assert_eq!(view.lsn, writer.log.written_lsn());
-    Ok((view, writer.log.position(), writer.log.appended_bytes()))
+    Ok(Some(Frozen { view, position, appended_bytes: writer.log.appended_bytes() }))
 }
 
 /// What a checkpoint does with each segment of its View.

@@ -9,19 +9,20 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::apply::{Shared, has_id};
+use super::apply::{Shared, State, has_id};
 use super::batch::{Batch, check_id, check_vector};
 use super::checkpoint::Files;
 use super::maintenance::{Maintenance, Task};
+use super::reserve::Reserve;
 use super::search;
 use super::view::locate;
 use super::writer::{Queue, Request, Writer};
 use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
 use crate::error::{Error, Result};
-use crate::format::frame::OPERATION_BYTES_MAX;
 use crate::format::manifest::{LOG_DIRECTORY, Settings};
 use crate::io::{Io, Lock};
+use crate::segment::growing::Growing;
 use crate::types::{
     CheckpointReport, Deleted, Durability, Hit, IndexId, IndexInfo, IndexState, Metric, Point, Query, TenantId, Upserted,
 };
@@ -51,14 +52,19 @@ pub struct Index {
     pub(super) checkpoint_lsn: AtomicU64,
     /// Bytes of the checkpoint's segments.
     pub(super) sealed_bytes: AtomicU64,
+    /// What recovery copied aside of the log.
+    pub(super) torn_bytes: u64,
     /// Why the index takes no more writes, once a sync failed.
     pub(super) poison: OnceLock<Arc<str>>,
     /// `None`: nothing is done unless it is called.
     pub(super) maintenance: Option<Arc<Maintenance>>,
+    pub(super) reserve: Arc<Reserve>,
+    /// Where the state finds the next chunk of rows.
+    pub(super) spare: Arc<Mutex<Option<Growing>>>,
+    /// An index that outlives its store still writes: no other process may have the directory meanwhile.
+    pub(super) _lock: Arc<Lock>,
     pub(super) scheduled: Scheduled,
     pub(super) weak: Weak<Index>,
-    /// While anybody can write to the index, nobody else may open its directory.
-    pub(super) _lock: Arc<Lock>,
 }
 
 /// Which tasks are on an agenda, so that each is there once.
@@ -66,6 +72,7 @@ pub struct Index {
 pub(super) struct Scheduled {
     sync: AtomicBool,
     marker: AtomicBool,
+    spare: AtomicBool,
     /// A checkpoint when the index has been dirty for a while.
     checkpoint_later: AtomicBool,
     /// A checkpoint now, because the log has grown.
@@ -114,6 +121,7 @@ impl Index {
             checkpoint_lsn: self.checkpoint_lsn.load(Relaxed),
             segments: view.segments.len(),
             tombstones: view.tombstones(),
+            torn_bytes: self.torn_bytes,
             bytes: self.bytes(),
             created_at_us: settings.created_at_us,
         }
@@ -148,10 +156,8 @@ impl Index {
         if !batch.is_for(self.dimension(), self.metric) {
             return invalid("wrong_dimension", "the batch was made by an index of another dimension or metric".to_owned());
         }
-        // With what frames it in the log. Recovery puts together no more than OPERATION_BYTES_MAX, whatever is configured.
-        let bytes_max = self.limits.operation_bytes_max.min(OPERATION_BYTES_MAX);
-        if batch.log_bytes() + 64 > bytes_max {
-            return invalid("batch_too_large", format!("a batch has at most {bytes_max} bytes"));
+        if batch.log_bytes() > self.limits.operation_bytes_max {
+            return invalid("batch_too_large", format!("a batch has at most {} bytes", self.limits.operation_bytes_max));
         }
         let (lsn, effect) = self.commit(Request::Upsert(batch), durability)?;
         Ok(Upserted { lsn, added_count: effect.count, superseded: effect.superseded })
@@ -175,7 +181,7 @@ impl Index {
     /// The point of this id, if there is one.
     ///
     /// # Errors
-    /// [`Error::NotFound`]: the index was deleted.
+    /// [`Error::Closed`]: the memory of this machine gives back other bytes than were put into it.
     pub fn get(&self, id: &str) -> Result<Option<Point>> {
         // Under the lock, the ids and the View are of the same state.
         let (view, row) = {
@@ -232,6 +238,12 @@ impl Index {
         self.writer.lock().closed.get_or_insert(error);
     }
 
+    /// Takes no more writes, and no checkpoint: what is in memory may not be what is in the log.
+    pub(super) fn poison(&self, why: &str) {
+        tracing::error!(index = %self.id, why, "the index is read-only");
+        self.poison.get_or_init(|| why.into());
+    }
+
     /// Takes over, after the log was written to, what others read of it.
     pub(super) fn note_log(&self, log: &FileLog) {
         if let Err(error) = log.check() {
@@ -240,8 +252,11 @@ impl Index {
         self.durable_lsn.store(log.durable_lsn(), Relaxed);
     }
 
-    pub(super) fn schedule_after_commit(&self, unsynced: bool, log_bytes: u64) {
+    pub(super) fn schedule_after_commit(&self, unsynced: bool, wants_spare: bool, log_bytes: u64) {
         let limits = &self.limits;
+        if wants_spare {
+            self.schedule(Task::Spare, &self.scheduled.spare, 0);
+        }
         if unsynced {
             self.schedule(Task::Sync, &self.scheduled.sync, limits.interval_sync_ms);
         }
@@ -280,6 +295,12 @@ impl Index {
                     return;
                 }
                 self.sync()
+            }
+            Task::Spare => {
+                let chunk = State::new_spare(self.dimension(), self.metric);
+                *self.spare.lock() = Some(chunk);
+                self.scheduled.spare.store(false, SeqCst);
+                Ok(())
             }
             Task::Checkpoint => {
                 self.scheduled.checkpoint_now.store(false, SeqCst);

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,10 +19,12 @@ pub(super) enum Task {
     Sync,
     /// Write the marker that covers the last group by a watermark.
     Marker,
+    /// Make the next chunk of rows.
+    Spare,
     Checkpoint,
 }
 
-/// Work for one thread, by when it is due. An index has at most one task of a kind in it, so its size is bounded.
+/// Work for one thread, by when it is due. An index has at most two tasks of a kind in it, so its size is bounded.
 #[derive(Debug, Default)]
 struct Agenda {
     state: Mutex<AgendaState>,
@@ -113,8 +116,10 @@ impl Maintenance {
             let agenda = Arc::clone(agenda);
             let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
                 while let Some((task, index)) = agenda.next() {
-                    if let Some(index) = index.upgrade() {
-                        index.perform(task);
+                    let Some(index) = index.upgrade() else { continue };
+                    // The other indices need this thread too.
+                    if catch_unwind(AssertUnwindSafe(|| index.perform(task))).is_err() {
+                        index.poison("maintenance failed by a bug; the index is read-only until the server is restarted");
                     }
                 }
             });
@@ -126,7 +131,7 @@ impl Maintenance {
     pub(super) fn schedule(&self, index: Weak<Index>, task: Task, after: Duration) {
         let due = Due { at: Instant::now() + after, task, index };
         match task {
-            Task::Sync | Task::Marker => self.timely.add(due),
+            Task::Sync | Task::Marker | Task::Spare => self.timely.add(due),
             Task::Checkpoint => self.lengthy.add(due),
         }
     }
@@ -135,10 +140,18 @@ impl Maintenance {
     pub(super) fn stop(&self) {
         self.timely.stop();
         self.lengthy.stop();
-        for thread in self.threads.lock().drain(..) {
+        let own = std::thread::current().id();
+        // The last index can be dropped by one of the threads, which cannot wait for itself.
+        for thread in self.threads.lock().drain(..).filter(|thread| thread.thread().id() != own) {
             if thread.join().is_err() {
                 tracing::error!("a maintenance thread ended by a panic");
             }
         }
+    }
+}
+
+impl Drop for Maintenance {
+    fn drop(&mut self) {
+        self.stop();
     }
 }

@@ -1,6 +1,6 @@
 //! Opens an index: manifest, segments, log. Nothing is served before all of it is known to be sound.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -12,6 +12,7 @@ use super::apply::{Shared, State};
 use super::checkpoint::{self, Files};
 use super::index::{Index, Scheduled};
 use super::maintenance::Maintenance;
+use super::reserve::Reserve;
 use super::view::Segment;
 use super::writer::{Queue, Writer};
 use crate::checkpoint::dead;
@@ -31,7 +32,8 @@ pub(super) struct Context {
     pub(super) io: Arc<dyn Io>,
     pub(super) limits: Arc<Limits>,
     pub(super) maintenance: Option<Arc<Maintenance>>,
-    /// Of the data directory.
+    pub(super) reserve: Arc<Reserve>,
+    /// Of the data directory. Whoever can still write into it holds the lock.
     pub(super) lock: Arc<Lock>,
 }
 
@@ -41,7 +43,7 @@ pub(super) struct Context {
 /// [`Error::Corrupt`] where acknowledged data is damaged: nothing was changed. [`Error::Io`], [`Error::Full`] where the disk refuses.
 pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: PathBuf) -> Result<Arc<Index>> {
     let started = Instant::now();
-    let Context { io, limits, maintenance, lock } = context.clone();
+    let Context { io, limits, maintenance, reserve, lock } = context.clone();
     let mut root = Root::load(Arc::clone(&io), &directory, id)?;
     let manifest = root.current().clone();
     let settings = manifest.settings.clone();
@@ -52,7 +54,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         other => return Err(Error::corrupt(&directory.join(manifest.file_name()), 0, format!("metric {other} is not known"))),
     };
     let mut ids = IdMap::new();
-    let segments = load_segments(&*io, &directory, id, &manifest)?;
+    let segments = load_segments(&*io, &directory, id, metric, &manifest)?;
     fill_ids(&mut ids, &segments);
     let files = Files {
         next_number: root.next_number()?,
@@ -79,11 +81,13 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         root.publish(|manifest| manifest.log.push(rescued.name()))?;
         log.adopt(rescued);
     }
-    let view = state.view();
+    // Only now: while an index may still be refused, its directory stays as it is.
+    root.sweep()?;
+    let (view, spare) = (state.view(), Arc::clone(&state.spare));
     tracing::info!(
         %tenant, index = %id, points = view.live(), lsn = view.lsn, checkpoint = manifest.position.lsn,
         replayed = report.replayed_operations, torn_bytes = report.torn_bytes, ms = started.elapsed().as_millis() as u64,
-        "recovered"
+        "opened an index"
     );
     let durable_lsn = AtomicU64::new(log.durable_lsn());
     let dirty = (log.appended_bytes() > 0).then(|| log.appended_bytes());
@@ -103,19 +107,22 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         durable_lsn,
         checkpoint_lsn: AtomicU64::new(manifest.position.lsn),
         sealed_bytes: AtomicU64::new(sealed_bytes),
+        torn_bytes: report.torn_bytes,
         poison: OnceLock::new(),
         maintenance,
+        reserve,
+        spare,
+        _lock: lock,
         scheduled: Scheduled::default(),
         weak: weak.clone(),
-        _lock: lock,
     });
     if let Some(log_bytes) = dirty {
-        index.schedule_after_commit(false, log_bytes);
+        index.schedule_after_commit(false, false, log_bytes);
     }
     Ok(index)
 }
 
-fn load_segments(io: &dyn Io, directory: &std::path::Path, index: IndexId, manifest: &Manifest) -> Result<Vec<Segment>> {
+fn load_segments(io: &dyn Io, directory: &Path, index: IndexId, metric: Metric, manifest: &Manifest) -> Result<Vec<Segment>> {
     let directory = directory.join(SEGMENT_DIRECTORY);
     let mut segments: Vec<Segment> = Vec::with_capacity(manifest.segments.len());
     for file in &manifest.segments {
@@ -124,6 +131,9 @@ fn load_segments(io: &dyn Io, directory: &std::path::Path, index: IndexId, manif
         let sealed = Sealed::open(io, &path, file.checksum, index, file.number, first_row)?;
         if sealed.dimension() != manifest.settings.dimension as usize {
             return Err(Error::corrupt(&path, 12, format!("this segment has vectors of {} values", sealed.dimension())));
+        }
+        if sealed.len() > 0 && sealed.is_scaled() != (metric == Metric::Cosine) {
+            return Err(Error::corrupt(&path, 52, "this segment was written for another metric"));
         }
         let dead = file.dead.as_ref().map(|dead| dead::read(io, &directory, dead)).transpose()?.unwrap_or_default();
         if dead.max().is_some_and(|position| position as usize >= sealed.len()) {

@@ -17,6 +17,9 @@ use crate::types::{Hit, Metric, Query, Row};
 /// Rows whose distances are computed at once: their floats and their distances stay in the first-level cache's reach.
 const BLOCK_ROWS: usize = 256;
 
+/// Rows that are compared with the bound at once.
+const GROUP_ROWS: usize = 16;
+
 /// The `k` best rows of a view, best first.
 ///
 /// `squared_norm` is the query vector's. Memory: `k` candidates of 32 bytes, and the answer.
@@ -95,8 +98,12 @@ struct Nearest<'a> {
 
 impl Nearest<'_> {
     /// No row with a greater key than this can enter.
-    fn bound(&self) -> f64 {
-        if self.heap.len() < self.k { f64::INFINITY } else { self.heap.peek().map_or(f64::INFINITY, |worst| worst.key) }
+    fn bound(&self) -> f32 {
+        match self.heap.peek() {
+            // Rounded up: the key of an extreme row need not be an f32.
+            Some(worst) if self.heap.len() == self.k => (worst.key as f32).next_up(),
+            _ => f32::INFINITY,
+        }
     }
 
     fn scan(&mut self, metric: Metric, query: &[f32], at: usize, segment: &Segment) {
@@ -107,21 +114,22 @@ impl Nearest<'_> {
             let end = (start + BLOCK_ROWS).min(segment.len);
             let distances = &mut distances[..end - start];
             faiss::distances(kernel, query, segment.rows.floats(start..end), distances);
-            match metric {
-                Metric::L2 => {}
-                Metric::InnerProduct => distances.iter_mut().for_each(|d| *d = -*d),
-                Metric::Cosine => {
-                    for (distance, position) in distances.iter_mut().zip(start..) {
-                        *distance *= -segment.rows.scale(position);
-                    }
-                }
+            if metric == Metric::Cosine {
+                segment.rows.scales(start..end).multiply_into(distances);
             }
+            let sign = if metric == Metric::L2 { 1.0 } else { -1.0 };
             let mut bound = self.bound();
-            for (&distance, position) in distances.iter().zip(start..) {
-                // Not a number (of an extreme row) is not under any bound.
-                if f64::from(distance) <= bound {
-                    self.offer(Candidate::new(f64::from(distance), at, segment, position), segment);
-                    bound = self.bound();
+            for (group, first) in distances.chunks(GROUP_ROWS).zip((start..).step_by(GROUP_ROWS)) {
+                // Few rows are near enough to be looked at one by one: this loop is over vectors of the processor.
+                if !group.iter().fold(false, |any, &distance| any | (sign * distance <= bound)) {
+                    continue;
+                }
+                for (&distance, position) in group.iter().zip(first..) {
+                    // Not a number (of an extreme row) is not under any bound.
+                    if sign * distance <= bound {
+                        self.offer(Candidate::new(f64::from(sign * distance), at, segment, position), segment);
+                        bound = self.bound();
+                    }
                 }
             }
             start = end;

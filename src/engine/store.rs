@@ -2,16 +2,20 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, RwLock};
 
 use super::index::Index;
-use super::index_type;
 use super::maintenance::Maintenance;
 use super::recover::{self, Context};
+use super::reserve::Reserve;
+use super::{index_type, limits};
 use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
 use crate::error::{Error, Result, What};
@@ -31,7 +35,7 @@ const DELETING: &str = ".deleting-";
 /// What a [`Store`] is opened with.
 #[derive(Clone, Debug)]
 pub struct StoreOptions {
-    /// Created where it is absent; its parent must exist.
+    /// Created where it is absent, with what is missing above it.
     pub data_dir: PathBuf,
     pub limits: Limits,
     pub io: Arc<dyn Io>,
@@ -56,6 +60,7 @@ pub struct Store {
     indices: RwLock<HashMap<(TenantId, IndexId), Slot>>,
     /// Held while a tenant's directory is created, or an index is.
     creating: Mutex<()>,
+    closed: AtomicBool,
 }
 
 /// The tenant is part of the key: there is no look-up without one.
@@ -73,17 +78,19 @@ impl Store {
     /// [`Error::Conflict`] where another process has the directory; [`Error::Io`], [`Error::Full`] where the disk refuses.
     pub fn open(options: StoreOptions) -> Result<Self> {
         let StoreOptions { data_dir, limits, io, background } = options;
-        durable::create_dir_durably(&*io, &data_dir)?;
+        limits::check(&limits)?;
+        durable::create_dirs_durably(&*io, &data_dir)?;
         let lock_path = data_dir.join(LOCK_FILE);
         let lock = io.lock(&lock_path).map_err(|error| match error.kind() {
             ErrorKind::WouldBlock => Error::Conflict(format!("{} is open in another process", data_dir.display())),
             _ => Error::io("lock", &lock_path, error),
         })?;
         let maintenance = background.then(Maintenance::start).transpose()?;
-        let context = Context { io, limits: Arc::new(limits), maintenance, lock: Arc::new(lock) };
+        let reserve = Arc::new(Reserve::open(Arc::clone(&io), &data_dir, limits.reserve_bytes));
+        let context = Context { io, limits: Arc::new(limits), maintenance, reserve, lock: Arc::new(lock) };
         let found = find_indices(&*context.io, &data_dir)?;
         let indices = recover_all(&context, found);
-        Ok(Self { context, data_dir, indices: RwLock::new(indices), creating: Mutex::new(()) })
+        Ok(Self { context, data_dir, indices: RwLock::new(indices), creating: Mutex::new(()), closed: AtomicBool::new(false) })
     }
 
     pub fn limits(&self) -> &Limits {
@@ -108,11 +115,14 @@ impl Store {
             segments: Vec::new(),
         };
         let _one = self.creating.lock();
+        if self.closed.load(SeqCst) {
+            return Err(closed());
+        }
         let tenant_dir = self.data_dir.join(tenant.as_str());
         durable::create_dir_durably(&**io, &tenant_dir)?;
         let hidden = tenant_dir.join(format!("{CREATING}{id}"));
         let directory = tenant_dir.join(id.to_string());
-        if let Err(error) = build(&**io, &hidden, &directory, &manifest) {
+        if let Err(error) = build(&**io, &hidden, &directory, manifest) {
             let _ = durable::remove_tree(&**io, &hidden);
             return Err(error);
         }
@@ -201,6 +211,10 @@ impl Store {
     /// # Errors
     /// The first that a checkpoint met, after all were tried. Nothing acknowledged is lost by it: it is in the log.
     pub fn close(&self) -> Result<()> {
+        {
+            let _none_is_created = self.creating.lock();
+            self.closed.store(true, SeqCst);
+        }
         if let Some(maintenance) = &self.context.maintenance {
             maintenance.stop();
         }
@@ -213,15 +227,15 @@ impl Store {
                 Slot::Refused(_) => None,
             })
             .collect();
-        let mut closed = Ok(());
+        let mut outcome = Ok(());
         for index in open {
-            index.close(Error::Closed("the store is closed".into()));
+            index.close(closed());
             if let Err(error) = index.checkpoint() {
                 tracing::error!(index = %index.id(), %error, "the last checkpoint failed; the log has what it lacks");
-                closed = closed.and(Err(error));
+                outcome = outcome.and(Err(error));
             }
         }
-        closed
+        outcome
     }
 }
 
@@ -231,6 +245,10 @@ impl Drop for Store {
             maintenance.stop();
         }
     }
+}
+
+fn closed() -> Error {
+    Error::Closed("the store is closed".into())
 }
 
 fn settings(spec: &IndexSpec, limits: &Limits) -> Result<Settings> {
@@ -258,7 +276,7 @@ fn settings(spec: &IndexSpec, limits: &Limits) -> Result<Settings> {
 }
 
 /// The directory of an empty index, synced within, under its name. The name itself is made durable by the caller.
-fn build(io: &dyn Io, hidden: &Path, directory: &Path, manifest: &Manifest) -> Result<()> {
+fn build(io: &dyn Io, hidden: &Path, directory: &Path, manifest: Manifest) -> Result<()> {
     for path in [hidden.to_owned(), hidden.join(LOG_DIRECTORY), hidden.join(SEGMENT_DIRECTORY)] {
         io.create_dir(&path).map_err(|error| Error::io("create", &path, error))?;
     }
@@ -325,7 +343,9 @@ fn recover_all(context: &Context, found: Vec<Found>) -> HashMap<(TenantId, Index
             scope.spawn(|| {
                 loop {
                     let Some(Found { tenant, id, directory }) = todo.lock().next() else { break };
-                    let slot = match recover::open(context, tenant.clone(), id, directory) {
+                    // A mistake of ours in one index is no reason for the others not to serve.
+                    let opened = catch_unwind(AssertUnwindSafe(|| recover::open(context, tenant.clone(), id, directory)));
+                    let slot = match opened.unwrap_or_else(|_| Err(Error::Closed("opening this index failed by a bug".into()))) {
                         Ok(index) => Slot::Open(index),
                         Err(error) => {
                             tracing::error!(%tenant, index = %id, %error, "this index is refused; the others serve");

@@ -7,7 +7,7 @@ use roaring::RoaringBitmap;
 use crate::segment::Rows;
 use crate::types::{Lsn, Row};
 
-/// Rows, and which of them are dead. Cloning copies four pointers.
+/// Rows, and which of them are dead. Cloning copies three pointers and a length.
 #[derive(Clone, Debug)]
 pub(crate) struct Segment {
     pub(crate) rows: Rows,

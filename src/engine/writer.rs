@@ -198,10 +198,10 @@ impl Index {
         let logged: Vec<Operation<'_>> = operations.iter().flatten().cloned().collect();
         let durable = group.iter().any(|waiting| waiting.durability == Durability::Fsync);
         // A delete that finds nothing logs nothing, but it tells of a state: what took the points away may not be synced yet.
-        if !logged.is_empty() || durable {
-            if let Err(error) = self.log(writer, &logged, durable) {
-                return group.iter().map(|_| Err(error.clone())).collect();
-            }
+        if (!logged.is_empty() || durable)
+            && let Err(error) = self.log(&mut writer.log, &logged, durable)
+        {
+            return group.iter().map(|_| Err(error.clone())).collect();
         }
         let outcomes = self.apply(writer, &operations);
         self.after_commit(writer);
@@ -239,19 +239,24 @@ impl Index {
             .collect()
     }
 
-    fn log(&self, writer: &mut Writer, operations: &[Operation<'_>], durable: bool) -> Result<()> {
-        let log = &mut writer.log;
-        let logged = (|| {
-            if !operations.is_empty() {
-                if log.needs_segment() {
-                    self.start_log_segment(log)?;
-                }
-                log.append(operations)?;
-            }
-            if durable { log.sync() } else { Ok(()) }
-        })();
+    fn log(&self, log: &mut FileLog, operations: &[Operation<'_>], durable: bool) -> Result<()> {
+        let mut logged = self.append(log, operations, durable);
+        let only_deletes = operations.iter().all(|operation| matches!(operation, Operation::Delete(_)));
+        if matches!(logged, Err(Error::Full(_))) && only_deletes && self.reserve.release() {
+            logged = self.append(log, operations, durable);
+        }
         self.note_log(log);
         logged
+    }
+
+    fn append(&self, log: &mut FileLog, operations: &[Operation<'_>], durable: bool) -> Result<()> {
+        if !operations.is_empty() {
+            if log.needs_segment() {
+                self.start_log_segment(log)?;
+            }
+            log.append(operations)?;
+        }
+        if durable { log.sync() } else { Ok(()) }
     }
 
     /// A new segment is named in a manifest before anything is appended to it: a listed segment that is missing is damage, and one that
@@ -260,21 +265,18 @@ impl Index {
         let prepared = log.prepare_segment()?;
         let published = self.root.lock().publish(|manifest| manifest.log.push(prepared.name()));
         match published {
-            Ok(_) => {
-                log.adopt(prepared);
-                Ok(())
+            Ok(_) => log.adopt(prepared),
+            Err(error @ Error::OutcomeUnknown(_)) => {
+                // The manifest may already say that the old segment has ended.
+                log.poison(error.clone());
+                return Err(error);
             }
             Err(error) => {
-                if matches!(error, Error::OutcomeUnknown(_)) {
-                    // The manifest may already say that the old segment has ended.
-                    log.poison(error.clone());
-                } else {
-                    // The next write makes another: on a disk that is nearly full, each try would leave one.
-                    log.discard(prepared);
-                }
-                Err(error)
+                log.discard(prepared);
+                return Err(error);
             }
         }
+        Ok(())
     }
 
     fn apply(&self, writer: &mut Writer, operations: &[Option<Operation<'_>>]) -> Vec<Outcome> {
@@ -295,7 +297,8 @@ impl Index {
         writer.last_commit = Instant::now();
         let log = &writer.log;
         let since_checkpoint = log.appended_bytes() - writer.checkpoint_appended_bytes;
-        self.schedule_after_commit(log.durable_lsn() < log.written_lsn(), since_checkpoint);
+        let unsynced = log.durable_lsn() < log.written_lsn();
+        self.schedule_after_commit(unsynced, writer.state.wants_spare(), since_checkpoint);
     }
 }
 
@@ -310,7 +313,7 @@ impl Drop for Turn<'_> {
         if !self.group.is_empty() {
             // The leader panicked between taking the group and answering it: what it did is not known.
             let why: Arc<str> = "a write failed by a bug; the index is read-only until the server is restarted".into();
-            self.index.poison.get_or_init(|| Arc::clone(&why));
+            self.index.poison(&why);
             for waiting in &self.group {
                 waiting.seat.call(Call::Done(Err(Error::Closed(Arc::clone(&why)))));
             }

@@ -14,13 +14,13 @@ pub(crate) struct LogHeader {
     pub(crate) index: IndexId,
     /// Rises by at least one with every segment that this index starts.
     pub(crate) epoch: u32,
-    /// LSN of the first mutation that this segment will hold.
+    /// LSN of the first mutation that this segment will hold: the one after `predecessor_last_lsn`.
     pub(crate) first_lsn: Lsn,
     /// The predecessor ends after this LSN, whatever bytes follow in it. 0 where there is none.
     pub(crate) predecessor_last_lsn: Lsn,
     /// The chain value after the predecessor's last frame; the first frame here goes on from it. 0 where there is none.
     pub(crate) predecessor_chain: u32,
-    /// Random; every frame repeats it, so that no older file's bytes can pass for this one's.
+    /// Random (half of a version 4 UUID); every frame repeats it, so that no older file's bytes can pass for this one's.
     pub(crate) salt: u64,
 }
 
@@ -54,11 +54,15 @@ impl LogHeader {
         if let Some(why) = unreadable(fields.u16(8), fields.u16(10)) {
             return Err(why);
         }
+        let (first_lsn, predecessor_last_lsn) = (fields.u64(32), fields.u64(40));
+        if predecessor_last_lsn.checked_add(1) != Some(first_lsn) {
+            return Err(format!("log header: LSN {first_lsn} does not follow {predecessor_last_lsn}"));
+        }
         Ok(Self {
             index: IndexId::from_bytes(fields.bytes16(16)),
             epoch: fields.u32(12),
-            first_lsn: fields.u64(32),
-            predecessor_last_lsn: fields.u64(40),
+            first_lsn,
+            predecessor_last_lsn,
             predecessor_chain: fields.u32(56),
             salt: fields.u64(48),
         })
@@ -102,6 +106,14 @@ mod tests {
             let mut flipped = bytes;
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert!(LogHeader::decode(&flipped).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn first_lsn_that_does_not_follow_the_predecessor_s_last_is_refused() {
+        for (first_lsn, predecessor_last_lsn) in [(0, 0), (43, 41), (41, 41), (0, u64::MAX)] {
+            let bytes = LogHeader { first_lsn, predecessor_last_lsn, ..sample() }.encode();
+            assert!(LogHeader::decode(&bytes).is_err_and(|why| why.contains("does not follow")), "{first_lsn}");
         }
     }
 

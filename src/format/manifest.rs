@@ -11,6 +11,12 @@ const MAGIC: [u8; 8] = *b"FPXMAN\r\n";
 /// Bytes before the body.
 const HEAD: usize = 16;
 
+/// No counter of an index gets here in a lifetime: one that a manifest says it has is damage, and counting on would overflow.
+const COUNTER_MAX: u64 = 1 << 62;
+
+/// The same for what is counted in 32 bits.
+const EPOCH_MAX: u32 = 1 << 30;
+
 /// A reader takes no manifest larger than this: some hundred thousand segments.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
@@ -103,7 +109,28 @@ impl Manifest {
             return Err("manifest: the body is not as long as the header says".to_owned());
         }
         let (manifest, rest) = codec::decode::<Self>(body)?;
-        if rest.is_empty() { Ok(manifest) } else { Err("manifest: bytes to spare".to_owned()) }
+        if !rest.is_empty() {
+            return Err("manifest: bytes to spare".to_owned());
+        }
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.settings.dimension == 0 {
+            return Err("manifest: an index of dimension 0".to_owned());
+        }
+        let names = || self.log.iter().chain(self.position.at.iter().map(|(name, _)| name));
+        let numbers = self.segments.iter().flat_map(|s| [Some(s.number), s.dead.as_ref().map(|dead| dead.number)]).flatten();
+        let counters = [self.generation, self.position.lsn].into_iter().chain(names().map(|name| name.first_lsn)).chain(numbers);
+        match counters.max() {
+            Some(largest) if largest > COUNTER_MAX => return Err(format!("manifest: nothing was counted up to {largest}")),
+            _ => {}
+        }
+        match names().map(|name| name.epoch).max() {
+            Some(largest) if largest > EPOCH_MAX => Err(format!("manifest: no log has epoch {largest}")),
+            _ => Ok(()),
+        }
     }
 
     /// Names of all files that belong to this manifest, from the index's directory.
@@ -199,6 +226,25 @@ mod tests {
         }
         for end in 0..bytes.len() {
             assert!(Manifest::decode(&bytes[..end]).is_err(), "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_that_cannot_be_counted_on_from_is_refused() {
+        type Damage = fn(&mut Manifest);
+        let cases: [(Damage, &str); 7] = [
+            (|manifest| manifest.settings.dimension = 0, "dimension 0"),
+            (|manifest| manifest.generation = u64::MAX, "counted up to"),
+            (|manifest| manifest.position.lsn = u64::MAX, "counted up to"),
+            (|manifest| manifest.log[0].first_lsn = u64::MAX, "counted up to"),
+            (|manifest| manifest.segments[0].number = u64::MAX, "counted up to"),
+            (|manifest| manifest.segments[0].dead.as_mut().unwrap().number = u64::MAX, "counted up to"),
+            (|manifest| manifest.log[0].epoch = u32::MAX, "epoch 4294967295"),
+        ];
+        for (damage, expected) in cases {
+            let mut manifest = sample();
+            damage(&mut manifest);
+            assert!(Manifest::decode(&manifest.encode()).is_err_and(|why| why.contains(expected)), "{manifest:?}");
         }
     }
 

@@ -59,11 +59,7 @@ fn write_temporary(io: &dyn Io, temporary: &Path, parts: &[IoSlice<'_>]) -> Resu
 ///
 /// [`Error::OutcomeUnknown`] where it was created but the parent's sync failed.
 pub fn create_dir_durably(io: &dyn Io, path: &Path) -> Result<()> {
-    let parent = match path.parent().ok_or_else(|| Error::io("create", path, ErrorKind::InvalidInput.into()))? {
-        // Of a name alone, as in `--data-dir data`.
-        parent if parent.as_os_str().is_empty() => Path::new("."),
-        parent => parent,
-    };
+    let parent = parent(path)?;
     let mut is_new = false;
     match io.create_dir(path) {
         Ok(()) => is_new = true,
@@ -81,6 +77,31 @@ pub fn create_dir_durably(io: &dyn Io, path: &Path) -> Result<()> {
         }
         Error::io("sync", parent, e).into_outcome_unknown()
     })
+}
+
+/// The same where any number of directories above it may be missing too.
+///
+/// # Errors
+///
+/// As [`create_dir_durably`].
+pub fn create_dirs_durably(io: &dyn Io, path: &Path) -> Result<()> {
+    match create_dir_durably(io, path) {
+        Err(Error::Io(fault)) if fault.source.kind() == ErrorKind::NotFound => {
+            create_dirs_durably(io, parent(path)?)?;
+            create_dir_durably(io, path)
+        }
+        other => other,
+    }
+}
+
+/// The directory that holds the name `path`.
+fn parent(path: &Path) -> Result<&Path> {
+    match path.parent() {
+        // A bare name is in the current directory.
+        Some(parent) if parent.as_os_str().is_empty() => Ok(Path::new(".")),
+        Some(parent) => Ok(parent),
+        None => Err(Error::io("create", path, ErrorKind::InvalidInput.into())),
+    }
 }
 
 /// All bytes of a file of at most `bytes_max` bytes.
@@ -148,6 +169,14 @@ mod tests {
 
     fn names(directory: &Path) -> Vec<String> {
         OsIo.list(directory).unwrap().into_iter().map(|entry| entry.name).collect()
+    }
+
+    #[test]
+    fn create_dirs_durably_makes_every_missing_level_durable() {
+        let disk = SimIo::new();
+        create_dirs_durably(&disk, Path::new("/a/b/c")).unwrap();
+        create_dirs_durably(&disk, Path::new("/a/b/c")).unwrap();
+        assert!(disk.crash(Survival::None).list(Path::new("/a/b/c")).unwrap().is_empty());
     }
 
     #[test]

@@ -39,7 +39,7 @@ impl Map {
         // SAFETY: a slice over a map is sound while nobody changes or cuts the file. A file is mapped only after it was written
         // whole and named by a manifest, and from then on no code of ours writes to it or cuts it: it is only read and, in the
         // end, unlinked, which leaves the mapped pages alone. The lock on the data directory keeps a second server away. That
-        // somebody else edits files under a running server cannot be ruled out from here; docs/operations.md forbids it.
+        // somebody else edits files under a running server cannot be ruled out from here; docs/durability.md forbids it.
         let map = unsafe { Mmap::map(file)? };
         Ok(Self { bytes: Bytes::Mapped(map) })
     }

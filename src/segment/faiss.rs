@@ -1,7 +1,7 @@
 //! All that is called of FAISS. The only file with FFI.
 #![expect(unsafe_code, reason = "FAISS is C++: its kernels are reached through a C function of our own shim")]
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 // Links the FAISS that `faiss-sys` built; its own bindings are not called yet.
 use faiss_sys as _;
@@ -35,12 +35,30 @@ pub(crate) enum Floats<'a> {
     Growing(&'a [AtomicU32]),
 }
 
-impl Floats<'_> {
+impl<'a> Floats<'a> {
     fn len(&self) -> usize {
         match self {
             Self::Mapped(floats) => floats.len(),
             Self::Growing(words) => words.len(),
         }
+    }
+
+    /// Multiplies each of `out` by its float here.
+    pub(crate) fn multiply_into(self, out: &mut [f32]) {
+        match self {
+            Self::Mapped(floats) => out.iter_mut().zip(floats).for_each(|(x, float)| *x *= float),
+            Self::Growing(words) => {
+                out.iter_mut().zip(words).for_each(|(x, word)| *x *= f32::from_bits(word.load(Relaxed)));
+            }
+        }
+    }
+
+    pub(crate) fn iter(self) -> impl Iterator<Item = f32> + 'a {
+        let (mapped, growing): (&[f32], &[AtomicU32]) = match self {
+            Self::Mapped(floats) => (floats, &[]),
+            Self::Growing(words) => (&[], words),
+        };
+        mapped.iter().copied().chain(growing.iter().map(|word| f32::from_bits(word.load(Relaxed))))
     }
 }
 

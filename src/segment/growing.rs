@@ -48,6 +48,11 @@ impl Growing {
         }
     }
 
+    /// The same chunk, still empty, for rows from `first_row` on.
+    pub(crate) fn starting_at(self, first_row: Row) -> Self {
+        Self { first_row, ..self }
+    }
+
     pub(crate) fn first_row(&self) -> Row {
         self.first_row
     }
@@ -84,11 +89,8 @@ impl Growing {
         }
     }
 
-    pub(crate) fn scale(&self, position: usize) -> Option<f32> {
-        self.scales.as_ref().map(|scales| {
-            let [bits] = scales.load(position);
-            f32::from_bits(bits)
-        })
+    pub(crate) fn scales(&self, positions: std::ops::Range<usize>) -> Floats<'_> {
+        Floats::Growing(self.scales.as_ref().map_or(&[], |scales| &scales.as_slice()[positions]))
     }
 
     pub(crate) fn floats(&self, positions: std::ops::Range<usize>) -> Floats<'_> {

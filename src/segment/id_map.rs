@@ -6,7 +6,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::types::Row;
 
-/// Tables, by the top bits of the hash: one grows at a time, so that no writer waits for all of them.
+/// Tables, by the low bits of the hash: one grows at a time, so that no writer waits for all of them.
 const SHARDS: usize = 16;
 
 /// Bits of a row number in an entry; the rest are bits of the id's hash, so that growing need not read ids.

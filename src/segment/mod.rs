@@ -55,13 +55,12 @@ impl Rows {
         }
     }
 
-    /// The inverse of the vector's norm; 1 where the metric has no use for it.
-    pub(crate) fn scale(&self, position: usize) -> f32 {
-        let scale = match self {
-            Self::Growing(growing) => growing.scale(position),
-            Self::Sealed(sealed) => sealed.scale(position),
-        };
-        scale.unwrap_or(1.0)
+    /// The inverses of the vectors' norms; empty where the metric has no use for them.
+    pub(crate) fn scales(&self, positions: Range<usize>) -> Floats<'_> {
+        match self {
+            Self::Growing(growing) => growing.scales(positions),
+            Self::Sealed(sealed) => sealed.scales(positions),
+        }
     }
 
     pub(crate) fn floats(&self, positions: Range<usize>) -> Floats<'_> {
@@ -74,12 +73,7 @@ impl Rows {
     /// The vector, in place of what `out` held.
     pub(crate) fn vector(&self, position: usize, out: &mut Vec<f32>) {
         out.clear();
-        match self.floats(position..position + 1) {
-            Floats::Mapped(floats) => out.extend_from_slice(floats),
-            Floats::Growing(words) => {
-                out.extend(words.iter().map(|word| f32::from_bits(word.load(std::sync::atomic::Ordering::Relaxed))));
-            }
-        }
+        out.extend(self.floats(position..position + 1).iter());
     }
 
     pub(crate) fn id_equals(&self, position: usize, id: &str) -> bool {

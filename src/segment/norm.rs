@@ -25,6 +25,18 @@ fn sum(a: &[f32], b: &[f32], term: impl Fn(f64, f64) -> f64) -> f64 {
     lanes.iter().sum()
 }
 
+/// The squared norm in f32, which overflows to infinity: a bound for what need not be looked at closer, in a quarter of the time.
+fn squared_norm_f32(vector: &[f32]) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let (chunks, rest) = vector.as_chunks::<LANES>();
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] += chunk[lane] * chunk[lane];
+        }
+    }
+    lanes.iter().sum::<f32>() + rest.iter().map(|x| x * x).sum::<f32>()
+}
+
 pub(crate) fn inner_product(a: &[f32], b: &[f32]) -> f64 {
     sum(a, b, |a, b| a * b)
 }
@@ -51,8 +63,18 @@ pub(crate) fn is_extreme(metric: Metric, squared_norm: f64) -> bool {
     squared_norm > SQUARED_NORM_MAX || (metric == Metric::Cosine && squared_norm < COSINE_SQUARED_NORM_MIN)
 }
 
+/// What is kept of a vector beside its values: its scale (1 where the metric has no use for it), and whether it is extreme.
+pub(crate) fn summary(metric: Metric, vector: &[f32]) -> (f32, bool) {
+    // Far enough below the border that rounding does not matter.
+    if metric != Metric::Cosine && squared_norm_f32(vector) < (SQUARED_NORM_MAX / 4.0) as f32 {
+        return (1.0, false);
+    }
+    let squared_norm = squared_norm(vector);
+    (scale(squared_norm), is_extreme(metric, squared_norm))
+}
+
 /// What a product with a unit vector is multiplied by to become a cosine.
-pub(crate) fn scale(squared_norm: f64) -> f32 {
+fn scale(squared_norm: f64) -> f32 {
     (1.0 / squared_norm.sqrt()) as f32
 }
 
@@ -68,6 +90,19 @@ mod tests {
                 let mut vector = vec![1.0; length];
                 vector[length - 1] = odd;
                 assert!(!squared_norm(&vector).is_finite());
+            }
+        }
+    }
+
+    #[test]
+    fn summary_finds_exactly_the_extreme() {
+        for magnitude in [0.0, 1e-30, 1.0, 1e18, 2e18, 4e18, 5e18, 1e19, f32::MAX] {
+            for length in [1, 7, 64] {
+                let vector = vec![magnitude; length];
+                for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+                    let (_, extreme) = summary(metric, &vector);
+                    assert_eq!(extreme, is_extreme(metric, squared_norm(&vector)), "{magnitude} x {length} {metric:?}");
+                }
             }
         }
     }

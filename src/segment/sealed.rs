@@ -44,6 +44,8 @@ impl Sealed {
             std::io::ErrorKind::NotFound => Error::corrupt(path, 0, "the manifest lists this segment, and it is missing"),
             _ => Error::io("map", path, error),
         })?;
+        // All of it is about to be read.
+        map.read_ahead();
         let corrupt = |offset: usize, problem: String| Error::corrupt(path, offset as u64, problem);
         if map.len() as u64 != expected.bytes {
             return Err(corrupt(
@@ -65,18 +67,14 @@ impl Sealed {
             .ok_or_else(|| corrupt(0, "the header's sizes are not those of the file".to_owned()))?;
         verify(&map, &layout, expected.crc).map_err(|(offset, problem)| corrupt(offset, problem))?;
         let sealed = Self { map, layout, dimension: header.dimension as usize, first_row, offsets: None };
-        sealed.check_texts().map_err(|position| {
-            corrupt(
-                sealed.layout.records.start + position * RECORD,
-                format!("the record of row {position} points outside the text"),
-            )
-        })?;
+        sealed.check_texts().map_err(|(offset, problem)| corrupt(offset, problem))?;
         Ok(sealed)
     }
 
-    /// Every id and metadata is inside the text and is UTF-8; else the position of the row.
-    fn check_texts(&self) -> Result<(), usize> {
-        let text = std::str::from_utf8(&self.map[self.layout.text.clone()]).map_err(|_| 0_usize)?;
+    /// Every id and metadata is inside the text and is UTF-8; else where they are not.
+    fn check_texts(&self) -> Result<(), (usize, String)> {
+        let text = std::str::from_utf8(self.text())
+            .map_err(|error| (self.layout.text.start + error.valid_up_to(), "the text is not UTF-8".to_owned()))?;
         for position in 0..self.len() {
             let record = self.record(position);
             let inside = usize::try_from(record.text).ok().and_then(|start| {
@@ -84,7 +82,10 @@ impl Sealed {
                 let end = middle.checked_add(record.metadata_bytes as usize)?;
                 text.get(start..middle).and(text.get(middle..end))
             });
-            inside.ok_or(position)?;
+            inside.ok_or_else(|| {
+                let offset = self.layout.records.start + position * RECORD;
+                (offset, format!("the record of row {position} points outside the text"))
+            })?;
         }
         Ok(())
     }
@@ -101,6 +102,11 @@ impl Sealed {
     /// Floats in a vector.
     pub(crate) fn dimension(&self) -> usize {
         self.dimension
+    }
+
+    /// Whether it has the inverses of its vectors' norms.
+    pub(crate) fn is_scaled(&self) -> bool {
+        !self.layout.scales.is_empty()
     }
 
     pub(crate) fn first_row(&self) -> Row {
@@ -129,9 +135,9 @@ impl Sealed {
         Record::decode(&records[position])
     }
 
-    pub(crate) fn scale(&self, position: usize) -> Option<f32> {
+    pub(crate) fn scales(&self, positions: Range<usize>) -> Floats<'_> {
         let scales: &[f32] = bytemuck::cast_slice(&self.map[self.layout.scales.clone()]);
-        scales.get(position).copied()
+        Floats::Mapped(if scales.is_empty() { scales } else { &scales[positions] })
     }
 
     pub(crate) fn floats(&self, positions: Range<usize>) -> Floats<'_> {
@@ -225,7 +231,9 @@ pub(crate) fn write(
     writer.pad()?;
     if scaled {
         for (rows, position) in all() {
-            writer.put(&rows.scale(position).to_le_bytes())?;
+            for scale in rows.scales(position..position + 1).iter() {
+                writer.put(&scale.to_le_bytes())?;
+            }
         }
     }
     writer.pad()?;
@@ -278,7 +286,7 @@ impl Writer<'_> {
         self.write(&block)?;
         self.block = block;
         self.block.clear();
-        if self.table.len() / 4 % SYNC_BLOCKS == 0 {
+        if (self.table.len() / 4).is_multiple_of(SYNC_BLOCKS) {
             self.sync()?;
         }
         Ok(())

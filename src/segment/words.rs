@@ -62,7 +62,7 @@ impl TextArena {
     /// Adds a text, each of its `parts` beginning at a word.
     ///
     /// # Panics
-    /// Where the blocks, 32 GiB together, are full: chunks of rows are bounded far below.
+    /// Where the blocks, 64 GiB together, are full: chunks of rows are bounded far below.
     pub(crate) fn push(&self, end: &mut TextEnd, parts: [&[u8]; 2]) -> TextAt {
         let need: usize = parts.iter().map(|part| words_of(part.len())).sum();
         while self.block(end.block, need).length - end.word < need {

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::operation::Operation;
 use crate::config::Limits;
 use crate::error::{Error, Result};
-use crate::format::frame::{FRAME_ALIGN, FRAME_HEADER, FrameHeader, FrameKind, PAYLOAD_BYTES_MAX, frame_bytes};
+use crate::format::frame::{FRAME_ALIGN, FRAME_HEADER, FrameHeader, FrameKind, frame_bytes};
 use crate::format::header::{FIRST_FRAME, LogHeader};
 use crate::format::position::{Position, SegmentName};
 use crate::io::{File, Io};
@@ -41,13 +41,7 @@ pub(crate) struct LogOptions {
 
 impl LogOptions {
     pub(crate) fn new(io: Arc<dyn Io>, directory: PathBuf, index: IndexId, limits: &Limits) -> Self {
-        Self {
-            io,
-            directory,
-            index,
-            segment_bytes: limits.log_segment_bytes.min(1 << 30),
-            frame_bytes_max: limits.frame_bytes_max.min(PAYLOAD_BYTES_MAX),
-        }
+        Self { io, directory, index, segment_bytes: limits.log_segment_bytes, frame_bytes_max: limits.frame_bytes_max }
     }
 }
 

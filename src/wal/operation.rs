@@ -98,6 +98,9 @@ impl Operation<'_> {
 impl<'a> Upsert<'a> {
     fn decode(body: &'a [u8]) -> Result<Self, String> {
         let ((count, dimension), rest) = codec::decode::<(u32, u32)>(body)?;
+        if dimension == 0 {
+            return Err("an upsert of vectors without values".to_owned());
+        }
         let floats = (count as usize).checked_mul(dimension as usize).ok_or("an upsert of absurd size")?;
         let vector_bytes = floats.checked_mul(4).filter(|&bytes| bytes <= rest.len()).ok_or("an upsert is cut short")?;
         let (texts, vectors) = rest.split_at(rest.len() - vector_bytes);
@@ -135,7 +138,7 @@ impl<'a> Delete<'a> {
 /// Whether `bytes` are exactly `count` strings.
 fn check_strings(mut bytes: &[u8], count: u64) -> Result<(), String> {
     for _ in 0..count {
-        (_, bytes) = codec::decode::<&str>(bytes)?;
+        (_, bytes) = codec::decode_str(bytes)?;
     }
     if bytes.is_empty() { Ok(()) } else { Err("an operation has bytes to spare".to_owned()) }
 }
@@ -145,7 +148,7 @@ struct Strings<'a>(&'a [u8]);
 
 impl<'a> Strings<'a> {
     fn next_string(&mut self) -> &'a str {
-        let (string, rest) = codec::decode(self.0).expect("operations are built by us or checked by decode");
+        let (string, rest) = codec::decode_str(self.0).expect("operations are built by us or checked by decode");
         self.0 = rest;
         string
     }
@@ -189,6 +192,11 @@ mod tests {
         let upsert = Upsert { count: 2, dimension: 1, texts: &texts, vectors: Cow::Borrowed(&[1.0, 2.0]) };
         let points: Vec<_> = upsert.points().collect();
         assert_eq!(points, [("a", "{}", &[1.0][..]), ("b", "{\"n\":1}", &[2.0][..])]);
+    }
+
+    #[test]
+    fn an_upsert_of_dimension_0_is_an_error_and_no_panic() {
+        assert!(Operation::decode(&[1, 6, 0, 0, 0, 1, 0, 1, b'a', 1, b'b']).is_err_and(|why| why.contains("without values")));
     }
 
     #[test]

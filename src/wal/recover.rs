@@ -62,7 +62,7 @@ impl FileLog {
             next = names.get(at + 1).map(|&name| open(&options, name)).transpose()?;
             match from.at {
                 Some((start, offset)) if start == name => {
-                    if scan.file_bytes() < offset {
+                    if !scan.holds(offset) {
                         return Err(Error::corrupt(&scan.path, scan.file_bytes(), format!("the file ends before byte {offset}")));
                     }
                     scan.seek(Place { offset, chain: from.chain }, from.lsn);
@@ -109,7 +109,7 @@ impl FileLog {
             end: log_end.at,
             time_us,
             appended_bytes: frame_bytes,
-            next_epoch: highest_epoch(&options, listed)? + 1,
+            next_epoch: next_epoch(&options, listed)?,
             poisoned: None,
             options,
         };
@@ -245,7 +245,7 @@ fn copy_torn(options: &LogOptions, scan: &Scan, offset: u64) -> Result<u64> {
     let path = &scan.path;
     let io = &options.io;
     let file = io.open(path).map_err(|error| Error::io("open", path, error))?;
-    let mut bytes = vec![0; (scan.file_bytes() - offset) as usize];
+    let mut bytes = vec![0; scan.file_bytes().saturating_sub(offset) as usize];
     let read = file.read_at(offset, &mut bytes).map_err(|error| Error::io("read", path, error))?;
     bytes.truncate(read);
     let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
@@ -260,8 +260,35 @@ fn copy_torn(options: &LogOptions, scan: &Scan, offset: u64) -> Result<u64> {
 }
 
 /// Names are never reused: not those of segments that were written and never named in a manifest either.
-fn highest_epoch(options: &LogOptions, listed: &[SegmentName]) -> Result<u32> {
+fn next_epoch(options: &LogOptions, listed: &[SegmentName]) -> Result<u32> {
     let entries = options.io.list(&options.directory).map_err(|error| Error::io("list", &options.directory, error))?;
     let found = entries.iter().filter_map(|entry| SegmentName::parse(&entry.name));
-    Ok(found.chain(listed.iter().copied()).map(|name| name.epoch).max().unwrap_or(0))
+    let last = found.chain(listed.iter().copied()).max_by_key(|name| name.epoch);
+    last.map_or(Some(1), |name| name.epoch.checked_add(1)).ok_or_else(|| {
+        let path = last.map(|name| name.path(&options.directory)).unwrap_or_default();
+        Error::corrupt(&path, 0, "no log has this epoch: move the file away")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::Limits;
+    use crate::io::Io;
+    use crate::io::sim::SimIo;
+    use crate::types::IndexId;
+
+    #[test]
+    fn a_stranger_s_file_of_the_last_epoch_is_an_error_and_no_overflow() {
+        let disk = SimIo::new();
+        let options = LogOptions::new(Arc::new(disk.clone()), "/".into(), IndexId::nil(), &Limits::default());
+        assert_eq!(next_epoch(&options, &[]).unwrap(), 1);
+        let name = SegmentName { first_lsn: 1, epoch: u32::MAX };
+        disk.create(&name.path(Path::new("/"))).unwrap();
+        let error = next_epoch(&options, &[]).unwrap_err().to_string();
+        assert!(error.contains("4294967295.wal"), "{error}");
+    }
 }

@@ -174,6 +174,11 @@ impl Scan {
         })
     }
 
+    /// Whether a frame can have ended at `offset`. The last frame's zeros tell nothing: without them it is as whole.
+    pub(crate) fn holds(&self, offset: u64) -> bool {
+        offset <= self.window.file_bytes.next_multiple_of(FRAME_ALIGN as u64)
+    }
+
     /// Bytes of the file.
     pub(crate) fn file_bytes(&self) -> u64 {
         self.window.file_bytes
@@ -215,5 +220,49 @@ impl Window {
         let from = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
         let available = self.bytes.get(from..).unwrap_or_default();
         Ok(&available[..available.len().min(length)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use super::*;
+    use crate::io::Io;
+    use crate::io::sim::SimIo;
+    use crate::types::IndexId;
+
+    /// A scan of a log that holds one marker, `cut` bytes short.
+    fn scan_of_marker(cut: usize) -> Scan {
+        let header =
+            LogHeader { index: IndexId::nil(), epoch: 1, first_lsn: 1, predecessor_last_lsn: 0, predecessor_chain: 0, salt: 7 };
+        let mut frame = FrameHeader {
+            kind: FrameKind::Marker,
+            payload_bytes: 0,
+            offset: FIRST_FRAME as u32,
+            salt: 7,
+            first_lsn: 1,
+            last_lsn: 0,
+            watermark: 0,
+            time_us: 0,
+            chain: 0,
+        };
+        let mut bytes = vec![0; FIRST_FRAME as usize + FRAME_ALIGN];
+        bytes[..64].copy_from_slice(&header.encode());
+        bytes[FIRST_FRAME as usize..][..FRAME_HEADER].copy_from_slice(&frame.seal(0, &[]));
+        let file = SimIo::new().create(Path::new("/f")).unwrap();
+        file.write_at(0, &[IoSlice::new(&bytes[..bytes.len() - cut])]).unwrap();
+        Scan::open(Path::new("/f"), file).unwrap()
+    }
+
+    #[test]
+    fn a_frame_whose_zeros_are_cut_off_is_whole_and_replaying_can_begin_behind_it() {
+        for cut in [0, 1, FRAME_ALIGN - FRAME_HEADER] {
+            let mut scan = scan_of_marker(cut);
+            assert!(scan.next_frame().unwrap().is_some(), "{cut} bytes short");
+            assert_eq!(scan.end(0).unwrap(), End::Clean);
+            assert_eq!(scan.place().offset, 1024);
+            assert!(scan.holds(1024) && !scan.holds(1025), "{cut} bytes short");
+        }
     }
 }
