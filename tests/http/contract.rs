@@ -57,6 +57,15 @@ fn metrics_have_the_first_servers_fields_and_the_tenants_own_figures() {
 }
 
 #[test]
+fn a_metric_alone_chooses_the_flat_type_that_has_it() {
+    let server = TestServer::start();
+    for (metric, index_type) in [("l2", "IndexFlatL2"), ("ip", "Flat"), ("cosine", "Flat")] {
+        let created = server.post("/v1/index", &json!({"name": "n", "dimension": 2, "metric": metric})).json();
+        assert_eq!((&created["metric"], &created["index_type"]), (&json!(metric), &json!(index_type)));
+    }
+}
+
+#[test]
 fn an_index_is_created_described_and_deleted() {
     let server = TestServer::start();
     let created = server.post("/v1/index", &json!({"name": "words", "dimension": 3, "tenant_id": "tenant-1", "later": {}}));
@@ -78,6 +87,7 @@ fn an_index_is_created_described_and_deleted() {
         "checkpoint_lsn",
         "segments",
         "tombstones",
+        "torn_bytes",
         "bytes",
         "created_at",
     ];
