@@ -1,6 +1,6 @@
 # Two commands for a fresh Debian 12 machine: `make run` and `make test`. `make help` lists the rest.
 #
-# Everything but `run`, `demo` and `bench` uses cargo's dev profile and one target directory, so that FAISS (two minutes of C++)
+# Everything but `run`, `demo`, `bench` and `fuzz` uses cargo's dev profile and one target directory, so that FAISS (two minutes of C++)
 # is built once for all of it.
 
 SHELL := /bin/bash
@@ -17,7 +17,12 @@ TORTURE_KILLS ?= 500
 TORTURE_CASES ?= 20000
 TORTURE_CRASH_SEEDS ?= 2000
 
-.PHONY: help run demo test torture bench lint deps
+# How long `make fuzz` stays with each target. `fuzz/README.md` explains the flags.
+FUZZ_SECONDS ?= 60
+FUZZ_FLAGS := -max_len=16384 -malloc_limit_mb=64 -detect_leaks=0
+FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+
+.PHONY: help run demo test torture fuzz bench lint deps
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -37,6 +42,15 @@ test: deps ## Run the whole test suite, with the server and without it
 torture: deps ## Run the tests in their long forms: hours
 	FAISS_PROXY_KILLS=$(TORTURE_KILLS) PROPTEST_CASES=$(TORTURE_CASES) FAISS_PROXY_CRASH_SEEDS=$(TORTURE_CRASH_SEEDS) \
 		$(CARGO) test --locked -- --nocapture
+
+fuzz: deps ## Fuzz every decoder for FUZZ_SECONDS=60 each; needs cargo-fuzz, and builds FAISS once more
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing: cargo install cargo-fuzz --locked"; exit 1; }
+	@set -e; for target in $(FUZZ_TARGETS); do \
+		echo "=== $$target"; \
+		mkdir -p fuzz/corpus/$$target; \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --target-dir fuzz/target $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) $(FUZZ_FLAGS); \
+	done
 
 bench: deps ## Run the benches: ratios against baselines taken in the same run
 	$(CARGO) bench --locked

@@ -89,6 +89,8 @@ pub mod config;
 pub mod engine;
 mod error;
 mod format;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 pub mod io;
 pub mod segment;
 mod types;
