@@ -94,9 +94,22 @@ impl State {
 
     fn upsert(&mut self, ids: &mut IdMap, upsert: &Upsert<'_>) -> Effect {
         let first_row = self.next_row;
+        let mut points = upsert.points();
+        let mut vectors = &*upsert.vectors;
+        while !vectors.is_empty() {
+            // As many vectors at once as the chunk has room for: they are most of the bytes, and one after the other they stream into
+            // memory, where between ids and texts each would wait for the stores of the one before.
+            let rows = self.room().min(vectors.len() / self.dimension);
+            let (now, later) = vectors.split_at(rows * self.dimension);
+            self.store_vectors(now);
+            for (id, metadata, vector) in points.by_ref().take(rows) {
+                self.store(id, metadata, vector);
+            }
+            vectors = later;
+        }
+        // The ids in a loop of their own: each look-up misses the cache, and so the processor has several under way.
         let mut superseded = Vec::new();
-        for (id, metadata, vector) in upsert.points() {
-            let row = self.store(id, metadata, vector);
+        for (row, (id, ..)) in (first_row..).zip(upsert.points()) {
             let hash = ids.hash(id.as_bytes());
             let replaced = ids.insert(hash, row, |row| has_id(&self.segments, row, id));
             if let Some(old) = replaced {
@@ -118,24 +131,35 @@ impl State {
         removed.is_some()
     }
 
-    fn store(&mut self, id: &str, metadata: &str, vector: &[f32]) -> Row {
-        let full = match (&self.active, self.segments.last()) {
-            (Some((growing, _)), Some(last)) => last.len == growing.capacity(),
-            _ => true,
-        };
-        if full {
+    /// How many rows the active chunk has room for: a new one, where it has none.
+    fn room(&mut self) -> usize {
+        loop {
+            if let (Some((growing, _)), Some(last)) = (&self.active, self.segments.last())
+                && last.len < growing.capacity()
+            {
+                return growing.capacity() - last.len;
+            }
             self.add_chunk();
         }
+    }
+
+    /// Stores the vectors of the next rows, for which there is [`room`](Self::room).
+    fn store_vectors(&mut self, vectors: &[f32]) {
+        let ((growing, _), last) = self.active.as_ref().zip(self.segments.last()).expect("a chunk with room is there");
+        growing.store_vectors(last.len, vectors);
+    }
+
+    /// Adds the next row, whose vector is [stored](Self::store_vectors).
+    fn store(&mut self, id: &str, metadata: &str, vector: &[f32]) {
         let ((growing, text_end), last) = self.active.as_mut().zip(self.segments.last_mut()).expect("a chunk with room is there");
         let (scale, extreme) = norm::summary(self.metric, vector);
-        let new = NewRow { lsn: self.lsn, id, metadata, vector, scale, extreme };
+        let new = NewRow { lsn: self.lsn, id, metadata, scale, extreme };
         growing.store(last.len, text_end, &new);
         if extreme {
             Arc::make_mut(&mut last.extreme).insert(last.len as u32);
         }
         last.len += 1;
         self.next_row += 1;
-        self.next_row - 1
     }
 
     /// Whether a spare chunk would soon be of use: the present one is large and half full.

@@ -22,8 +22,9 @@ use crate::wal::operation::{Delete, Operation};
 /// Requests in one group. Bounds the slices of one write.
 const GROUP_REQUESTS_MAX: usize = 256;
 
-/// How long a leader waits for the writers that the group before it woke: a fraction of a sync, and only when there were some.
-const GATHER_MAX: Duration = Duration::from_micros(40);
+/// How long a leader waits for the writers that the group before it woke, and only where there were some: those who come a moment later
+/// would wait for a whole sync. It is over as soon as there are as many as before.
+const GATHER_MAX: Duration = Duration::from_micros(200);
 
 /// A mutation that a caller wants.
 #[derive(Debug)]

@@ -221,7 +221,8 @@ fn segment_seeds() -> Vec<(&'static str, Vec<u8>)> {
         let mut end = TextEnd::default();
         for (position, (id, metadata, vector, extreme)) in rows.iter().enumerate() {
             let lsn = 1 + position as u64;
-            growing.store(position, &mut end, &NewRow { lsn, id, metadata, vector, scale: 0.5, extreme: *extreme });
+            growing.store_vectors(position, vector);
+            growing.store(position, &mut end, &NewRow { lsn, id, metadata, scale: 0.5, extreme: *extreme });
         }
         let disk = SimIo::new();
         let path = Path::new("/s");

@@ -23,13 +23,12 @@ pub(crate) struct Growing {
     text: TextArena,
 }
 
-/// A row to store.
+/// What is stored of a row beside its vector.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NewRow<'a> {
     pub(crate) lsn: u64,
     pub(crate) id: &'a str,
     pub(crate) metadata: &'a str,
-    pub(crate) vector: &'a [f32],
     /// The inverse of the norm.
     pub(crate) scale: f32,
     pub(crate) extreme: bool,
@@ -61,11 +60,16 @@ impl Growing {
         self.capacity
     }
 
-    /// Writes the row at `position`, which no View shows yet. Only the one writer calls this, with rising positions.
+    /// Writes the vectors of the rows from `position` on, which no View shows yet. Only the one writer calls this.
+    pub(crate) fn store_vectors(&self, position: usize, vectors: &[f32]) {
+        debug_assert!(position + vectors.len() / self.dimension <= self.capacity);
+        self.vectors.store(position * self.dimension, vectors.iter().map(|x| x.to_bits()));
+    }
+
+    /// Writes what belongs to the row at `position` beside its vector. Only the one writer calls this, with rising positions.
     pub(crate) fn store(&self, position: usize, text_end: &mut TextEnd, row: &NewRow<'_>) {
-        debug_assert!(position < self.capacity && row.vector.len() == self.dimension);
+        debug_assert!(position < self.capacity);
         let text = self.text.push(text_end, [row.id.as_bytes(), row.metadata.as_bytes()]);
-        self.vectors.store(position * self.dimension, row.vector.iter().map(|x| x.to_bits()));
         let halves = |wide: u64| [wide as u32, (wide >> 32) as u32];
         let [lsn_low, lsn_high] = halves(row.lsn);
         let [text_low, text_high] = halves(text);
