@@ -62,3 +62,17 @@ fn deletes_and_a_checkpoint_work_on_a_full_disk_and_upserts_say_that_it_is_full(
     disk.set_capacity(None);
     upsert(&index, "room again").unwrap();
 }
+
+#[test]
+fn what_recovery_must_write_on_a_full_disk_is_paid_by_the_reserve() {
+    let disk = SimIo::new();
+    let store = open(&disk);
+    let spec = IndexSpec { name: "n".into(), dimension: 256, index_type: "Flat".into(), metric: None };
+    let id = store.create_index(&tenant(), &spec).unwrap().id();
+    upsert(&store.index(&tenant(), id).unwrap(), "kept").unwrap();
+    // Killed: nothing vouches for the last frame yet, so that it must be copied into a new segment.
+    let killed = disk.fork();
+    killed.set_capacity(Some(killed.used_bytes()));
+    let store = open(&killed);
+    assert!(store.index(&tenant(), id).unwrap().get("kept").unwrap().is_some());
+}

@@ -344,7 +344,12 @@ fn recover_all(context: &Context, found: Vec<Found>) -> HashMap<(TenantId, Index
                 loop {
                     let Some(Found { tenant, id, directory }) = todo.lock().next() else { break };
                     // A mistake of ours in one index is no reason for the others not to serve.
-                    let opened = catch_unwind(AssertUnwindSafe(|| recover::open(context, tenant.clone(), id, directory)));
+                    let open = || recover::open(context, tenant.clone(), id, directory.clone());
+                    let opened = catch_unwind(AssertUnwindSafe(|| match open() {
+                        // What recovery has to write is little: this is what the reserve is for.
+                        Err(Error::Full(_)) if context.reserve.release() => open(),
+                        other => other,
+                    }));
                     let slot = match opened.unwrap_or_else(|_| Err(Error::Closed("opening this index failed by a bug".into()))) {
                         Ok(index) => Slot::Open(index),
                         Err(error) => {

@@ -44,7 +44,8 @@ pub(crate) struct FrameHeader {
     pub(crate) last_lsn: Lsn,
     /// Highest LSN known to be synced when this frame was written.
     pub(crate) watermark: Lsn,
-    /// When the group was committed: UTC, microseconds since 1970, never less than in the frame before. Data, not logic.
+    /// When the group was committed: UTC, microseconds since 1970, never less than in the frame before while the log is
+    /// open. Data, not logic.
     pub(crate) time_us: u64,
     /// CRC-32 of the first 56 bytes of this header and the payload, gone on from the chain value of the frame before.
     pub(crate) chain: u32,

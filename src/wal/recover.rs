@@ -240,7 +240,7 @@ fn open(options: &LogOptions, name: SegmentName) -> Result<Scan> {
     Ok(scan)
 }
 
-/// Copies what follows the last whole frame to `<segment>.torn`, but for the zeros at its end. Gives the bytes copied.
+/// Copies what follows the last whole frame to `<segment>.torn`, but for the zeros at its end. Gives their number.
 fn copy_torn(options: &LogOptions, scan: &Scan, offset: u64) -> Result<u64> {
     let path = &scan.path;
     let io = &options.io;
@@ -251,11 +251,18 @@ fn copy_torn(options: &LogOptions, scan: &Scan, offset: u64) -> Result<u64> {
     let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     bytes.truncate(used);
     let name = format!("{}.torn", path.file_name().unwrap_or_default().to_string_lossy());
-    crate::io::durable::replace(&**io, &options.directory, &name, &[IoSlice::new(&bytes)])?;
-    tracing::warn!(
-        segment = %path.display(), offset, bytes = used,
-        "the log ends with a torn frame that nobody was told of; it was copied aside to {name}"
-    );
+    match crate::io::durable::replace(&**io, &options.directory, &name, &[IoSlice::new(&bytes)]) {
+        Ok(_) => tracing::warn!(
+            segment = %path.display(), offset, bytes = used,
+            "the log ends with a torn frame that nobody was told of; it was copied aside to {name}"
+        ),
+        // Nothing writes over the tail in its own file: an index need not refuse because there is no room for a copy.
+        Err(error @ Error::Full(_)) => tracing::warn!(
+            segment = %path.display(), offset, bytes = used, %error,
+            "the log ends with a torn frame that nobody was told of; there is no room for a copy"
+        ),
+        Err(error) => return Err(error),
+    }
     Ok(used as u64)
 }
 

@@ -226,6 +226,20 @@ fn torn_tail_is_copied_aside_and_its_file_is_left_as_it_was() {
 }
 
 #[test]
+fn torn_tail_without_room_for_a_copy_is_no_reason_to_refuse() {
+    let mut bench = bench_of(3);
+    bench.log().append_marker().unwrap();
+    let path = bench.last_path();
+    let disk = bench.disk.fork();
+    put(&disk, &path, bench.end(), &[7; 512]);
+    disk.set_capacity(Some(disk.used_bytes()));
+    let mut found = bench.on(disk);
+    found.open().unwrap();
+    assert_eq!((found.replayed, found.report.torn_bytes), (ids(1..=3), 512));
+    assert!(found.disk.map(&path.with_extension("wal.torn")).is_err(), "there was no room");
+}
+
+#[test]
 fn damage_at_or_under_a_watermark_is_refused_by_file_and_offset() {
     let mut bench = bench_of(4);
     let path = bench.last_path();
