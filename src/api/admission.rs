@@ -58,24 +58,25 @@ mod tests {
 
     use super::*;
 
+    /// A call that has begun, and ends with 1 when it is released.
+    async fn start(queue: &Arc<Queue>) -> (tokio::task::JoinHandle<Result<i32, Problem>>, mpsc::Sender<()>) {
+        let (started, has_started) = tokio::sync::oneshot::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let queue = Arc::clone(queue);
+        let work = move || {
+            let _ = started.send(());
+            let _ = released.recv();
+            Ok(1)
+        };
+        let call = tokio::spawn(async move { queue.run(work).await });
+        has_started.await.unwrap();
+        (call, release)
+    }
+
     #[tokio::test]
     async fn a_full_queue_turns_away_and_serves_again_when_a_place_is_free() {
         let queue = Arc::new(Queue::new(1, 0, "full"));
-        let (started, has_started) = tokio::sync::oneshot::channel();
-        let (release, released) = mpsc::channel::<()>();
-        let first = tokio::spawn({
-            let queue = Arc::clone(&queue);
-            async move {
-                queue
-                    .run(move || {
-                        let _ = started.send(());
-                        let _ = released.recv();
-                        Ok(1)
-                    })
-                    .await
-            }
-        });
-        has_started.await.unwrap();
+        let (first, release) = start(&queue).await;
         assert_eq!(queue.run(|| Ok(2)).await.unwrap_err().status(), 429);
         release.send(()).unwrap();
         assert_eq!(first.await.unwrap().unwrap(), 1);
@@ -93,21 +94,7 @@ mod tests {
     #[tokio::test]
     async fn work_whose_caller_went_away_keeps_its_slot_to_the_end() {
         let queue = Arc::new(Queue::new(1, 0, "full"));
-        let (started, has_started) = tokio::sync::oneshot::channel();
-        let (release, released) = mpsc::channel::<()>();
-        let caller = tokio::spawn({
-            let queue = Arc::clone(&queue);
-            async move {
-                queue
-                    .run(move || {
-                        let _ = started.send(());
-                        let _ = released.recv();
-                        Ok(())
-                    })
-                    .await
-            }
-        });
-        has_started.await.unwrap();
+        let (caller, release) = start(&queue).await;
         caller.abort();
         assert!(caller.await.unwrap_err().is_cancelled());
         assert_eq!(queue.places.available_permits(), 0);

@@ -92,9 +92,7 @@ impl Root {
         let directory = self.directory.join(SEGMENT_DIRECTORY);
         let entries = self.io.list(&directory).map_err(|error| Error::io("list", &directory, error))?;
         let found = entries.iter().filter_map(|entry| parse_number(&entry.name));
-        let named =
-            self.current.segments.iter().flat_map(|s| [Some(s.number), s.dead.as_ref().map(|dead| dead.number)]).flatten();
-        let last = found.chain(named).max().unwrap_or(0);
+        let last = found.chain(self.current.file_numbers()).max().unwrap_or(0);
         last.checked_add(1)
             .ok_or_else(|| Error::corrupt(&directory, 0, format!("no segment has number {last}: move the file away")))
     }

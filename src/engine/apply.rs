@@ -78,6 +78,7 @@ impl State {
         self.active = None;
         // An index that is no longer written to ends with small chunks again, and one that is soon has its large ones.
         self.chunk_bytes = (self.chunk_bytes / 4).max(CHUNK_BYTES_MIN);
+        *self.spare.lock() = None;
     }
 
     /// Applies the operation of the next LSN. Nothing can fail: it was validated before it was logged.

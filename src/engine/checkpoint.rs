@@ -101,7 +101,7 @@ fn write_and_publish(index: &Index, files: &mut Files, frozen: &Frozen, plan: &P
         manifest.log.retain(|&name| position.at.is_none_or(|(first, _)| name >= first));
     });
     if let Err(error @ Error::OutcomeUnknown(_)) = &published {
-        index.poison.get_or_init(|| error.to_string().into());
+        index.poison(&error.to_string());
     }
     let (manifest_bytes, log_files_removed) = published?;
     // 6. Serve from the files, and free the memory.

@@ -121,8 +121,8 @@ impl Manifest {
             return Err("manifest: an index of dimension 0".to_owned());
         }
         let names = || self.log.iter().chain(self.position.at.iter().map(|(name, _)| name));
-        let numbers = self.segments.iter().flat_map(|s| [Some(s.number), s.dead.as_ref().map(|dead| dead.number)]).flatten();
-        let counters = [self.generation, self.position.lsn].into_iter().chain(names().map(|name| name.first_lsn)).chain(numbers);
+        let first_lsns = names().map(|name| name.first_lsn);
+        let counters = [self.generation, self.position.lsn].into_iter().chain(first_lsns).chain(self.file_numbers());
         match counters.max() {
             Some(largest) if largest > COUNTER_MAX => return Err(format!("manifest: nothing was counted up to {largest}")),
             _ => {}
@@ -131,6 +131,11 @@ impl Manifest {
             Some(largest) if largest > EPOCH_MAX => Err(format!("manifest: no log has epoch {largest}")),
             _ => Ok(()),
         }
+    }
+
+    /// Numbers of all `.seg` and `.dead` files that it names.
+    pub(crate) fn file_numbers(&self) -> impl Iterator<Item = u64> {
+        self.segments.iter().flat_map(|s| [Some(s.number), s.dead.as_ref().map(|dead| dead.number)]).flatten()
     }
 
     /// Names of all files that belong to this manifest, from the index's directory.
