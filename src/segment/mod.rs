@@ -5,6 +5,7 @@ pub mod filter;
 pub(crate) mod growing;
 pub(crate) mod id_map;
 pub(crate) mod norm;
+pub(crate) mod positions;
 pub(crate) mod sealed;
 pub(crate) mod words;
 
