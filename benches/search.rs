@@ -85,5 +85,5 @@ fn times(index: &Index, raw: &mut FlatIndex, queries: &[f32]) -> (Duration, Dura
 }
 
 fn query(vector: &[f32]) -> Query {
-    Query { vector: vector.to_vec(), k: K, filter: None }
+    Query { vector: vector.to_vec(), k: K, filter: None, ..Query::default() }
 }

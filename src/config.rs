@@ -1,7 +1,13 @@
 //! Every limit and default, with its unit and its reason.
 
+/// The longest that back-pressure holds up one write, in milliseconds.
+pub const WRITE_DELAY_MAX_MS: u64 = 50;
+
+/// The largest efSearch and efConstruction.
+pub const EF_MAX: u32 = 4_096;
+
 /// Limits that the library enforces. [`Limits::default`] is what API.md documents.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// Floats in a vector. FAISS takes more; a JSON body of 64 MiB holds few vectors of this size already.
     pub dimension_max: usize,
@@ -36,6 +42,30 @@ pub struct Limits {
     /// Bytes set aside in the data directory for deletes and checkpoints on a full disk. 0: none, which is the library's default; the
     /// server sets [`Limits::SERVER_RESERVE_BYTES`].
     pub reserve_bytes: u64,
+    /// Rows in memory from which on they are sealed into a segment, where an index sets none: a scan of them takes some tenths of a
+    /// millisecond.
+    pub seal_rows: u32,
+    /// Share of a segment's rows that are dead at which it is rewritten, where an index sets none.
+    pub compact_dead_share: f32,
+    /// Rows of a segment that the background merges others into. A build takes memory and time by the rows of its segment.
+    pub segment_rows_max: u64,
+    /// Rows without an index at which writers are slowed down, up to [`WRITE_DELAY_MAX_MS`]; at twice as many they are answered
+    /// [`Busy`](crate::Error::Busy).
+    pub unbuilt_rows_max: u64,
+    /// Threads of one build.
+    pub build_threads: usize,
+    /// HNSW: efConstruction, where an index sets none.
+    pub ef_construction: u32,
+    /// HNSW: the efSearch with which tuning begins, where an index sets none.
+    pub ef_search: u32,
+    /// IVF: the nprobe with which tuning begins, where an index sets none.
+    pub nprobe: u32,
+    /// Quantised types: the candidates for each row asked for with which tuning begins.
+    pub overfetch: u32,
+    /// Recall of the ten nearest under which an index is not used, where an index sets none.
+    pub min_recall: f32,
+    /// Memory that one index of type `auto` may take before its vectors are quantised, in bytes.
+    pub auto_memory_bytes: u64,
     /// How long after the last group a marker frame is written, so that a watermark covers that group too.
     pub marker_delay_ms: u64,
 }
@@ -64,6 +94,17 @@ impl Default for Limits {
             interval_sync_ms: 50,
             reserve_bytes: 0,
             marker_delay_ms: 500,
+            seal_rows: 16_384,
+            compact_dead_share: 0.2,
+            segment_rows_max: 1 << 24,
+            unbuilt_rows_max: 1 << 18,
+            build_threads: std::thread::available_parallelism().map_or(1, |threads| threads.get().div_ceil(2)),
+            ef_construction: 40,
+            ef_search: 64,
+            nprobe: 8,
+            overfetch: 4,
+            min_recall: 0.9,
+            auto_memory_bytes: 4 << 30,
         }
     }
 }

@@ -94,6 +94,7 @@ fn serve_log(disk: &SimIo, name: SegmentName, operations: &[Vec<u8>]) {
         factory: "Flat".to_owned(),
         metric: 0,
         created_at_us: 0,
+        options: "{}".to_owned(),
     };
     let fits = operations.iter().all(|bytes| Operation::decode(bytes).is_ok_and(|(operation, _)| operation.fits(2)));
     let manifest = Manifest {
@@ -282,7 +283,13 @@ pub fn point(mut input: &[u8]) {
     let dimension = 1 + first / 3 % 8;
     let disk = SimIo::new();
     let store = open_store(&disk);
-    let spec = IndexSpec { name: "n".to_owned(), dimension, index_type: "Flat".to_owned(), metric: Some(metric) };
+    let spec = IndexSpec {
+        name: "n".to_owned(),
+        dimension,
+        index_type: "Flat".to_owned(),
+        metric: Some(metric),
+        ..IndexSpec::default()
+    };
     let index = store.create_index(&tenant(), &spec).expect("creating an index");
     let mut batch = index.batch();
     let mut expected = BTreeMap::new();
@@ -323,8 +330,9 @@ fn assert_points(index: &Index, expected: &BTreeMap<String, (Vec<f32>, String)>)
         assert_eq!((&found.id, &found.metadata), (id, metadata));
         assert_eq!(bits(&found.values), bits(values));
         for filter in [None, Filter::parse(metadata).ok()] {
-            let hits =
-                index.search(&Query { vector: values.clone(), k: 10, filter }).expect("a stored vector can be searched for");
+            let hits = index
+                .search(&Query { vector: values.clone(), k: 10, filter, ..Query::default() })
+                .expect("a stored vector can be searched for");
             assert!(hits.iter().any(|hit| hit.id == *id), "{id} is not found");
             assert!(hits.iter().all(|hit| hit.distance.is_finite() && hit.score.is_finite()), "{hits:?}");
         }

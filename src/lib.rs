@@ -43,7 +43,7 @@
 //! let tenant = TenantId::new("acme")?;
 //!
 //! let store = Store::open(StoreOptions::new(&data_dir))?;
-//! let spec = IndexSpec { name: "fruit".into(), dimension: 3, index_type: "Flat".into(), metric: Some(Metric::Cosine) };
+//! let spec = IndexSpec { name: "fruit".into(), dimension: 3, index_type: "Flat".into(), metric: Some(Metric::Cosine), ..IndexSpec::default() };
 //! let index = store.create_index(&tenant, &spec)?;
 //!
 //! // One batch is one mutation: all of it is stored, or nothing, and it has one LSN.
@@ -56,7 +56,7 @@
 //! assert_eq!((stored.lsn, stored.added_count), (1, 3));
 //!
 //! // The filter applies before the two best are taken.
-//! let query = Query { vector: vec![0.0, 1.0, 0.0], k: 2, filter: Some(Filter::parse(r#"{"colour": "red"}"#)?) };
+//! let query = Query { vector: vec![0.0, 1.0, 0.0], k: 2, filter: Some(Filter::parse(r#"{"colour": "red"}"#)?), ..Query::default() };
 //! let hits = index.search(&query)?;
 //! assert_eq!(hits.iter().map(|hit| hit.id.as_str()).collect::<Vec<_>>(), ["cherry", "apple"]);
 //!
@@ -105,6 +105,6 @@ pub use engine::{Batch, Index, Store, StoreOptions};
 pub use error::{Damage, Error, Fault, Result, What};
 pub use segment::filter::Filter;
 pub use types::{
-    CheckpointReport, Deleted, Durability, Hit, IndexId, IndexInfo, IndexSpec, IndexState, Lsn, Metric, Point, Query, TenantId,
-    Upserted,
+    BuildInfo, CheckpointReport, CompactReport, Deleted, Durability, EraseReport, Hit, IndexId, IndexInfo, IndexOptions,
+    IndexSpec, IndexState, Lsn, Metric, Picked, Point, Query, SearchParams, TenantId, Upserted,
 };

@@ -118,16 +118,41 @@ impl FromStr for Durability {
 }
 
 /// What an index is created with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct IndexSpec {
     /// Free text for people; need not be unique. 1 to [`Limits::index_name_bytes_max`](crate::config::Limits) bytes.
     pub name: String,
     /// Floats in a vector, 1 to [`Limits::dimension_max`](crate::config::Limits).
     pub dimension: usize,
-    /// A FAISS class name or factory string, as the client wrote it: `IndexFlatL2`, `IndexFlatIP`, `IndexFlat` or `Flat` in this version.
+    /// A FAISS class name or factory string, or `auto`, as the client wrote it. `docs/index-types.md` lists them.
     pub index_type: String,
     /// `None`: what `index_type` implies, else L2.
     pub metric: Option<Metric>,
+    pub options: IndexOptions,
+}
+
+/// What an index's creator may set; `None`: the default, which `docs/index-types.md` gives.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IndexOptions {
+    /// HNSW: rows that are kept in sight while the graph is built (efConstruction).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ef_construction: Option<u32>,
+    /// HNSW: where tuning begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ef_search: Option<u32>,
+    /// IVF: where tuning begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nprobe: Option<u32>,
+    /// An index that finds a smaller share of the ten nearest rows is not used, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_recall: Option<f32>,
+    /// Rows in memory that are sealed into a segment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seal_rows: Option<u32>,
+    /// A segment of which this share is dead is rewritten, over 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compact_dead_share: Option<f32>,
 }
 
 /// One point, as it was stored.
@@ -143,7 +168,7 @@ pub struct Point {
 }
 
 /// A search for the nearest points.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Query {
     /// `dimension` finite floats.
     pub vector: Vec<f32>,
@@ -151,6 +176,20 @@ pub struct Query {
     pub k: usize,
     /// Only points that match it are counted among the `k`.
     pub filter: Option<crate::segment::filter::Filter>,
+    /// Scan all rows, whatever index there is.
+    pub exact: bool,
+    pub params: SearchParams,
+}
+
+/// How hard a search looks; `None`: as the index was tuned when it was built. What an index type has no use for is ignored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SearchParams {
+    /// HNSW: rows that are kept in sight (efSearch), 1 to [`EF_MAX`](crate::config::EF_MAX).
+    pub ef: Option<u32>,
+    /// IVF: lists that are looked into, 1 to the number of lists.
+    pub nprobe: Option<u32>,
+    /// Quantised types: whether more candidates are taken than asked for, to be ranked again by their raw vectors. `None`: yes.
+    pub rescore: Option<bool>,
 }
 
 /// One answer to a [`Query`].
@@ -187,6 +226,8 @@ pub struct Deleted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IndexState {
     Ready,
+    /// As ready; rows are being built into a FAISS index, or wait for it.
+    Building,
     /// A sync of its log failed: reads go on, writes are refused until the server is restarted.
     ReadOnly {
         reason: String,
@@ -206,6 +247,9 @@ pub struct IndexInfo {
     pub factory: String,
     pub metric: Metric,
     pub state: IndexState,
+    pub options: IndexOptions,
+    /// For `auto`: what it builds from now on.
+    pub picked: Option<Picked>,
     /// Live points.
     pub vector_count: u64,
     /// Rows that a search scans because no FAISS index covers them.
@@ -217,6 +261,8 @@ pub struct IndexInfo {
     /// Last mutation that the newest checkpoint holds.
     pub checkpoint_lsn: Lsn,
     pub segments: usize,
+    /// What is built over the sealed segments, by the order of their rows. Empty for an exact type.
+    pub builds: Vec<BuildInfo>,
     /// Rows that are dead and still take space.
     pub tombstones: u64,
     /// Bytes at the end of the log that were no whole frame when the index was opened: what a crash left, copied aside to `.torn`.
@@ -225,6 +271,65 @@ pub struct IndexInfo {
     pub bytes: u64,
     /// UTC, microseconds since 1970.
     pub created_at_us: i64,
+}
+
+/// What an index of type `auto` came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Picked {
+    /// FAISS factory string.
+    pub factory: String,
+    pub reason: String,
+}
+
+/// How a sealed segment is searched.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BuildInfo {
+    /// Rows of the segment, dead ones included.
+    pub rows: u64,
+    /// FAISS factory string of its index; `None`: it is scanned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub factory: Option<String>,
+    /// Share of the ten nearest rows that the index found for a sample of the segment's own rows when it was built.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recall: Option<f64>,
+    /// What the index is searched with where a query does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ef: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nprobe: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overfetch: Option<u32>,
+    /// Why there is no index.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What a compaction did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CompactReport {
+    /// What was deleted or replaced up to this mutation is in no segment any more.
+    pub lsn: Lsn,
+    /// Segments that were written anew, and how many they became.
+    pub segments_before: usize,
+    pub segments_after: usize,
+    /// Dead rows that were dropped.
+    pub rows_dropped: u64,
+    /// Bytes of the index's files.
+    pub bytes_before: u64,
+    pub bytes_after: u64,
+}
+
+/// What an erasure did: the receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct EraseReport {
+    /// What was deleted or replaced up to this mutation is in no file of the index any more.
+    pub lsn: Lsn,
+    /// Rows that were dead when it began.
+    pub rows_erased: u64,
+    pub files_removed: usize,
+    /// Bytes of the index's files.
+    pub bytes_before: u64,
+    pub bytes_after: u64,
 }
 
 /// What a checkpoint did.

@@ -34,7 +34,8 @@ fn remove(index: &Index, writer: usize) {
 /// The version of each writer's batch in one search; a batch that is not there has none.
 fn versions(index: &Index, filter: Option<&str>) -> HashMap<u64, u64> {
     let filter = filter.map(|json| Filter::parse(json).unwrap());
-    let hits = index.search(&Query { vector: vec![3.0, 4.0, 5.0, 6.0], k: 2 * WRITERS * BATCH, filter }).unwrap();
+    let hits =
+        index.search(&Query { vector: vec![3.0, 4.0, 5.0, 6.0], k: 2 * WRITERS * BATCH, filter, ..Query::default() }).unwrap();
     let mut ids: Vec<&str> = hits.iter().map(|hit| hit.id.as_str()).collect();
     ids.sort_unstable();
     ids.dedup();

@@ -26,7 +26,10 @@ fn deletes_and_a_checkpoint_work_on_a_full_disk_and_upserts_say_that_it_is_full(
     let disk = SimIo::new();
     let store = open(&disk);
     let index = store
-        .create_index(&tenant(), &IndexSpec { name: "n".into(), dimension: 256, index_type: "Flat".into(), metric: None })
+        .create_index(
+            &tenant(),
+            &IndexSpec { name: "n".into(), dimension: 256, index_type: "Flat".into(), metric: None, ..IndexSpec::default() },
+        )
         .unwrap();
     for number in 0..300 {
         upsert(&index, &format!("kept-{number}")).unwrap();
@@ -67,7 +70,7 @@ fn deletes_and_a_checkpoint_work_on_a_full_disk_and_upserts_say_that_it_is_full(
 fn what_recovery_must_write_on_a_full_disk_is_paid_by_the_reserve() {
     let disk = SimIo::new();
     let store = open(&disk);
-    let spec = IndexSpec { name: "n".into(), dimension: 256, index_type: "Flat".into(), metric: None };
+    let spec = IndexSpec { name: "n".into(), dimension: 256, index_type: "Flat".into(), metric: None, ..IndexSpec::default() };
     let id = store.create_index(&tenant(), &spec).unwrap().id();
     upsert(&store.index(&tenant(), id).unwrap(), "kept").unwrap();
     // Killed: nothing vouches for the last frame yet, so that it must be copied into a new segment.

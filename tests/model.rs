@@ -24,6 +24,9 @@ enum Op {
     Search { seed: u64, k: usize, tag: Option<u64> },
     Get { id: usize },
     Checkpoint,
+    Settle,
+    Compact,
+    Erase,
     Sync,
     Reopen,
     Kill,
@@ -52,6 +55,9 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (any::<u64>(), 1..IDS + 3, prop::option::of(0_u64..4)).prop_map(|(seed, k, tag)| Op::Search { seed, k, tag }),
         2 => (0..IDS + 2).prop_map(|id| Op::Get { id }),
         3 => Just(Op::Checkpoint),
+        3 => Just(Op::Settle),
+        1 => Just(Op::Compact),
+        1 => Just(Op::Erase),
         2 => Just(Op::Sync),
         1 => Just(Op::Reopen),
         2 => Just(Op::Kill),
@@ -139,7 +145,7 @@ const UNDERFLOW: f64 = 1e-43;
 
 fn check_search(session: &Session, metric: Metric, query: &[f32], k: usize, tag: Option<u64>) {
     let filter = tag.map(|tag| Filter::parse(&format!("{{\"tag\":{tag}}}")).unwrap());
-    let hits = session.index.search(&Query { vector: query.to_vec(), k, filter }).unwrap();
+    let hits = session.index.search(&Query { vector: query.to_vec(), k, filter, ..Query::default() }).unwrap();
     // Smaller is nearer.
     let sign = if metric == Metric::L2 { 1.0 } else { -1.0 };
     let matching = |row: &&Row| tag.is_none_or(|tag| has_tag(&row.metadata, tag));
@@ -215,6 +221,9 @@ fn run(case: &Case, counts: &Counts) {
                 assert_eq!(point.map(|point| point.metadata), expected.map(|row| row.metadata.clone()));
             }
             Op::Checkpoint => drop(session.checkpoint()),
+            Op::Settle => drop(session.settle_builds()),
+            Op::Compact => drop(session.compact()),
+            Op::Erase => drop(session.erase()),
             Op::Sync => drop(session.sync()),
             Op::Reopen => {
                 let _ = session.store.close();

@@ -24,7 +24,8 @@ pub fn tenant() -> TenantId {
 }
 
 pub fn create(store: &Store, dimension: usize, metric: Metric) -> Arc<Index> {
-    let spec = IndexSpec { name: "bench".into(), dimension, index_type: "Flat".into(), metric: Some(metric) };
+    let spec =
+        IndexSpec { name: "bench".into(), dimension, index_type: "Flat".into(), metric: Some(metric), ..IndexSpec::default() };
     store.create_index(&tenant(), &spec).expect("the index is created")
 }
 

@@ -28,6 +28,9 @@ pub struct ServerConfig {
     /// Writes that run at one time. They wait for the disk together: the more, the larger the groups that share a sync.
     pub writes_running_max: usize,
     pub writes_waiting_max: usize,
+    /// Checkpoints, compactions and trainings that run at one time: each keeps a disk and a core busy.
+    pub rewrites_running_max: usize,
+    pub rewrites_waiting_max: usize,
     /// Short reads (a point, an index document) that run at one time.
     pub reads_running_max: usize,
     pub reads_waiting_max: usize,
@@ -52,6 +55,8 @@ impl ServerConfig {
             searches_waiting_max: 256,
             writes_running_max: 128,
             writes_waiting_max: 256,
+            rewrites_running_max: 2,
+            rewrites_waiting_max: 16,
             reads_running_max: 16,
             reads_waiting_max: 1_024,
             head_timeout: Duration::from_secs(30),

@@ -73,6 +73,30 @@ pub fn count(raw: &RawValue, field: &'static str) -> Result<usize, Error> {
     Err(Error::invalid(field, "invalid_type", "must be a whole number that is not negative"))
 }
 
+/// A [`count`] of at most 32 bits.
+///
+/// # Errors
+/// As [`count`].
+pub fn count_u32(raw: &RawValue, field: &'static str) -> Result<u32, Error> {
+    let invalid = |_| Error::invalid(field, "invalid_value", format!("must be at most {}", u32::MAX));
+    count(raw, field)?.try_into().map_err(invalid)
+}
+
+/// # Errors
+/// [`Error::Invalid`] where the field is neither `true` nor `false`.
+pub fn boolean(raw: &RawValue, field: &'static str) -> Result<bool, Error> {
+    serde_json::from_str(raw.get()).map_err(|_| Error::invalid(field, "invalid_type", "must be true or false"))
+}
+
+/// A number from 0 to 1.
+///
+/// # Errors
+/// [`Error::Invalid`] where the field is none.
+pub fn share(raw: &RawValue, field: &'static str) -> Result<f32, Error> {
+    let number = serde_json::from_str(raw.get()).ok().filter(|number| (0.0..=1.0).contains(number));
+    number.ok_or_else(|| Error::invalid(field, "invalid_value", "must be a number from 0 to 1"))
+}
+
 /// The elements of an array, each as raw text; at most `items_max`, so that a body of commas cannot take a multiple of its memory.
 ///
 /// # Errors

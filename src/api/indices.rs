@@ -12,7 +12,7 @@ use super::decode::{self, required};
 use super::reply::{Problem, json, no_content};
 use super::request::{JsonBody, Request, decode_percent};
 use crate::error::{Error, What};
-use crate::types::{IndexId, IndexInfo, IndexSpec, IndexState, Metric, TenantId};
+use crate::types::{BuildInfo, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState, Metric, Picked, TenantId};
 
 /// Indices in one page of a list, where the client does not say.
 const LIST_LIMIT_DEFAULT: usize = 100;
@@ -26,6 +26,18 @@ struct CreateBody<'a> {
     index_type: Option<&'a RawValue>,
     tenant_id: Option<&'a RawValue>,
     metric: Option<&'a RawValue>,
+    options: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct OptionsBody<'a> {
+    #[serde(borrow)]
+    ef_construction: Option<&'a RawValue>,
+    ef_search: Option<&'a RawValue>,
+    nprobe: Option<&'a RawValue>,
+    min_recall: Option<&'a RawValue>,
+    seal_rows: Option<&'a RawValue>,
+    compact_dead_share: Option<&'a RawValue>,
 }
 
 pub async fn create(server: Arc<Server>, tenant: TenantId, mut request: Request) -> Result<Response, Problem> {
@@ -58,6 +70,21 @@ fn decode_spec(body: &JsonBody, tenant: &TenantId) -> Result<IndexSpec, Problem>
             (None, Some(_)) => "Flat".to_owned(),
         },
         metric,
+        options: body.options.map_or(Ok(IndexOptions::default()), decode_options)?,
+    })
+}
+
+fn decode_options(raw: &RawValue) -> Result<IndexOptions, Error> {
+    let body: OptionsBody = decode::object(raw).map_err(|detail| Error::invalid("options", "invalid_type", detail))?;
+    let count = |raw: Option<&RawValue>, field| raw.map(|raw| decode::count_u32(raw, field)).transpose();
+    let share = |raw: Option<&RawValue>, field| raw.map(|raw| decode::share(raw, field)).transpose();
+    Ok(IndexOptions {
+        ef_construction: count(body.ef_construction, "options.ef_construction")?,
+        ef_search: count(body.ef_search, "options.ef_search")?,
+        nprobe: count(body.nprobe, "options.nprobe")?,
+        min_recall: share(body.min_recall, "options.min_recall")?,
+        seal_rows: count(body.seal_rows, "options.seal_rows")?,
+        compact_dead_share: share(body.compact_dead_share, "options.compact_dead_share")?,
     })
 }
 
@@ -145,7 +172,35 @@ pub async fn checkpoint(server: Arc<Server>, tenant: TenantId, id: String) -> Re
         let done = Done { lsn: report.lsn, bytes_written: report.bytes_written, log_files_removed: report.log_files_removed };
         Ok(json(StatusCode::OK, &done))
     };
-    server.writes.run(work).await
+    server.rewrites.run(work).await
+}
+
+/// Rewrites the index into as few segments as may be, and answers when that is done.
+pub async fn compact(server: Arc<Server>, tenant: TenantId, id: String, request: Request) -> Result<Response, Problem> {
+    let id = index_id(&id)?;
+    let erases = match request.query("erase")?.as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(Error::invalid("erase", "invalid_type", "must be true or false").into()),
+    };
+    let store = Arc::clone(&server.store);
+    let work = move || {
+        let index = store.index(&tenant, id)?;
+        Ok(if erases { json(StatusCode::OK, &index.erase()?) } else { json(StatusCode::OK, &index.compact()?) })
+    };
+    server.rewrites.run(work).await
+}
+
+/// Builds what FAISS can be trained on, and answers with the index document when that is done.
+pub async fn train(server: Arc<Server>, tenant: TenantId, id: String) -> Result<Response, Problem> {
+    let id = index_id(&id)?;
+    let store = Arc::clone(&server.store);
+    let work = move || {
+        let index = store.index(&tenant, id)?;
+        index.train()?;
+        Ok(json(StatusCode::OK, &IndexDocument::of(&index.info())))
+    };
+    server.rewrites.run(work).await
 }
 
 /// The index id in a path. What is no UUID names no index.
@@ -173,11 +228,17 @@ struct IndexDocument {
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    options: IndexOptions,
+    /// For `auto`: what it builds from now on, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    picked: Option<Picked>,
     unindexed_rows: u64,
     lsn: u64,
     durable_lsn: u64,
     checkpoint_lsn: u64,
     segments: usize,
+    /// What is built over each sealed segment, with the recall that was measured.
+    builds: Vec<BuildInfo>,
     tombstones: u64,
     /// What recovery copied aside of the log, in bytes.
     torn_bytes: u64,
@@ -189,6 +250,7 @@ impl IndexDocument {
     fn of(info: &IndexInfo) -> Self {
         let (state, reason) = match &info.state {
             IndexState::Ready => ("ready", None),
+            IndexState::Building => ("building", None),
             IndexState::ReadOnly { reason } => ("read_only", Some(reason.clone())),
         };
         Self {
@@ -202,11 +264,14 @@ impl IndexDocument {
             factory: info.factory.clone(),
             state,
             reason,
+            options: info.options.clone(),
+            picked: info.picked.clone(),
             unindexed_rows: info.unindexed_rows,
             lsn: info.lsn,
             durable_lsn: info.durable_lsn,
             checkpoint_lsn: info.checkpoint_lsn,
             segments: info.segments,
+            builds: info.builds.clone(),
             tombstones: info.tombstones,
             torn_bytes: info.torn_bytes,
             bytes: info.bytes,

@@ -34,8 +34,10 @@ struct Server {
     store: Arc<Store>,
     config: ServerConfig,
     started: Instant,
-    /// Calls that write, or start something long.
+    /// Calls that write.
     writes: admission::Queue,
+    /// Calls that rewrite an index, and can take minutes.
+    rewrites: admission::Queue,
     searches: admission::Queue,
     /// Calls that are short and do not write.
     reads: admission::Queue,
@@ -51,6 +53,7 @@ impl Server {
             store,
             started: Instant::now(),
             writes: queue(config.writes_running_max, config.writes_waiting_max, "too many writes wait already"),
+            rewrites: queue(config.rewrites_running_max, config.rewrites_waiting_max, "too many compactions wait already"),
             searches: queue(config.searches_running_max, config.searches_waiting_max, "too many searches wait already"),
             reads: queue(config.reads_running_max, config.reads_waiting_max, "too many reads wait already"),
             bodies_bytes: Arc::new(Semaphore::new(config.bodies_bytes_max.min(Semaphore::MAX_PERMITS))),

@@ -23,6 +23,8 @@ enum Target {
     Indices,
     Index(String),
     Checkpoint(String),
+    Compact(String),
+    Train(String),
     Search(String),
     Vectors(String),
     Vector(String, String),
@@ -36,7 +38,7 @@ impl Target {
             Self::Root | Self::Docs | Self::Health | Self::Ready | Self::Metrics | Self::Nothing => "GET",
             Self::Indices | Self::Search(_) => "GET, POST",
             Self::Index(_) | Self::Vector(..) => "GET, DELETE",
-            Self::Checkpoint(_) | Self::Vectors(_) => "POST",
+            Self::Checkpoint(_) | Self::Compact(_) | Self::Train(_) | Self::Vectors(_) => "POST",
         }
     }
 }
@@ -57,6 +59,10 @@ fn target() -> BoxedFilter<(Target,)> {
         .or(warp::path!("v1" / "index" / String).map(Target::Index))
         .unify()
         .or(warp::path!("v1" / "index" / String / "checkpoint").map(Target::Checkpoint))
+        .unify()
+        .or(warp::path!("v1" / "index" / String / "compact").map(Target::Compact))
+        .unify()
+        .or(warp::path!("v1" / "index" / String / "train").map(Target::Train))
         .unify()
         .or(warp::path!("v1" / "index" / String / "search").map(Target::Search))
         .unify()
@@ -106,6 +112,8 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
         (Target::Index(id), &Method::GET) => indices::get(server, tenant, id).await,
         (Target::Index(id), &Method::DELETE) => indices::delete(server, tenant, id).await,
         (Target::Checkpoint(id), &Method::POST) => indices::checkpoint(server, tenant, id).await,
+        (Target::Compact(id), &Method::POST) => indices::compact(server, tenant, id, request).await,
+        (Target::Train(id), &Method::POST) => indices::train(server, tenant, id).await,
         (Target::Search(id), &Method::GET | &Method::POST) => search::search(server, tenant, id, request).await,
         (Target::Vectors(id), &Method::POST) => vectors::add(server, tenant, id, request).await,
         (Target::Vector(id, vector_id), &Method::GET) => vectors::get(server, tenant, id, vector_id).await,
@@ -143,6 +151,8 @@ mod tests {
             ("/v1/index/a", "Index(\"a\")"),
             ("/v1/index/..", "Index(\"..\")"),
             ("/v1/index/a/checkpoint", "Checkpoint(\"a\")"),
+            ("/v1/index/a/compact?erase=true", "Compact(\"a\")"),
+            ("/v1/index/a/train", "Train(\"a\")"),
             ("/v1/index/a/search?x=1", "Search(\"a\")"),
             ("/v1/index/a/vectors", "Vectors(\"a\")"),
             ("/v1/index/a/vectors/b%2Fc%00", "Vector(\"a\", \"b%2Fc%00\")"),

@@ -15,7 +15,7 @@ use super::request::{JsonBody, Request};
 use crate::config::Limits;
 use crate::error::Error;
 use crate::segment::filter::Filter;
-use crate::types::{Hit, Query, TenantId};
+use crate::types::{Hit, Query, SearchParams, TenantId};
 
 /// Answers where the client does not say how many.
 const K_DEFAULT: usize = 10;
@@ -26,6 +26,16 @@ struct SearchBody<'a> {
     vector: Option<&'a RawValue>,
     k: Option<&'a RawValue>,
     filter: Option<&'a RawValue>,
+    exact: Option<&'a RawValue>,
+    params: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Params<'a> {
+    #[serde(borrow)]
+    ef: Option<&'a RawValue>,
+    nprobe: Option<&'a RawValue>,
+    rescore: Option<&'a RawValue>,
 }
 
 #[derive(Serialize)]
@@ -73,5 +83,16 @@ fn decode_query(body: &JsonBody, limits: &Limits) -> Result<Query, Problem> {
     })?;
     let k = body.k.map_or(Ok(K_DEFAULT), |raw| decode::count(raw, "k"))?;
     let filter = body.filter.map(|raw| Filter::parse(raw.get())).transpose()?;
-    Ok(Query { vector, k, filter })
+    let exact = body.exact.map_or(Ok(false), |raw| decode::boolean(raw, "exact"))?;
+    let params = body.params.map_or(Ok(SearchParams::default()), decode_params)?;
+    Ok(Query { vector, k, filter, exact, params })
+}
+
+fn decode_params(raw: &RawValue) -> Result<SearchParams, Error> {
+    let params: Params = decode::object(raw).map_err(|detail| Error::invalid("params", "invalid_type", detail))?;
+    Ok(SearchParams {
+        ef: params.ef.map(|raw| decode::count_u32(raw, "params.ef")).transpose()?,
+        nprobe: params.nprobe.map(|raw| decode::count_u32(raw, "params.nprobe")).transpose()?,
+        rescore: params.rescore.map(|raw| decode::boolean(raw, "params.rescore")).transpose()?,
+    })
 }

@@ -131,6 +131,8 @@ impl Root {
         }
         let before = std::mem::replace(&mut self.current, next);
         let dropped = self.previous.replace(before);
+        // Where the one before could not be read when it was opened, both are of this process by now.
+        self.sweeps |= dropped.is_some();
         let mut log_files_removed = 0;
         for name in dropped.iter().flat_map(Manifest::files).filter(|name| !self.names(name)) {
             // A file that stays is removed by the next opening.
@@ -204,6 +206,7 @@ mod tests {
             factory: "Flat".to_owned(),
             metric: 0,
             created_at_us: 0,
+            options: "{}".to_owned(),
         };
         let current =
             Manifest { index: [0; 16], generation: 1, settings, position: Position::START, log: vec![], segments: vec![] };

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
-use roaring::RoaringBitmap;
 
 use super::view::{Segment, View, locate};
 use crate::segment::Rows;
 use crate::segment::growing::{Growing, NewRow};
 use crate::segment::id_map::{IdMap, ROWS_MAX};
 use crate::segment::norm;
+use crate::segment::positions::Positions;
 use crate::segment::words::TextEnd;
 use crate::types::{Lsn, Metric, Row};
 use crate::wal::operation::{Operation, Upsert};
@@ -43,6 +43,8 @@ pub(crate) struct State {
     /// The last segment, while rows can be added to it.
     active: Option<(Arc<Growing>, TextEnd)>,
     next_row: Row,
+    /// The first row that no checkpoint has begun to write.
+    new_row: Row,
     chunk_bytes: usize,
     /// The next chunk, where the timer's thread has made it already: to touch fresh memory takes longer than to fill it.
     pub(crate) spare: Arc<Mutex<Option<Growing>>>,
@@ -61,7 +63,17 @@ impl State {
     /// The state of a checkpoint at `lsn`: sealed segments only, by rising first row.
     pub(crate) fn new(dimension: usize, metric: Metric, lsn: Lsn, segments: Vec<Segment>) -> Self {
         let next_row = segments.last().map_or(0, |last| last.rows.first_row() + last.len as Row);
-        Self { dimension, metric, lsn, segments, active: None, next_row, chunk_bytes: CHUNK_BYTES_MIN, spare: Arc::default() }
+        Self {
+            dimension,
+            metric,
+            lsn,
+            segments,
+            active: None,
+            next_row,
+            new_row: next_row,
+            chunk_bytes: CHUNK_BYTES_MIN,
+            spare: Arc::default(),
+        }
     }
 
     pub(crate) fn view(&self) -> Arc<View> {
@@ -73,9 +85,15 @@ impl State {
         self.next_row + (rows as Row) < ROWS_MAX
     }
 
+    /// Rows, dead ones included, that no checkpoint has begun to write.
+    pub(crate) fn new_rows(&self) -> u64 {
+        self.next_row - self.new_row
+    }
+
     /// Later rows go to a new chunk, so that the present ones can be written to a file.
     pub(crate) fn freeze(&mut self) {
         self.active = None;
+        self.new_row = self.next_row;
         // An index that is no longer written to ends with small chunks again, and one that is soon has its large ones.
         self.chunk_bytes = (self.chunk_bytes / 4).max(CHUNK_BYTES_MIN);
         *self.spare.lock() = None;
@@ -157,7 +175,7 @@ impl State {
         let new = NewRow { lsn: self.lsn, id, metadata, scale, extreme };
         growing.store(last.len, text_end, &new);
         if extreme {
-            Arc::make_mut(&mut last.extreme).insert(last.len as u32);
+            last.extreme.insert(last.len);
         }
         last.len += 1;
         self.next_row += 1;
@@ -187,16 +205,16 @@ impl State {
         self.segments.push(Segment {
             rows: Rows::Growing(Arc::clone(&growing)),
             len: 0,
-            dead: Arc::new(RoaringBitmap::new()),
-            extreme: Arc::new(RoaringBitmap::new()),
+            dead: Positions::default(),
+            extreme: Positions::default(),
+            build: None,
         });
         self.active = Some((growing, TextEnd::default()));
     }
 
     fn kill(&mut self, row: Row) {
         let (at, position) = locate(&self.segments, row).expect("the id map names rows that exist");
-        let segment = &mut self.segments[at];
-        Arc::make_mut(&mut segment.dead).insert(segment.rows.offset(position));
+        self.segments[at].dead.insert(position);
     }
 }
 

@@ -7,16 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use roaring::RoaringBitmap;
-
 use super::index::Index;
 use super::view::{Segment, View};
 use crate::checkpoint::dead;
 use crate::error::{Error, Result};
-use crate::format::manifest::{DeadFile, SEGMENT_DIRECTORY, SegmentFile, dead_name, segment_name};
+use crate::format::manifest::{Manifest, SEGMENT_DIRECTORY, SegmentFile, dead_name, segment_name};
 use crate::format::position::Position;
-use crate::io::Io;
 use crate::segment::Rows;
+use crate::segment::positions::Positions;
 use crate::segment::sealed::{self, Sealed};
 use crate::types::{CheckpointReport, Metric, Row};
 
@@ -24,18 +22,26 @@ use crate::types::{CheckpointReport, Metric, Row};
 /// grows by.
 const MERGE_SEGMENTS: usize = 8;
 
-/// The files of the newest checkpoint.
+/// The files of the newest manifest.
 #[derive(Debug, Default)]
 pub(super) struct Files {
     pub(super) next_number: u64,
     /// By rising first row, as the sealed segments of the state.
-    pub(super) segments: Vec<SegmentFile>,
-    /// How many rows of each are dead by its file.
-    pub(super) dead_counts: Vec<u64>,
+    pub(super) segments: Vec<SealedFile>,
+}
+
+/// A sealed segment, as the newest manifest has it.
+#[derive(Clone, Debug)]
+pub(super) struct SealedFile {
+    pub(super) file: SegmentFile,
+    /// The rows that are dead by it.
+    pub(super) dead: Positions,
+    /// A compaction reads it: it stays as it is, but for rows that die.
+    pub(super) busy: bool,
 }
 
 impl Files {
-    fn number(&mut self) -> u64 {
+    pub(super) fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number - 1
     }
@@ -50,20 +56,22 @@ struct Frozen {
     appended_bytes: u64,
 }
 
-pub(super) fn checkpoint(index: &Index) -> Result<CheckpointReport> {
+/// With `rotates`, the log goes on in a new segment, and the checkpoint needs nothing of those before.
+pub(super) fn checkpoint(index: &Index, rotates: bool) -> Result<CheckpointReport> {
     let mut files = index.files.lock();
     // 1. Choose n: the end of a group, durable. What no file may hold an effect of begins after it, in a new chunk.
-    let Some(frozen) = freeze(index)? else {
+    let Some(frozen) = freeze(index, rotates)? else {
         let lsn = index.checkpoint_lsn.load(Relaxed);
         return Ok(CheckpointReport { lsn, bytes_written: 0, log_files_removed: 0 });
     };
-    let plan = Plan::new(&frozen.view, &files);
+    let plan = Plan::new(&frozen.view, &files, index.policy()?.0.build_rows);
     let mut done = write_or_clean_up(index, &mut files, &frozen, &plan);
     if matches!(done, Err(Error::Full(_))) && index.reserve.release() {
         done = write_or_clean_up(index, &mut files, &frozen, &plan);
     }
     if done.is_ok() {
         index.reserve.restore();
+        index.schedule_build();
     }
     done
 }
@@ -92,29 +100,59 @@ fn write_and_publish(index: &Index, files: &mut Files, frozen: &Frozen, plan: &P
     // 3. Make their names durable: the manifest must never name a file that a crash can lose.
     index.io.sync_dir(&directory).map_err(|error| Error::io("sync", &directory, error))?;
     // 4. Open what was written, as the next opening will: what cannot be read back must not replace what can.
-    let sealed = written.new.as_ref().map(|file| open_new(index, &directory, view, plan, file)).transpose()?;
+    let merged = &view.segments[plan.merge_from..];
+    let sealed = written
+        .new
+        .as_ref()
+        .map(|file| open_new(index, &directory, file, merged, |at| merged[at].live_positions()))
+        .transpose()?;
     // 5. The one atomic step. It also lets go of log before n, and of what only older manifests name.
-    let segments = written.segments();
-    let published = index.root.lock().publish(|manifest| {
+    let mut segments = written.kept;
+    segments.extend(written.new.map(|file| SealedFile { file, dead: Positions::default(), busy: false }));
+    let (manifest_bytes, log_files_removed) = publish(index, files, segments, |manifest| {
         manifest.position = *position;
-        manifest.segments = segments.clone();
         manifest.log.retain(|&name| position.at.is_none_or(|(first, _)| name >= first));
+    })?;
+    index.checkpoint_lsn.store(position.lsn, Relaxed);
+    // 6. Serve from the files, and free the memory.
+    let mut writer = index.writer.lock();
+    writer.checkpoint_appended_bytes = *appended_bytes;
+    let now = &mut writer.state.segments;
+    let run = plan.merge_from..view.segments.len();
+    let new = sealed.map(|new| carry_over(new, &now[run.clone()], |at, position| merged[at].dead.contains(position)));
+    now.splice(run, new);
+    for &at in plan.dropped.iter().rev() {
+        now.remove(at);
+    }
+    index.shared.view.store(writer.state.view());
+    Ok(CheckpointReport { lsn: position.lsn, bytes_written: written.bytes + manifest_bytes, log_files_removed })
+}
+
+/// Publishes a manifest with these segments, and takes it over into `files`. Gives the manifest's bytes and how many log segments went.
+///
+/// # Errors
+/// As [`Root::publish`](crate::checkpoint::manifest::Root::publish); where the outcome is unknown, the index is read-only from now on.
+pub(super) fn publish(
+    index: &Index,
+    files: &mut Files,
+    segments: Vec<SealedFile>,
+    change: impl FnOnce(&mut Manifest),
+) -> Result<(u64, usize)> {
+    let published = index.root.lock().publish(|manifest| {
+        manifest.segments = segments.iter().map(|segment| segment.file.clone()).collect();
+        change(manifest);
     });
     if let Err(error @ Error::OutcomeUnknown(_)) = &published {
         index.poison(&error.to_string());
     }
-    let (manifest_bytes, log_files_removed) = published?;
-    // 6. Serve from the files, and free the memory.
+    let published = published?;
     files.segments = segments;
-    files.dead_counts = written.dead_counts.clone();
-    index.sealed_bytes.store(files.segments.iter().map(|segment| segment.checksum.bytes).sum(), Relaxed);
-    index.checkpoint_lsn.store(position.lsn, Relaxed);
-    swap(index, view, plan, sealed, *appended_bytes);
-    Ok(CheckpointReport { lsn: position.lsn, bytes_written: written.bytes + manifest_bytes, log_files_removed })
+    index.sealed_bytes.store(files.segments.iter().map(|segment| segment.file.checksum.bytes).sum(), Relaxed);
+    Ok(published)
 }
 
 /// Syncs the log, and gives the state at its end; `None` where the newest checkpoint has it.
-fn freeze(index: &Index) -> Result<Option<Frozen>> {
+fn freeze(index: &Index, rotates: bool) -> Result<Option<Frozen>> {
     let mut writer = index.writer.lock();
     if let Some(why) = index.poison.get() {
         return Err(Error::Closed(Arc::clone(why)));
@@ -122,11 +160,11 @@ fn freeze(index: &Index) -> Result<Option<Frozen>> {
     if let Some(error @ Error::NotFound(_)) = &writer.closed {
         return Err(error.clone());
     }
-    let synced = writer.log.sync();
+    let synced = if rotates { index.start_log_segment(&mut writer.log) } else { writer.log.sync() };
     index.note_log(&writer.log);
     synced?;
     let position = writer.log.position();
-    if position.lsn == index.checkpoint_lsn.load(Relaxed) {
+    if position.lsn == index.checkpoint_lsn.load(Relaxed) && !rotates {
         return Ok(None);
     }
     writer.state.freeze();
@@ -144,15 +182,20 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(view: &View, files: &Files) -> Self {
+    /// Segments of `build_rows` live rows wait for an index and are merged by a compaction, with their indexes.
+    fn new(view: &View, files: &Files, build_rows: u64) -> Self {
         let sealed = files.segments.len();
+        let merges = |at: usize| {
+            let segment = &view.segments[at];
+            !files.segments[at].busy && segment.build.is_none() && segment.live() < build_rows
+        };
         debug_assert!(view.segments[..sealed].iter().all(|segment| matches!(segment.rows, Rows::Sealed(_))));
         let new_rows: u64 = view.segments[sealed..].iter().map(Segment::live).sum();
         // Merging when enough segments of at most this size have gathered keeps their number to some for each power of the fan-in: what is
         // merged may in turn be one of enough segments of its size.
         let (mut merge_from, mut rows) = (sealed, new_rows);
         loop {
-            let small = view.segments[..merge_from].iter().rev().take_while(|segment| segment.live() <= 2 * rows).count();
+            let small = (0..merge_from).rev().take_while(|&at| merges(at) && view.segments[at].live() <= 2 * rows).count();
             if small + 1 < MERGE_SEGMENTS {
                 break;
             }
@@ -165,7 +208,7 @@ impl Plan {
         {
             merge_from = sealed;
         }
-        let dropped = (0..merge_from).filter(|&at| view.segments[at].live() == 0).collect();
+        let dropped = (0..merge_from).filter(|&at| view.segments[at].live() == 0 && !files.segments[at].busy).collect();
         Self { merge_from, dropped }
     }
 }
@@ -173,94 +216,76 @@ impl Plan {
 /// The files of the new checkpoint.
 struct Written {
     /// Of segments that stay, with their dead rows.
-    kept: Vec<SegmentFile>,
+    kept: Vec<SealedFile>,
     new: Option<SegmentFile>,
-    dead_counts: Vec<u64>,
     bytes: u64,
-}
-
-impl Written {
-    fn segments(&self) -> Vec<SegmentFile> {
-        self.kept.iter().chain(&self.new).cloned().collect()
-    }
 }
 
 fn write_files(index: &Index, directory: &Path, view: &View, plan: &Plan, files: &mut Files) -> Result<Written> {
     let io = &*index.io;
-    let mut written = Written { kept: Vec::new(), new: None, dead_counts: Vec::new(), bytes: 0 };
+    let mut written = Written { kept: Vec::new(), new: None, bytes: 0 };
     for at in (0..plan.merge_from).filter(|at| !plan.dropped.contains(at)) {
         let segment = &view.segments[at];
-        let mut file = files.segments[at].clone();
+        let mut kept = files.segments[at].clone();
         // Rows of a sealed segment only ever die: an equal count is an equal set.
-        if segment.dead.len() != files.dead_counts[at] {
-            let dead = write_dead(io, directory, files.number(), segment)?;
+        if segment.dead.len() != kept.dead.len() {
+            let dead = dead::write(io, directory, files.number(), &segment.dead)?;
             written.bytes += dead.checksum.bytes;
-            file.dead = Some(dead);
+            kept.file.dead = Some(dead);
+            kept.dead = segment.dead.clone();
         }
-        written.kept.push(file);
-        written.dead_counts.push(segment.dead.len());
+        written.kept.push(kept);
     }
     let rows: Vec<(&Rows, Vec<u32>)> = view.segments[plan.merge_from..]
         .iter()
         .map(|segment| (&segment.rows, segment.live_positions().map(|position| position as u32).collect()))
         .collect();
     if rows.iter().any(|(_, positions)| !positions.is_empty()) {
-        let number = files.number();
-        let path = directory.join(segment_name(number));
-        let scaled = index.metric == Metric::Cosine;
-        let checksum = sealed::write(io, &path, index.id, number, index.dimension(), scaled, &rows)?;
-        written.bytes += checksum.bytes;
-        written.new = Some(SegmentFile { number, checksum, dead: None });
-        written.dead_counts.push(0);
+        let file = write_segment(index, directory, files.number(), &rows)?;
+        written.bytes += file.checksum.bytes;
+        written.new = Some(file);
     }
     Ok(written)
 }
 
-fn write_dead(io: &dyn Io, directory: &Path, number: u64, segment: &Segment) -> Result<DeadFile> {
-    let positions: RoaringBitmap =
-        segment.dead.iter().filter_map(|offset| segment.rows.position(offset)).map(|position| position as u32).collect();
-    dead::write(io, directory, number, &positions)
+/// Writes and syncs a new segment of these rows; its name is made durable by the caller.
+pub(super) fn write_segment(index: &Index, directory: &Path, number: u64, rows: &[(&Rows, Vec<u32>)]) -> Result<SegmentFile> {
+    let path = directory.join(segment_name(number));
+    let scaled = index.metric == Metric::Cosine;
+    let checksum = sealed::write(&*index.io, &path, index.id, number, index.dimension(), scaled, rows)?;
+    Ok(SegmentFile { number, checksum, dead: None, built: None })
 }
 
-/// The new file, its rows under the numbers that they have in memory.
-fn open_new(index: &Index, directory: &Path, view: &View, plan: &Plan, file: &SegmentFile) -> Result<Segment> {
-    let merged = &view.segments[plan.merge_from..];
-    let first_row = merged[0].rows.first_row();
-    let offsets = merged.iter().flat_map(|segment| {
-        let base = (segment.rows.first_row() - first_row) as u32;
-        segment.live_positions().map(move |position| base + segment.rows.offset(position))
-    });
+/// Opens what was written of `inputs`, its rows under the numbers that they have there: those at the positions that `kept` gives.
+pub(super) fn open_new<P: Iterator<Item = usize>>(
+    index: &Index,
+    directory: &Path,
+    file: &SegmentFile,
+    inputs: &[Segment],
+    kept: impl Fn(usize) -> P,
+) -> Result<Segment> {
+    let first_row = inputs[0].rows.first_row();
+    let rows = inputs.iter().enumerate();
+    let offsets = rows.flat_map(|(at, input)| kept(at).map(move |position| (input.row(position) - first_row) as u32));
     let path = directory.join(segment_name(file.number));
     let sealed = Sealed::open(&*index.io, &path, file.checksum, index.id, file.number, first_row)?;
-    Ok(segment(sealed.with_offsets(offsets.collect()), RoaringBitmap::new()))
+    Ok(segment(sealed.with_offsets(offsets.collect()), Positions::default()))
 }
 
-/// A sealed segment as a View has it; `dead` are offsets.
-pub(super) fn segment(sealed: Sealed, dead: RoaringBitmap) -> Segment {
-    let extreme = (0..sealed.len()).filter(|&position| sealed.record(position).extreme).map(|position| sealed.offset(position));
-    let (extreme, len) = (Arc::new(extreme.collect()), sealed.len());
-    Segment { rows: Rows::Sealed(Arc::new(sealed)), len, dead: Arc::new(dead), extreme }
+/// A sealed segment as a View has it.
+pub(super) fn segment(sealed: Sealed, dead: Positions) -> Segment {
+    let extreme = (0..sealed.len()).filter(|&position| sealed.record(position).extreme).collect();
+    let len = sealed.len();
+    Segment { rows: Rows::Sealed(Arc::new(sealed)), len, dead, extreme, build: None }
 }
 
-/// Puts the new file in the place of the rows that it holds. What died since the View was taken is dead in it too.
-fn swap(index: &Index, view: &View, plan: &Plan, sealed: Option<Segment>, appended_bytes: u64) {
-    let mut writer = index.writer.lock();
-    writer.checkpoint_appended_bytes = appended_bytes;
-    let now = &mut writer.state.segments;
-    let merged = plan.merge_from..view.segments.len();
-    let new = sealed.map(|mut new| {
-        let first_row = new.rows.first_row();
-        let died = now[merged.clone()].iter().zip(&view.segments[merged.clone()]).flat_map(|(now, then)| {
-            let base = (now.rows.first_row() - first_row) as u32;
-            let since = &*now.dead - &*then.dead;
-            since.into_iter().map(move |offset| base + offset)
-        });
-        new.dead = Arc::new(died.collect());
-        new
-    });
-    now.splice(merged, new);
-    for &at in plan.dropped.iter().rev() {
-        now.remove(at);
+/// What takes the place of `inputs`, with those rows dead that died in them since it was written: all that are dead now and were not left out.
+pub(super) fn carry_over(mut new: Segment, inputs: &[Segment], left_out: impl Fn(usize, usize) -> bool) -> Segment {
+    for (at, input) in inputs.iter().enumerate() {
+        for position in input.dead.iter().filter(|&position| !left_out(at, position)) {
+            let offset = (input.row(position) - new.rows.first_row()) as u32;
+            new.dead.insert(new.rows.position(offset).expect("a row that was not left out was written"));
+        }
     }
-    index.shared.view.store(writer.state.view());
+    new
 }

@@ -13,30 +13,35 @@ use super::apply::{Shared, State, has_id};
 use super::batch::{Batch, check_id, check_vector};
 use super::checkpoint::Files;
 use super::maintenance::{Maintenance, Task};
+use super::policy::Policy;
 use super::reserve::Reserve;
 use super::search;
 use super::view::locate;
 use super::writer::{Queue, Request, Writer};
 use crate::checkpoint::manifest::Root;
-use crate::config::Limits;
+use crate::config::{EF_MAX, Limits, WRITE_DELAY_MAX_MS};
 use crate::error::{Error, Result};
-use crate::format::manifest::{LOG_DIRECTORY, Settings};
+use crate::format::manifest::{Built, LOG_DIRECTORY, SegmentFile, Settings};
 use crate::io::{Io, Lock};
 use crate::segment::growing::Growing;
+use crate::segment::recipe::{self, Recipe};
 use crate::types::{
-    CheckpointReport, Deleted, Durability, Hit, IndexId, IndexInfo, IndexState, Metric, Point, Query, TenantId, Upserted,
+    BuildInfo, CheckpointReport, Deleted, Durability, Hit, IndexId, IndexInfo, IndexOptions, IndexState, Metric, Picked, Point,
+    Query, TenantId, Upserted,
 };
 use crate::wal::file_log::FileLog;
 
 /// One index, open. Calls block; any number of threads may make them.
 ///
-/// Locks, in the order in which they may be taken: `files`, `writer`, `queue` or `root` or `shared.ids`. A search takes none.
+/// Locks, in the order in which they may be taken: `building`, `files`, `writer`, `queue` or `root` or `shared.ids`. A search takes none.
 #[derive(Debug)]
 pub struct Index {
     pub(super) id: IndexId,
     pub(super) tenant: TenantId,
     pub(super) settings: Settings,
     pub(super) metric: Metric,
+    pub(super) options: IndexOptions,
+    pub(super) kind: Kind,
     pub(super) limits: Arc<Limits>,
     pub(super) io: Arc<dyn Io>,
     pub(super) directory: PathBuf,
@@ -46,6 +51,12 @@ pub struct Index {
     pub(super) root: Mutex<Root>,
     /// Held through a checkpoint: there is one at a time.
     pub(super) files: Mutex<Files>,
+    /// Held through a build or a compaction: there is one at a time.
+    pub(super) building: Mutex<()>,
+    /// Ends a build that is under way.
+    pub(super) stop: AtomicBool,
+    /// [`Policy::build_rows`] when it was last asked for.
+    pub(super) build_rows: AtomicU64,
     /// Last LSN known to be synced, for information.
     pub(super) durable_lsn: AtomicU64,
     /// LSN of the newest checkpoint.
@@ -67,9 +78,32 @@ pub struct Index {
     pub(super) weak: Weak<Index>,
 }
 
+/// What is built over the segments of an index.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// Nothing: they are scanned.
+    Exact,
+    Fixed(Recipe),
+    /// What its size asks for.
+    Auto,
+}
+
+impl Kind {
+    /// # Errors
+    /// [`Error::Invalid`] where this version cannot build it.
+    pub(super) fn new(settings: &Settings, metric: Metric) -> Result<Self> {
+        if settings.factory == "auto" {
+            return Ok(Self::Auto);
+        }
+        let recipe = Recipe::new(&settings.factory, metric, settings.dimension as usize)?;
+        Ok(if recipe.is_exact() { Self::Exact } else { Self::Fixed(recipe) })
+    }
+}
+
 /// Which tasks are on an agenda, so that each is there once.
 #[derive(Debug, Default)]
 pub(super) struct Scheduled {
+    build: AtomicBool,
     sync: AtomicBool,
     marker: AtomicBool,
     spare: AtomicBool,
@@ -101,6 +135,7 @@ impl Index {
     pub fn info(&self) -> IndexInfo {
         let view = self.shared.view.load();
         let settings = &self.settings;
+        let is_exact = matches!(self.kind, Kind::Exact);
         IndexInfo {
             id: self.id,
             tenant_id: self.tenant.clone(),
@@ -111,15 +146,19 @@ impl Index {
             metric: self.metric,
             state: match self.poison.get() {
                 Some(reason) => IndexState::ReadOnly { reason: reason.to_string() },
+                None if is_exact => IndexState::Ready,
+                None if self.building.is_locked() || view.unbuilt() >= self.build_rows.load(Relaxed) => IndexState::Building,
                 None => IndexState::Ready,
             },
+            options: self.options.clone(),
+            picked: matches!(self.kind, Kind::Auto).then(|| self.pick(view.live())),
             vector_count: view.live(),
-            // Every type of this version is exact: there is no index that could cover a row.
-            unindexed_rows: 0,
+            unindexed_rows: if is_exact { 0 } else { view.scanned() },
             lsn: view.lsn,
             durable_lsn: self.durable_lsn.load(Relaxed),
             checkpoint_lsn: self.checkpoint_lsn.load(Relaxed),
             segments: view.segments.len(),
+            builds: view.segments.iter().filter_map(|s| Some(build_info(s.len, &s.build.as_ref()?.record))).collect(),
             tombstones: view.tombstones(),
             torn_bytes: self.torn_bytes,
             bytes: self.bytes(),
@@ -127,14 +166,60 @@ impl Index {
         }
     }
 
+    fn pick(&self, rows: u64) -> Picked {
+        let (factory, reason) = recipe::pick(rows, self.dimension(), self.metric, self.limits.auto_memory_bytes);
+        Picked { factory, reason }
+    }
+
+    /// What is built from now on, and when; without a recipe, segments are searched exactly.
+    pub(super) fn policy(&self) -> Result<(Policy, Option<Recipe>)> {
+        let recipe = match &self.kind {
+            Kind::Exact => None,
+            Kind::Fixed(recipe) => Some(recipe.clone()),
+            Kind::Auto => {
+                let picked = self.pick(self.shared.view.load().live());
+                Some(Recipe::new(&picked.factory, self.metric, self.dimension())?).filter(|recipe| !recipe.is_exact())
+            }
+        };
+        let (options, limits) = (&self.options, &self.limits);
+        let policy = Policy {
+            build_rows: recipe.as_ref().map_or(u64::MAX, |recipe| recipe.train_rows_advised().max(self.seal_rows() as u64)),
+            train_rows: recipe.as_ref().map_or(0, Recipe::train_rows_min),
+            dead_share: options.compact_dead_share.unwrap_or(limits.compact_dead_share).into(),
+            rows_max: limits.segment_rows_max,
+        };
+        self.build_rows.store(policy.build_rows, Relaxed);
+        Ok((policy, recipe))
+    }
+
+    fn seal_rows(&self) -> u32 {
+        self.options.seal_rows.unwrap_or(self.limits.seal_rows)
+    }
+
+    /// Slows a writer down where builds do not keep up, for a searcher scans what has no index.
+    fn hold_back(&self) -> Result<()> {
+        let build_rows = self.build_rows.load(Relaxed);
+        if self.maintenance.is_none() || build_rows == u64::MAX {
+            return Ok(());
+        }
+        let bearable = self.limits.unbuilt_rows_max.max(build_rows.saturating_mul(4));
+        let over = self.shared.view.load().unbuilt().saturating_sub(bearable);
+        if over >= bearable {
+            return Err(Error::Busy("too many rows wait for their index; deletes and searches go on"));
+        }
+        if over > 0 {
+            std::thread::sleep(Duration::from_millis(1 + (WRITE_DELAY_MAX_MS - 1) * over / bearable));
+        }
+        Ok(())
+    }
+
     /// Bytes of the files that the manifest names.
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         let manifest = self.root.lock().current().clone();
         let log = self.directory.join(LOG_DIRECTORY);
         let length = |path: PathBuf| self.io.open(&path).and_then(|file| file.len()).unwrap_or(0);
         let log_bytes: u64 = manifest.log.iter().map(|name| length(name.path(&log))).sum();
-        let segment_bytes: u64 =
-            manifest.segments.iter().map(|s| s.checksum.bytes + s.dead.as_ref().map_or(0, |dead| dead.checksum.bytes)).sum();
+        let segment_bytes: u64 = manifest.segments.iter().map(SegmentFile::bytes).sum();
         log_bytes + segment_bytes + manifest.encode().len() as u64
     }
 
@@ -159,6 +244,7 @@ impl Index {
         if batch.log_bytes() > self.limits.operation_bytes_max {
             return invalid("batch_too_large", format!("a batch has at most {} bytes", self.limits.operation_bytes_max));
         }
+        self.hold_back()?;
         let (lsn, effect) = self.commit(Request::Upsert(batch), durability)?;
         Ok(Upserted { lsn, added_count: effect.count, superseded: effect.superseded })
     }
@@ -206,6 +292,14 @@ impl Index {
         if query.k == 0 || query.k > self.limits.k_max {
             return Err(Error::invalid("k", "invalid_k", format!("k is 1 to {}, and not {}", self.limits.k_max, query.k)));
         }
+        let within = |field, value: Option<u32>, max: u32| match value {
+            Some(value) if value == 0 || value > max => {
+                Err(Error::invalid(field, "invalid_params", format!("must be 1 to {max}, and not {value}")))
+            }
+            _ => Ok(()),
+        };
+        within("params.ef", query.params.ef, EF_MAX)?;
+        within("params.nprobe", query.params.nprobe, u32::MAX)?;
         let squared_norm = check_vector("vector", &query.vector, self.dimension(), self.metric)?;
         search::search(&self.shared.view.load_full(), self.metric, query, squared_norm)
     }
@@ -230,11 +324,12 @@ impl Index {
     /// # Errors
     /// [`Error::Full`], [`Error::Io`]: the checkpoint before stands. [`Error::OutcomeUnknown`]: a sync failed and the index is read-only.
     pub fn checkpoint(&self) -> Result<CheckpointReport> {
-        super::checkpoint::checkpoint(self)
+        super::checkpoint::checkpoint(self, false)
     }
 
     /// Refuses every later write: the index is deleted, or the store is closed.
     pub(super) fn close(&self, error: Error) {
+        self.stop_building();
         self.writer.lock().closed.get_or_insert(error);
     }
 
@@ -252,7 +347,8 @@ impl Index {
         self.durable_lsn.store(log.durable_lsn(), Relaxed);
     }
 
-    pub(super) fn schedule_after_commit(&self, unsynced: bool, wants_spare: bool, log_bytes: u64) {
+    /// `new_rows`: those that no checkpoint has begun to write.
+    pub(super) fn schedule_after_commit(&self, unsynced: bool, wants_spare: bool, log_bytes: u64, new_rows: u64) {
         let limits = &self.limits;
         if wants_spare {
             self.schedule(Task::Spare, &self.scheduled.spare, 0);
@@ -262,9 +358,15 @@ impl Index {
         }
         self.schedule(Task::Marker, &self.scheduled.marker, limits.marker_delay_ms);
         self.schedule(Task::Checkpoint, &self.scheduled.checkpoint_later, limits.checkpoint_interval_ms);
-        if log_bytes > limits.checkpoint_log_bytes.max(self.sealed_bytes.load(Relaxed) / 4) {
+        let seals = !matches!(self.kind, Kind::Exact) && new_rows >= self.seal_rows().into();
+        if seals || log_bytes > limits.checkpoint_log_bytes.max(self.sealed_bytes.load(Relaxed) / 4) {
             self.schedule(Task::Checkpoint, &self.scheduled.checkpoint_now, 0);
         }
+    }
+
+    /// Has the next due build or compaction done, if there is one.
+    pub(super) fn schedule_build(&self) {
+        self.schedule(Task::Build, &self.scheduled.build, 0);
     }
 
     fn schedule(&self, task: Task, scheduled: &AtomicBool, after_ms: u64) {
@@ -307,10 +409,44 @@ impl Index {
                 self.scheduled.checkpoint_later.store(false, SeqCst);
                 self.checkpoint().map(drop)
             }
+            Task::Build => {
+                self.scheduled.build.store(false, SeqCst);
+                // One at a time: other indices have jobs too.
+                self.build_one().map(|found_one| {
+                    if found_one {
+                        self.schedule_build();
+                    }
+                })
+            }
         };
         match done {
             Err(Error::NotFound(_)) | Ok(()) => {}
             Err(error) => tracing::error!(index = %self.id, ?task, %error, "maintenance failed"),
         }
+    }
+}
+
+fn build_info(rows: usize, built: &Built) -> BuildInfo {
+    let share = |recall: u16| f64::from(recall) / 10_000.0;
+    let known = |value: u32| Some(value).filter(|&value| value > 0);
+    match built {
+        Built::Index(index) => BuildInfo {
+            rows: rows as u64,
+            factory: Some(index.factory.clone()),
+            recall: Some(share(index.recall)),
+            ef: known(index.ef),
+            nprobe: known(index.nprobe),
+            overfetch: known(index.overfetch),
+            reason: None,
+        },
+        Built::Exact { recall, why, .. } => BuildInfo {
+            rows: rows as u64,
+            factory: None,
+            recall: recall.map(share),
+            ef: None,
+            nprobe: None,
+            overfetch: None,
+            reason: Some(why.clone()),
+        },
     }
 }

@@ -1,4 +1,4 @@
-//! What is done later, by two threads for all indices: markers and interval syncs on time, checkpoints in the background.
+//! What is done later, by three threads for all indices: markers and interval syncs on time, checkpoints, and builds with compactions.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -22,6 +22,8 @@ pub(super) enum Task {
     /// Make the next chunk of rows.
     Spare,
     Checkpoint,
+    /// Build an index, or compact.
+    Build,
 }
 
 /// Work for one thread, by when it is due. An index has at most two tasks of a kind in it, so its size is bounded.
@@ -98,11 +100,12 @@ impl Agenda {
     }
 }
 
-/// The two threads of a store.
+/// The three threads of a store.
 #[derive(Debug)]
 pub(super) struct Maintenance {
     timely: Arc<Agenda>,
     lengthy: Arc<Agenda>,
+    patient: Arc<Agenda>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -110,9 +113,10 @@ impl Maintenance {
     /// # Errors
     /// [`Error::Io`] where the system gives no thread.
     pub(super) fn start() -> Result<Arc<Self>> {
-        let (timely, lengthy) = (Arc::new(Agenda::default()), Arc::new(Agenda::default()));
+        let [timely, lengthy, patient] = std::array::from_fn(|_| Arc::new(Agenda::default()));
         let mut threads = Vec::new();
-        for (name, agenda) in [("faiss-proxy-timer", &timely), ("faiss-proxy-checkpoint", &lengthy)] {
+        let agendas = [("faiss-proxy-timer", &timely), ("faiss-proxy-checkpoint", &lengthy), ("faiss-proxy-build", &patient)];
+        for (name, agenda) in agendas {
             let agenda = Arc::clone(agenda);
             let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
                 while let Some((task, index)) = agenda.next() {
@@ -125,7 +129,7 @@ impl Maintenance {
             });
             threads.push(thread.map_err(|error| Error::io("start a thread", name.as_ref(), error))?);
         }
-        Ok(Arc::new(Self { timely, lengthy, threads: Mutex::new(threads) }))
+        Ok(Arc::new(Self { timely, lengthy, patient, threads: Mutex::new(threads) }))
     }
 
     pub(super) fn schedule(&self, index: Weak<Index>, task: Task, after: Duration) {
@@ -133,6 +137,7 @@ impl Maintenance {
         match task {
             Task::Sync | Task::Marker | Task::Spare => self.timely.add(due),
             Task::Checkpoint => self.lengthy.add(due),
+            Task::Build => self.patient.add(due),
         }
     }
 
@@ -140,6 +145,7 @@ impl Maintenance {
     pub(super) fn stop(&self) {
         self.timely.stop();
         self.lengthy.stop();
+        self.patient.stop();
         let own = std::thread::current().id();
         // The last index can be dropped by one of the threads, which cannot wait for itself.
         for thread in self.threads.lock().drain(..).filter(|thread| thread.thread().id() != own) {

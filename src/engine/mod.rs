@@ -3,10 +3,12 @@
 mod apply;
 mod batch;
 mod checkpoint;
+mod compact;
+mod erase;
 mod index;
-mod index_type;
 mod limits;
 mod maintenance;
+mod policy;
 mod recover;
 mod reserve;
 mod search;

@@ -1,7 +1,7 @@
 //! Opens an index: manifest, segments, log. Nothing is served before all of it is known to be sound.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -9,21 +9,24 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 
 use super::apply::{Shared, State};
-use super::checkpoint::{self, Files};
-use super::index::{Index, Scheduled};
+use super::checkpoint::{self, Files, SealedFile};
+use super::index::{Index, Kind, Scheduled};
 use super::maintenance::Maintenance;
 use super::reserve::Reserve;
-use super::view::Segment;
+use super::view::{Build, Segment};
 use super::writer::{Queue, Writer};
 use crate::checkpoint::dead;
 use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
 use crate::error::{Error, Result};
-use crate::format::manifest::{LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, segment_name};
+use crate::format::manifest::{Built, LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, SegmentFile, index_name, segment_name};
 use crate::io::{Io, Lock};
+use crate::segment::Rows;
+use crate::segment::ann::{Ann, Tuning};
 use crate::segment::id_map::IdMap;
+use crate::segment::recipe::Recipe;
 use crate::segment::sealed::Sealed;
-use crate::types::{IndexId, Metric, Row, TenantId};
+use crate::types::{IndexId, IndexOptions, Metric, Row, TenantId};
 use crate::wal::file_log::{FileLog, LogOptions};
 
 /// What every index of a store shares.
@@ -53,13 +56,15 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         2 => Metric::Cosine,
         other => return Err(Error::corrupt(&directory.join(manifest.file_name()), 0, format!("metric {other} is not known"))),
     };
+    let options: IndexOptions = serde_json::from_str(&settings.options)
+        .map_err(|error| Error::corrupt(&directory.join(manifest.file_name()), 0, format!("options: {error}")))?;
+    let kind = Kind::new(&settings, metric)?;
     let mut ids = IdMap::new();
     let segments = load_segments(&*io, &directory, id, metric, &manifest)?;
     fill_ids(&mut ids, &segments);
     let files = Files {
         next_number: root.next_number()?,
-        dead_counts: segments.iter().map(|segment| segment.dead.len()).collect(),
-        segments: manifest.segments.clone(),
+        segments: segments.iter().zip(&manifest.segments).map(|(segment, file)| sealed_file(segment, file)).collect(),
     };
     let sealed_bytes = manifest.segments.iter().map(|segment| segment.checksum.bytes).sum();
     let mut state = State::new(settings.dimension as usize, metric, manifest.position.lsn, segments);
@@ -90,12 +95,14 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         "opened an index"
     );
     let durable_lsn = AtomicU64::new(log.durable_lsn());
-    let dirty = (log.appended_bytes() > 0).then(|| log.appended_bytes());
+    let dirty = (log.appended_bytes() > 0).then(|| (log.appended_bytes(), state.new_rows()));
     let index = Arc::new_cyclic(|weak| Index {
         id,
         tenant,
         settings,
         metric,
+        options,
+        kind,
         limits,
         io,
         directory,
@@ -104,6 +111,9 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         writer: Mutex::new(Writer { log, state, closed: None, last_commit: Instant::now(), checkpoint_appended_bytes: 0 }),
         root: Mutex::new(root),
         files: Mutex::new(files),
+        building: Mutex::new(()),
+        stop: AtomicBool::new(false),
+        build_rows: AtomicU64::new(u64::MAX),
         durable_lsn,
         checkpoint_lsn: AtomicU64::new(manifest.position.lsn),
         sealed_bytes: AtomicU64::new(sealed_bytes),
@@ -116,9 +126,12 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         scheduled: Scheduled::default(),
         weak: weak.clone(),
     });
-    if let Some(log_bytes) = dirty {
-        index.schedule_after_commit(false, false, log_bytes);
+    // Before the first write asks how many rows may wait for an index.
+    index.policy()?;
+    if let Some((log_bytes, new_rows)) = dirty {
+        index.schedule_after_commit(false, false, log_bytes, new_rows);
     }
+    index.schedule_build();
     Ok(index)
 }
 
@@ -135,13 +148,41 @@ fn load_segments(io: &dyn Io, directory: &Path, index: IndexId, metric: Metric, 
         if sealed.len() > 0 && sealed.is_scaled() != (metric == Metric::Cosine) {
             return Err(Error::corrupt(&path, 52, "this segment was written for another metric"));
         }
-        let dead = file.dead.as_ref().map(|dead| dead::read(io, &directory, dead)).transpose()?.unwrap_or_default();
-        if dead.max().is_some_and(|position| position as usize >= sealed.len()) {
-            return Err(Error::corrupt(&path, 0, "more rows are dead than there are"));
+        let dead = file.dead.as_ref().map(|dead| dead::read(io, &directory, dead, sealed.len())).transpose()?;
+        let mut segment = checkpoint::segment(sealed, dead.unwrap_or_default());
+        if let Some(record) = &file.built {
+            segment.build = Some(Arc::new(load_build(io, &directory, metric, &segment, record)?));
         }
-        segments.push(checkpoint::segment(sealed, dead));
+        segments.push(segment);
     }
     Ok(segments)
+}
+
+/// Opens what was built over a segment. Where that is damaged, the rows are sound and are scanned until it is built again.
+fn load_build(io: &dyn Io, directory: &Path, metric: Metric, segment: &Segment, record: &Built) -> Result<Build> {
+    let (Built::Index(file), Rows::Sealed(sealed)) = (record, &segment.rows) else {
+        return Ok(Build { ann: None, record: record.clone() });
+    };
+    let path = directory.join(index_name(file.number));
+    let tuning = Tuning { ef: file.ef, nprobe: file.nprobe, overfetch: file.overfetch };
+    let opened = Recipe::new(&file.factory, metric, sealed.dimension())
+        .and_then(|recipe| Ann::open(io, &path, file.checksum, &recipe, tuning, Arc::clone(sealed), &segment.extreme));
+    match opened {
+        Ok(ann) => Ok(Build { ann: Some(ann), record: record.clone() }),
+        Err(error @ (Error::Corrupt(_) | Error::Invalid { .. })) => {
+            let why = format!("{error}");
+            tracing::error!(%error, "a FAISS index cannot be used; its segment is scanned until it is built again");
+            Ok(Build { ann: None, record: Built::Exact { factory: file.factory.clone(), recall: None, why } })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A segment as the manifest has it; one whose index could not be opened has nothing built over it.
+fn sealed_file(segment: &Segment, file: &SegmentFile) -> SealedFile {
+    let is_lost = file.index().is_some() && segment.ann().is_none();
+    let file = SegmentFile { built: file.built.clone().filter(|_| !is_lost), ..file.clone() };
+    SealedFile { file, dead: segment.dead.clone(), busy: false }
 }
 
 /// The id map of the live rows, which have an id each.

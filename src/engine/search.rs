@@ -1,6 +1,6 @@
-//! Exact search over one View, without a lock.
+//! Search over one View, without a lock.
 //!
-//! FAISS's kernel gives the f32 distances of a block of rows; only rows that would enter the best `k` so far are looked at further (dead?
+//! Segments that have a FAISS index are asked through it; the others, and those where it finds too few, are scanned: FAISS's kernel gives the f32 distances of a block of rows; only rows that would enter the best `k` so far are looked at further (dead?
 //! does the filter match?), so that a filter is applied before the top k and not after. The distances of the rows that are left are
 //! computed again in f64, by the one kernel for all: a score does not depend on how its row was found.
 
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::segment::faiss::{self, Kernel};
 use crate::segment::filter::Filter;
 use crate::segment::norm;
-use crate::types::{Hit, Metric, Query, Row};
+use crate::types::{Hit, Metric, Query, Row, SearchParams};
 
 /// Rows whose distances are computed at once: their floats and their distances stay in the first-level cache's reach.
 const BLOCK_ROWS: usize = 256;
@@ -24,7 +24,8 @@ const GROUP_ROWS: usize = 16;
 ///
 /// `squared_norm` is the query vector's. Memory: `k` candidates of 32 bytes, and the answer.
 pub(super) fn search(view: &View, metric: Metric, query: &Query, squared_norm: f64) -> Result<Vec<Hit>> {
-    let mut nearest = Nearest { k: query.k, heap: BinaryHeap::new(), filter: query.filter.as_ref(), scratch: Vec::new() };
+    let mut nearest =
+        Nearest { k: query.k, heap: BinaryHeap::new(), filter: query.filter.as_ref(), scratch: Vec::new(), found: Vec::new() };
     if metric != Metric::Cosine && norm::is_extreme(metric, squared_norm) {
         for (at, segment) in view.segments.iter().enumerate() {
             for position in segment.live_positions() {
@@ -37,13 +38,20 @@ pub(super) fn search(view: &View, metric: Metric, query: &Query, squared_norm: f
             Metric::Cosine => query.vector.iter().map(|&x| (f64::from(x) / squared_norm.sqrt()) as f32).collect(),
             _ => query.vector.clone(),
         };
-        for (at, segment) in view.segments.iter().enumerate() {
+        // Those with an index first: what they find bounds what a scan needs to look at.
+        let indexed = |segment: &&Segment| segment.ann().is_some() && !query.exact && query.filter.is_none();
+        let segments = || view.segments.iter().enumerate();
+        for (at, segment) in segments().filter(|(_, segment)| indexed(segment)) {
+            if !nearest.ask(metric, &kernel_query, &query.params, at, segment) {
+                nearest.scan(metric, &kernel_query, at, segment);
+            }
+        }
+        for (at, segment) in segments().filter(|(_, segment)| !indexed(segment)) {
             nearest.scan(metric, &kernel_query, at, segment);
-            for offset in &*segment.extreme {
-                let live = !segment.dead.contains(offset);
-                if let Some(position) = segment.rows.position(offset).filter(|&position| live && position < segment.len) {
-                    nearest.offer_in_f64(metric, &query.vector, at, segment, position);
-                }
+        }
+        for (at, segment) in segments() {
+            for position in segment.extreme.iter().filter(|&position| !segment.dead.contains(position)) {
+                nearest.offer_in_f64(metric, &query.vector, at, segment, position);
             }
         }
     }
@@ -62,8 +70,7 @@ struct Candidate {
 
 impl Candidate {
     fn new(key: f64, at: usize, segment: &Segment, position: usize) -> Self {
-        let row = segment.rows.first_row() + Row::from(segment.rows.offset(position));
-        Self { key, row, segment: at, position }
+        Self { key, row: segment.row(position), segment: at, position }
     }
 }
 
@@ -94,9 +101,35 @@ struct Nearest<'a> {
     heap: BinaryHeap<Candidate>,
     filter: Option<&'a Filter>,
     scratch: Vec<u8>,
+    /// What an index found: positions and distances.
+    found: Vec<(usize, f32)>,
 }
 
 impl Nearest<'_> {
+    /// Takes the nearest rows of a segment by its FAISS index; whether that gave as many as there are.
+    fn ask(&mut self, metric: Metric, query: &[f32], params: &SearchParams, at: usize, segment: &Segment) -> bool {
+        let Some(ann) = segment.ann() else { return false };
+        let mut hidden = segment.dead.clone();
+        hidden.extend(segment.extreme.iter());
+        let wanted = self.k.min(segment.len - hidden.len() as usize);
+        let mut found = std::mem::take(&mut self.found);
+        found.clear();
+        let searched = ann.search(query, wanted, params, &hidden, &mut |position, distance| found.push((position, distance)));
+        if let Err(error) = &searched {
+            tracing::warn!(%error, "FAISS failed; the segment is scanned");
+        }
+        // Too few where a graph is not connected, where too few lists were looked into, or where FAISS cannot leave dead rows out.
+        let is_enough = searched.is_ok() && found.len() >= wanted;
+        if is_enough {
+            let sign = sign(metric);
+            for &(position, distance) in &found {
+                self.push(Candidate::new(f64::from(sign * distance), at, segment, position), segment);
+            }
+        }
+        self.found = found;
+        is_enough
+    }
+
     /// No row with a greater key than this can enter.
     fn bound(&self) -> f32 {
         match self.heap.peek() {
@@ -117,7 +150,7 @@ impl Nearest<'_> {
             if metric == Metric::Cosine {
                 segment.rows.scales(start..end).multiply_into(distances);
             }
-            let sign = if metric == Metric::L2 { 1.0 } else { -1.0 };
+            let sign = sign(metric);
             let mut bound = self.bound();
             for (group, first) in distances.chunks(GROUP_ROWS).zip((start..).step_by(GROUP_ROWS)) {
                 // Few rows are near enough to be looked at one by one: this loop is over vectors of the processor.
@@ -138,8 +171,7 @@ impl Nearest<'_> {
 
     /// Takes a row that the f32 kernels bear.
     fn offer(&mut self, candidate: Candidate, segment: &Segment) {
-        let offset = segment.rows.offset(candidate.position);
-        if !segment.dead.contains(offset) && !segment.extreme.contains(offset) {
+        if !segment.dead.contains(candidate.position) && !segment.extreme.contains(candidate.position) {
             self.push(candidate, segment);
         }
     }
@@ -179,6 +211,11 @@ impl Nearest<'_> {
         candidates.sort_unstable();
         candidates.iter().map(|candidate| hit(metric, candidate, &view.segments[candidate.segment])).collect()
     }
+}
+
+/// What makes of a distance one of which smaller is nearer.
+fn sign(metric: Metric) -> f32 {
+    if metric == Metric::L2 { 1.0 } else { -1.0 }
 }
 
 /// Smaller is nearer.

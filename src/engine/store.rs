@@ -12,10 +12,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, RwLock};
 
 use super::index::Index;
+use super::limits;
 use super::maintenance::Maintenance;
 use super::recover::{self, Context};
 use super::reserve::Reserve;
-use super::{index_type, limits};
 use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
 use crate::error::{Error, Result, What};
@@ -23,6 +23,7 @@ use crate::format::manifest::{LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, Settin
 use crate::format::position::Position;
 use crate::io::os::OsIo;
 use crate::io::{Io, durable};
+use crate::segment::recipe;
 use crate::types::{IndexId, IndexSpec, Metric, TenantId};
 
 /// Held by the process that has the directory open.
@@ -181,7 +182,8 @@ impl Store {
         let slot = self.indices.read().get(&key).cloned().ok_or(Error::NotFound(What::Index))?;
         if let Slot::Open(index) = &slot {
             index.close(Error::NotFound(What::Index));
-            // A checkpoint that is under way would write into the directory.
+            // A build or a checkpoint that is under way would write into the directory.
+            drop(index.building.lock());
             drop(index.files.lock());
         }
         let io = &*self.context.io;
@@ -260,18 +262,19 @@ fn settings(spec: &IndexSpec, limits: &Limits) -> Result<Settings> {
         let detail = format!("a dimension is 1 to {}, and not {}", limits.dimension_max, spec.dimension);
         return Err(Error::invalid("dimension", "invalid_dimension", detail));
     }
-    let resolved = index_type::resolve(&spec.index_type, spec.metric)?;
+    let resolved = recipe::resolve(&spec.index_type, spec.metric, spec.dimension, &spec.options, limits.segment_rows_max)?;
     Ok(Settings {
         name: spec.name.clone(),
         dimension: u32::try_from(spec.dimension).map_err(|_| Error::invalid("dimension", "invalid_dimension", "too large"))?,
         index_type: spec.index_type.clone(),
-        factory: resolved.factory.to_owned(),
+        factory: resolved.factory,
         metric: match resolved.metric {
             Metric::L2 => 0,
             Metric::InnerProduct => 1,
             Metric::Cosine => 2,
         },
         created_at_us: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64),
+        options: serde_json::to_string(&spec.options).expect("options are numbers"),
     })
 }
 

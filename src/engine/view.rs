@@ -2,21 +2,32 @@
 
 use std::sync::Arc;
 
-use roaring::RoaringBitmap;
-
+use crate::format::manifest::Built;
 use crate::segment::Rows;
+use crate::segment::ann::Ann;
+use crate::segment::positions::Positions;
 use crate::types::{Lsn, Row};
 
-/// Rows, and which of them are dead. Cloning copies three pointers and a length.
+/// Rows, and which of them are dead. Cloning copies four pointers and some lengths.
 #[derive(Clone, Debug)]
 pub(crate) struct Segment {
     pub(crate) rows: Rows,
     /// Rows at positions from 0 up to here are part of this state; a writer may be storing behind them.
     pub(crate) len: usize,
-    /// Offsets of dead rows. Copied on write while a View shares it.
-    pub(crate) dead: Arc<RoaringBitmap>,
-    /// Offsets of rows whose vectors are beyond the f32 kernels.
-    pub(crate) extreme: Arc<RoaringBitmap>,
+    /// Dead rows.
+    pub(crate) dead: Positions,
+    /// Rows whose vectors are beyond the f32 kernels.
+    pub(crate) extreme: Positions,
+    /// What was built over the rows; `None`: nothing yet.
+    pub(crate) build: Option<Arc<Build>>,
+}
+
+/// What became of building a FAISS index over a sealed segment.
+#[derive(Debug)]
+pub(crate) struct Build {
+    /// Without it the rows are scanned.
+    pub(crate) ann: Option<Ann>,
+    pub(crate) record: Built,
 }
 
 impl Segment {
@@ -26,7 +37,17 @@ impl Segment {
 
     /// Positions of live rows.
     pub(crate) fn live_positions(&self) -> impl Iterator<Item = usize> {
-        (0..self.len).filter(|&position| self.dead.is_empty() || !self.dead.contains(self.rows.offset(position)))
+        (0..self.len).filter(|&position| self.dead.is_empty() || !self.dead.contains(position))
+    }
+
+    /// The index through which it is searched.
+    pub(crate) fn ann(&self) -> Option<&Ann> {
+        self.build.as_ref().and_then(|build| build.ann.as_ref())
+    }
+
+    /// The number of its row at `position`.
+    pub(crate) fn row(&self, position: usize) -> Row {
+        self.rows.first_row() + Row::from(self.rows.offset(position))
     }
 }
 
@@ -43,6 +64,16 @@ impl View {
     /// Live points.
     pub(crate) fn live(&self) -> u64 {
         self.segments.iter().map(Segment::live).sum()
+    }
+
+    /// Live rows that a search scans.
+    pub(crate) fn scanned(&self) -> u64 {
+        self.segments.iter().filter(|segment| segment.ann().is_none()).map(Segment::live).sum()
+    }
+
+    /// Live rows for which nothing is built yet.
+    pub(crate) fn unbuilt(&self) -> u64 {
+        self.segments.iter().filter(|segment| segment.build.is_none()).map(Segment::live).sum()
     }
 
     /// Rows that are dead and still take space.

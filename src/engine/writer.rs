@@ -262,7 +262,7 @@ impl Index {
 
     /// A new segment is named in a manifest before anything is appended to it: a listed segment that is missing is damage, and one that
     /// is there and not listed was never used.
-    fn start_log_segment(&self, log: &mut FileLog) -> Result<()> {
+    pub(super) fn start_log_segment(&self, log: &mut FileLog) -> Result<()> {
         let prepared = log.prepare_segment()?;
         let published = self.root.lock().publish(|manifest| manifest.log.push(prepared.name()));
         match published {
@@ -299,7 +299,7 @@ impl Index {
         let log = &writer.log;
         let since_checkpoint = log.appended_bytes() - writer.checkpoint_appended_bytes;
         let unsynced = log.durable_lsn() < log.written_lsn();
-        self.schedule_after_commit(unsynced, writer.state.wants_spare(), since_checkpoint);
+        self.schedule_after_commit(unsynced, writer.state.wants_spare(), since_checkpoint, writer.state.new_rows());
     }
 }
 

@@ -51,7 +51,7 @@ impl LogHeader {
         if fields.u32(60) != crc32(&[&bytes[..60]]) {
             return Err("log header: checksum mismatch".to_owned());
         }
-        if let Some(why) = unreadable(fields.u16(8), fields.u16(10)) {
+        if let Some(why) = unreadable(fields.u16(8), fields.u16(10), FORMAT_VERSION) {
             return Err(why);
         }
         let (first_lsn, predecessor_last_lsn) = (fields.u64(32), fields.u64(40));

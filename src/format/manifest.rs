@@ -4,9 +4,15 @@
 
 use super::codec::{self, Decode, Encode};
 use super::position::{Position, SegmentName};
-use super::{FORMAT_VERSION, MIN_READER_VERSION, crc32, unreadable};
+use super::{crc32, unreadable};
+
+mod v1;
 
 const MAGIC: [u8; 8] = *b"FPXMAN\r\n";
+
+/// Version of the manifests that this code writes, and the newest that it reads; their oldest reader too. Version 1 had no options and no
+/// FAISS indexes.
+const VERSION: u16 = 2;
 
 /// Bytes before the body.
 const HEAD: usize = 16;
@@ -48,14 +54,44 @@ pub(crate) struct Settings {
     pub(crate) metric: u8,
     /// UTC, microseconds since 1970.
     pub(crate) created_at_us: i64,
+    /// [`IndexOptions`](crate::types::IndexOptions) as JSON: one more is no change of the format.
+    pub(crate) options: String,
 }
 
-/// A segment, and which of its rows are dead.
+/// A segment, which of its rows are dead, and what is built over it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct SegmentFile {
     pub(crate) number: u64,
     pub(crate) checksum: Checksum,
     pub(crate) dead: Option<DeadFile>,
+    /// `None`: nothing was tried yet.
+    pub(crate) built: Option<Built>,
+}
+
+/// What became of building a FAISS index over a segment.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum Built {
+    Index(IndexFile),
+    /// The segment is searched exactly, for this reason.
+    Exact {
+        factory: String,
+        recall: Option<u16>,
+        why: String,
+    },
+}
+
+/// A file that FAISS wrote, over all rows of a segment, and how it is searched where a query does not say.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct IndexFile {
+    pub(crate) number: u64,
+    pub(crate) checksum: Checksum,
+    /// FAISS factory string that it was built by.
+    pub(crate) factory: String,
+    /// Share of the ten nearest rows that it finds, in ten-thousandths, as measured when it was built.
+    pub(crate) recall: u16,
+    pub(crate) ef: u32,
+    pub(crate) nprobe: u32,
+    pub(crate) overfetch: u32,
 }
 
 /// Positions of dead rows, as a serialised roaring bitmap.
@@ -80,8 +116,8 @@ impl Manifest {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
-        bytes.extend_from_slice(&MIN_READER_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&[0; 4]);
         codec::encode_into(self, &mut bytes);
         let body = u32::try_from(bytes.len() - HEAD).expect("a manifest is far smaller than 4 GiB");
@@ -102,13 +138,17 @@ impl Manifest {
         if head[..8] != MAGIC {
             return Err("this is no manifest of faiss-proxy".to_owned());
         }
-        if let Some(why) = unreadable(u16::from_le_bytes([head[8], head[9]]), u16::from_le_bytes([head[10], head[11]])) {
+        let version = u16::from_le_bytes([head[8], head[9]]);
+        if let Some(why) = unreadable(version, u16::from_le_bytes([head[10], head[11]]), VERSION) {
             return Err(why);
         }
         if u32::from_le_bytes([head[12], head[13], head[14], head[15]]) as usize != body.len() {
             return Err("manifest: the body is not as long as the header says".to_owned());
         }
-        let (manifest, rest) = codec::decode::<Self>(body)?;
+        let (manifest, rest) = match version {
+            1 => codec::decode::<v1::Manifest>(body).map(|(manifest, rest)| (manifest.into(), rest))?,
+            _ => codec::decode::<Self>(body)?,
+        };
         if !rest.is_empty() {
             return Err("manifest: bytes to spare".to_owned());
         }
@@ -133,26 +173,49 @@ impl Manifest {
         }
     }
 
-    /// Numbers of all `.seg` and `.dead` files that it names.
+    /// Numbers of all files in the segments' directory that it names.
     pub(crate) fn file_numbers(&self) -> impl Iterator<Item = u64> {
-        self.segments.iter().flat_map(|s| [Some(s.number), s.dead.as_ref().map(|dead| dead.number)]).flatten()
+        self.segments
+            .iter()
+            .flat_map(|s| [Some(s.number), s.dead.as_ref().map(|dead| dead.number), s.index().map(|index| index.number)])
+            .flatten()
     }
 
     /// Names of all files that belong to this manifest, from the index's directory.
     pub(crate) fn files(&self) -> impl Iterator<Item = String> {
         let log = self.log.iter().map(|name| format!("{LOG_DIRECTORY}/{}", name.file_name()));
         let segments = self.segments.iter().flat_map(|segment| {
-            let dead = segment.dead.iter().map(|dead| format!("{SEGMENT_DIRECTORY}/{}", dead_name(dead.number)));
-            std::iter::once(format!("{SEGMENT_DIRECTORY}/{}", segment_name(segment.number))).chain(dead)
+            let dead = segment.dead.as_ref().map(|dead| dead_name(dead.number));
+            let index = segment.index().map(|index| index_name(index.number));
+            std::iter::once(segment_name(segment.number))
+                .chain(dead)
+                .chain(index)
+                .map(|name| format!("{SEGMENT_DIRECTORY}/{name}"))
         });
         std::iter::once(self.file_name()).chain(log).chain(segments)
+    }
+}
+
+impl SegmentFile {
+    /// Its FAISS index, where there is one.
+    pub(crate) fn index(&self) -> Option<&IndexFile> {
+        match &self.built {
+            Some(Built::Index(index)) => Some(index),
+            _ => None,
+        }
+    }
+
+    /// Bytes of all its files.
+    pub(crate) fn bytes(&self) -> u64 {
+        let dead = self.dead.as_ref().map_or(0, |dead| dead.checksum.bytes);
+        self.checksum.bytes + dead + self.index().map_or(0, |index| index.checksum.bytes)
     }
 }
 
 /// Where an index keeps its log.
 pub(crate) const LOG_DIRECTORY: &str = "wal";
 
-/// Where an index keeps its segments and their dead rows.
+/// Where an index keeps its segments, their dead rows and what FAISS built over them.
 pub(crate) const SEGMENT_DIRECTORY: &str = "segments";
 
 pub(crate) fn file_name(generation: u64) -> String {
@@ -172,10 +235,14 @@ pub(crate) fn dead_name(number: u64) -> String {
     format!("{number:020}.dead")
 }
 
+pub(crate) fn index_name(number: u64) -> String {
+    format!("{number:020}.faiss")
+}
+
 /// The number of a file of [`SEGMENT_DIRECTORY`].
 pub(crate) fn parse_number(name: &str) -> Option<u64> {
-    let number = name.strip_suffix(".seg").or_else(|| name.strip_suffix(".dead"))?.parse().ok()?;
-    (segment_name(number) == name || dead_name(number) == name).then_some(number)
+    let number = name.split_once('.')?.0.parse().ok()?;
+    [segment_name, dead_name, index_name].iter().any(|name_of| name_of(number) == name).then_some(number)
 }
 
 #[cfg(test)]
@@ -194,6 +261,7 @@ mod tests {
                 factory: "Flat".into(),
                 metric: 2,
                 created_at_us: -1,
+                options: "{}".into(),
             },
             position: Position { lsn: 9, chain: 0xdead_beef, at: Some((name, 1024)) },
             log: vec![name],
@@ -201,6 +269,15 @@ mod tests {
                 number: 5,
                 checksum: Checksum { bytes: 100, crc: 1 },
                 dead: Some(DeadFile { number: 6, checksum: Checksum { bytes: 20, crc: 2 } }),
+                built: Some(Built::Index(IndexFile {
+                    number: 7,
+                    checksum: Checksum { bytes: 30, crc: 3 },
+                    factory: "HNSW32".into(),
+                    recall: 9_876,
+                    ef: 64,
+                    nprobe: 0,
+                    overfetch: 1,
+                })),
             }],
         }
     }
@@ -208,13 +285,14 @@ mod tests {
     #[test]
     fn manifest_has_the_documented_bytes() {
         let mut expected = b"FPXMAN\r\n".to_vec();
-        expected.extend([1, 0, 1, 0, 55, 0, 0, 0]);
+        expected.extend([2, 0, 2, 0, 76, 0, 0, 0]);
         expected.extend([7; 16]);
         expected.push(3); // generation
-        expected.extend(*b"\x01n\x04\x04Flat\x04Flat\x02\x01"); // settings; -1 as zigzag is 1
+        expected.extend(*b"\x01n\x04\x04Flat\x04Flat\x02\x01\x02{}"); // settings; -1 as zigzag is 1
         expected.extend([9, 252, 0xef, 0xbe, 0xad, 0xde, 1, 1, 1, 251, 0, 4]); // position
         expected.extend([1, 1, 1]); // log
         expected.extend([1, 5, 100, 1, 1, 6, 20, 2]); // segments
+        expected.extend(*b"\x01\x00\x07\x1e\x03\x06HNSW32\xfb\x94\x26\x40\x00\x01"); // built
         let crc = crc32(&[&expected]);
         expected.extend(crc.to_le_bytes());
         assert_eq!(sample().encode(), expected);
@@ -237,13 +315,20 @@ mod tests {
     #[test]
     fn a_manifest_that_cannot_be_counted_on_from_is_refused() {
         type Damage = fn(&mut Manifest);
-        let cases: [(Damage, &str); 7] = [
+        let cases: [(Damage, &str); 8] = [
             (|manifest| manifest.settings.dimension = 0, "dimension 0"),
             (|manifest| manifest.generation = u64::MAX, "counted up to"),
             (|manifest| manifest.position.lsn = u64::MAX, "counted up to"),
             (|manifest| manifest.log[0].first_lsn = u64::MAX, "counted up to"),
             (|manifest| manifest.segments[0].number = u64::MAX, "counted up to"),
             (|manifest| manifest.segments[0].dead.as_mut().unwrap().number = u64::MAX, "counted up to"),
+            (
+                |manifest| match &mut manifest.segments[0].built {
+                    Some(Built::Index(index)) => index.number = u64::MAX,
+                    _ => panic!("the sample has an index"),
+                },
+                "counted up to",
+            ),
             (|manifest| manifest.log[0].epoch = u32::MAX, "epoch 4294967295"),
         ];
         for (damage, expected) in cases {
@@ -263,6 +348,7 @@ mod tests {
                 "wal/00000000000000000001-1.wal",
                 "segments/00000000000000000005.seg",
                 "segments/00000000000000000006.dead",
+                "segments/00000000000000000007.faiss",
             ]
         );
         assert_eq!(parse_file_name(&files[0]), Some(3));

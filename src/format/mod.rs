@@ -7,7 +7,7 @@ pub(crate) mod manifest;
 pub(crate) mod position;
 pub(crate) mod segment;
 
-/// Version of every file that this code writes, and the newest that it reads.
+/// Version of the logs and segments that this code writes, and the newest that it reads. Manifests have their own.
 pub(crate) const FORMAT_VERSION: u16 = 1;
 
 /// Oldest reader that understands what this code writes.
@@ -27,12 +27,12 @@ pub(crate) fn crc32_from(before: u32, parts: &[&[u8]]) -> u32 {
     hasher.finalize()
 }
 
-/// Says why this reader cannot read a file of these versions, if it cannot.
-pub(crate) fn unreadable(version: u16, min_reader: u16) -> Option<String> {
-    (min_reader > FORMAT_VERSION).then(|| {
+/// Says why a reader of kinds of files up to `newest` cannot read one of these versions, if it cannot.
+pub(crate) fn unreadable(version: u16, min_reader: u16, newest: u16) -> Option<String> {
+    (min_reader > newest).then(|| {
         format!(
-            "format version {version} needs a reader of version {min_reader} or newer; this one reads up to {FORMAT_VERSION}: use a \
-             newer faiss-proxy"
+            "format version {version} needs a reader of version {min_reader} or newer; this one reads up to {newest}: use a newer \
+             faiss-proxy"
         )
     })
 }

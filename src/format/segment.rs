@@ -68,7 +68,7 @@ impl SegmentHeader {
         if fields.u32(60) != crc32(&[&bytes[..60]]) {
             return Err("segment header: checksum mismatch".to_owned());
         }
-        if let Some(why) = unreadable(fields.u16(8), fields.u16(10)) {
+        if let Some(why) = unreadable(fields.u16(8), fields.u16(10), FORMAT_VERSION) {
             return Err(why);
         }
         Ok(Self {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use super::*;
 use crate::format::codec;
 use crate::format::frame::FrameKind;
-use crate::format::manifest::{DeadFile, SegmentFile};
+use crate::format::manifest::{Built, DeadFile, IndexFile, SegmentFile};
 use crate::io::{durable, os::OsIo};
 use crate::segment::growing::{Growing, NewRow};
 use crate::segment::words::TextEnd;
@@ -170,6 +170,7 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
         factory: "Flat".to_owned(),
         metric: 2,
         created_at_us: -1,
+        options: "{}".to_owned(),
     };
     let new = Manifest {
         index: *INDEX.as_bytes(),
@@ -184,11 +185,20 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
     let checkpointed = Manifest {
         position: Position { at: Some((name, 64)), ..position },
         segments: vec![
-            SegmentFile { number: 5, checksum: Checksum { bytes: 100, crc: 1 }, dead: None },
+            SegmentFile { number: 5, checksum: Checksum { bytes: 100, crc: 1 }, dead: None, built: None },
             SegmentFile {
                 number: 6,
                 checksum: Checksum { bytes: 1 << 40, crc: 2 },
                 dead: Some(DeadFile { number: 7, checksum: Checksum { bytes: 20, crc: 3 } }),
+                built: Some(Built::Index(IndexFile {
+                    number: 8,
+                    checksum: Checksum { bytes: 30, crc: 4 },
+                    factory: "HNSW32".to_owned(),
+                    recall: 9_900,
+                    ef: 64,
+                    nprobe: 0,
+                    overfetch: 1,
+                })),
             },
         ],
         ..logged.clone()

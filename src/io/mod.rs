@@ -56,6 +56,9 @@ pub trait Io: Debug + Send + Sync {
     /// Makes durable the names in this directory, as they are now.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
+    /// Bytes that files in this directory may still take, for information: others take them too.
+    fn available(&self, directory: &Path) -> io::Result<u64>;
+
     /// Takes the exclusive lock of a file, which it creates where it is absent; [`io::ErrorKind::WouldBlock`] where another process,
     /// or another [`Lock`] in this one, has it. The kernel frees it when the process ends, however it ends.
     fn lock(&self, path: &Path) -> io::Result<Lock>;

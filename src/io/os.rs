@@ -71,6 +71,11 @@ impl Io for OsIo {
         fs::OpenOptions::new().read(true).custom_flags(directory_only).open(path)?.sync_all()
     }
 
+    fn available(&self, directory: &Path) -> io::Result<u64> {
+        let found = rustix::fs::statvfs(directory)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Lock> {
         // Never truncated: whoever holds the lock may have left a note in the file.
         let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;

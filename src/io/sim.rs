@@ -391,6 +391,12 @@ impl Io for SimIo {
         }
     }
 
+    fn available(&self, _directory: &Path) -> io::Result<u64> {
+        let disk = self.disk.lock();
+        disk.check_alive()?;
+        Ok(disk.free_bytes())
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Lock> {
         let mut disk = self.disk.lock();
         disk.check_alive()?;

@@ -9,13 +9,14 @@
 mod support;
 
 mod lifecycle;
+mod rewriting;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use faiss_proxy::config::Limits;
 use faiss_proxy::io::sim::{Fault, SimIo, Survival};
-use faiss_proxy::{Durability, Error, Metric};
+use faiss_proxy::{Durability, Error, IndexSpec, Metric};
 use support::{Before, History, Session, env_or, tiny_limits};
 
 const FAULTS: [Fault; 4] = [Fault::Eio, Fault::Enospc, Fault::ShortWrite, Fault::FailedSync];
@@ -41,8 +42,13 @@ struct Procedure {
 impl Procedure {
     /// `prepare` goes well.
     fn new(name: &'static str, limits: Limits, prepare: fn(&mut Session), run: fn(&mut Session)) -> Self {
+        Self::of(&support::spec(4, Metric::L2), name, limits, prepare, run)
+    }
+
+    /// The same with an index of another type.
+    fn of(spec: &IndexSpec, name: &'static str, limits: Limits, prepare: fn(&mut Session), run: fn(&mut Session)) -> Self {
         let start = SimIo::new();
-        let mut session = Session::create(&start, &limits, 4, Metric::L2);
+        let mut session = Session::create_as(&start, &limits, spec);
         prepare(&mut session);
         let history = session.history;
         Self { name, limits, start, history, before: Before::Kill, run }

@@ -49,7 +49,7 @@ pub fn tenant() -> TenantId {
 }
 
 pub fn spec(dimension: usize, metric: Metric) -> IndexSpec {
-    IndexSpec { name: "test".to_owned(), dimension, index_type: "Flat".to_owned(), metric: Some(metric) }
+    IndexSpec { name: "test".to_owned(), dimension, index_type: "Flat".to_owned(), metric: Some(metric), ..IndexSpec::default() }
 }
 
 /// Everything is as small as it goes, so that a handful of writes rotates the log and spans frames.
@@ -94,7 +94,7 @@ pub fn dump(index: &Index) -> State {
     let k = usize::try_from(info.vector_count).unwrap().max(1);
     let mut vector = vec![0.0; index.dimension()];
     vector[0] = 1.0;
-    let hits = index.search(&Query { vector, k, filter: None }).unwrap();
+    let hits = index.search(&Query { vector, k, exact: true, ..Query::default() }).unwrap();
     let state: State = hits
         .iter()
         .map(|hit| {
@@ -198,8 +198,12 @@ pub struct Session {
 impl Session {
     /// A new store with an empty index.
     pub fn create(disk: &SimIo, limits: &Limits, dimension: usize, metric: Metric) -> Self {
+        Self::create_as(disk, limits, &spec(dimension, metric))
+    }
+
+    pub fn create_as(disk: &SimIo, limits: &Limits, spec: &IndexSpec) -> Self {
         let store = open_store(disk.clone(), "/data", limits).unwrap();
-        let index = store.create_index(&tenant(), &spec(dimension, metric)).unwrap();
+        let index = store.create_index(&tenant(), spec).unwrap();
         Self { disk: disk.clone(), store, index, history: History::default(), is_poisoned: false }
     }
 
@@ -277,6 +281,23 @@ impl Session {
             assert_eq!(report.lsn, self.history.acked);
         }
         self.note_sync(report)
+    }
+
+    /// Compacts, rewriting everything, or what is due.
+    pub fn compact(&mut self) -> Result<()> {
+        let compacted = self.index.compact().map(|report| assert_eq!(report.lsn, self.history.acked));
+        self.note_sync(compacted)
+    }
+
+    pub fn settle_builds(&mut self) -> Result<()> {
+        let settled = self.index.settle();
+        // Nothing is synced of the log.
+        settled.inspect_err(|error| self.note_failure(error))
+    }
+
+    pub fn erase(&mut self) -> Result<()> {
+        let erased = self.index.erase().map(|report| assert_eq!(report.lsn, self.history.acked));
+        self.note_sync(erased)
     }
 
     pub fn sync(&mut self) -> Result<()> {

@@ -1,0 +1,123 @@
+//! Compaction gives back what deletes left, and erasure leaves no byte of it; reads and writes go on meanwhile.
+
+mod support;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+use faiss_proxy::config::Limits;
+use faiss_proxy::io::os::OsIo;
+use faiss_proxy::io::sim::{Fault, SimIo, Survival};
+use faiss_proxy::{Durability, Error, Index, IndexOptions, IndexSpec, Metric, Query};
+use support::{Before, Chance, Session, SetOnDrop, dump, files_below, open_store, tenant};
+
+/// Whether any file below the directory holds these bytes.
+fn holds(disk: &SimIo, bytes: &[u8]) -> Option<String> {
+    use faiss_proxy::io::Io;
+    files_below(disk, Path::new("/data")).into_iter().find_map(|path| {
+        let map = disk.map(&path).unwrap();
+        map.windows(bytes.len()).any(|window| window == bytes).then(|| path.display().to_string())
+    })
+}
+
+#[test]
+fn after_an_erasure_no_file_holds_a_byte_of_what_was_deleted() {
+    let limits = Limits { log_segment_bytes: 4096, ..Limits::default() };
+    let mut session = Session::create(&SimIo::new(), &limits, 4, Metric::L2);
+    let ids: Vec<String> = (0..60).map(|n| format!("document-{n}")).collect();
+    for (version, ids) in ids.chunks(20).enumerate() {
+        session.put(&ids.iter().map(String::as_str).collect::<Vec<_>>(), version as u64).unwrap();
+        session.checkpoint().unwrap();
+    }
+    // Of each kind: deleted from a segment, replaced in a segment, deleted before any checkpoint saw it, and what a crash left of the log.
+    let secret = |n: u32| support::NewPoint {
+        id: format!("secret-{n}"),
+        values: vec![1.234_567_8e11, n as f32, 7.654_321e-9, 1.0],
+        metadata: format!("{{\"secret\":\"metadata of {n}\"}}"),
+    };
+    session.upsert(&[secret(1), secret(2)], Durability::Fsync).unwrap();
+    session.checkpoint().unwrap();
+    session.upsert(&[secret(3)], Durability::Fsync).unwrap();
+    session.upsert(&[secret(4)], Durability::Interval).unwrap();
+    let torn = (0..200).map(|seed| session.disk.crash(Survival::Random(seed))).find_map(|disk| {
+        let opened = Session::open(&disk, &limits, session.history.clone(), Before::PowerCut).unwrap();
+        let has_copy = files_below(&disk, Path::new("/data")).iter().any(|path| path.extension().is_some_and(|e| e == "torn"));
+        has_copy.then_some((disk, opened))
+    });
+    let (disk, mut session) = torn.expect("a power cut that leaves a torn tail");
+    session.delete(&["secret-1", "secret-3", "document-5", "document-40"], Durability::Fsync).unwrap();
+    session.put(&["secret-2"], 9).unwrap();
+    let needles: Vec<Vec<u8>> = vec![
+        b"secret-1".to_vec(),
+        b"secret-3".to_vec(),
+        b"metadata of".to_vec(),
+        1.234_567_8e11_f32.to_le_bytes().to_vec(),
+        7.654_321e-9_f32.to_le_bytes().to_vec(),
+        b"\"document-40\"".to_vec(),
+    ];
+    assert!(needles.iter().all(|needle| holds(&disk, needle).is_some()), "they are there before");
+
+    let receipt = session.index.erase().unwrap();
+    assert_eq!(receipt.lsn, session.index.info().lsn);
+    assert!(receipt.rows_erased >= 5 && receipt.files_removed > 4 && receipt.bytes_after < receipt.bytes_before, "{receipt:?}");
+    println!("{receipt:?}");
+    for needle in &needles {
+        assert_eq!(holds(&disk, needle), None, "{:?}", String::from_utf8_lossy(needle));
+    }
+    // What lives is there, also after a power cut, and nothing comes back.
+    let survived = disk.crash(Survival::None);
+    let mut session = Session::open(&survived, &limits, session.history.clone(), Before::PowerCut).unwrap();
+    assert_eq!(dump(&session.index).len(), 59);
+    for needle in &needles {
+        assert_eq!(holds(&survived, needle), None);
+    }
+    session.put(&["document-5"], 3).unwrap();
+    let again = session.index.erase().unwrap();
+    assert_eq!(again.rows_erased, 0);
+}
+
+#[test]
+fn compaction_drops_dead_rows_and_leaves_one_segment() {
+    let disk = SimIo::new();
+    let mut session = Session::create(&disk, &Limits::default(), 4, Metric::Cosine);
+    let ids: Vec<String> = (0..500).map(|n| format!("document-{n}")).collect();
+    for (version, ids) in ids.chunks(100).enumerate() {
+        session.put(&ids.iter().map(String::as_str).collect::<Vec<_>>(), version as u64).unwrap();
+        session.checkpoint().unwrap();
+    }
+    let dead: Vec<&str> = ids.iter().step_by(2).map(String::as_str).collect();
+    session.delete(&dead, Durability::Fsync).unwrap();
+    let report = session.index.compact().unwrap();
+    assert_eq!((report.rows_dropped, report.segments_after), (250, 1), "{report:?}");
+    assert!(report.bytes_after < report.bytes_before);
+    let info = session.index.info();
+    assert_eq!((info.tombstones, info.vector_count, info.segments), (0, 250, 1));
+    session.delete(&["document-1"], Durability::Fsync).unwrap();
+    let session = Session::open(&disk.crash(Survival::None), &Limits::default(), session.history.clone(), Before::PowerCut).unwrap();
+    let again = session.index.compact().unwrap();
+    assert_eq!(again.rows_dropped, 1);
+    assert_eq!(session.index.compact().unwrap().rows_dropped, 0);
+}
+
+#[test]
+fn compaction_that_has_too_little_space_is_not_begun_and_deletes_go_on() {
+    let disk = SimIo::new();
+    let mut session = Session::create(&disk, &Limits::default(), 4, Metric::L2);
+    let ids: Vec<String> = (0..2_000).map(|n| format!("document-{n}")).collect();
+    session.put(&ids.iter().map(String::as_str).collect::<Vec<_>>(), 1).unwrap();
+    session.delete(&ids.iter().step_by(3).map(String::as_str).collect::<Vec<_>>(), Durability::Fsync).unwrap();
+    session.checkpoint().unwrap();
+    session.delete(&ids.iter().skip(1).step_by(3).map(String::as_str).collect::<Vec<_>>(), Durability::Fsync).unwrap();
+    session.checkpoint().unwrap();
+    use faiss_proxy::io::Io;
+    let files = files_below(&disk, Path::new("/data"));
+    let used: u64 = files.iter().map(|path| disk.open(path).unwrap().len().unwrap()).sum();
+    disk.set_capacity(Some(used + 20_000));
+    let error = session.index.compact().unwrap_err();
+    assert!(matches!(error, Error::Full(_)) && error.to_string().contains("not begun"), "{error}");
+    assert_eq!(files_below(&disk, Path::new("/data")), files);
+    session.delete(&["document-2"], Durability::Fsync).unwrap();
+    disk.set_capacity(None);
+    // The third that was deleted first never came to a file.
+    assert_eq!(session.index.compact().unwrap().rows_dropped, 668);
+}
