@@ -1,11 +1,13 @@
 //! Rows: where vectors, ids and metadata are kept, and how they are scanned.
 
+pub(crate) mod ann;
 pub(crate) mod faiss;
 pub mod filter;
 pub(crate) mod growing;
 pub(crate) mod id_map;
 pub(crate) mod norm;
 pub(crate) mod positions;
+pub(crate) mod recipe;
 pub(crate) mod sealed;
 pub(crate) mod words;
 
