@@ -10,6 +10,7 @@ fn main() {
         .file("src/segment/faiss_shim.cpp")
         .include(format!("{root}/include"))
         .opt_level(3)
+        .flag("-fopenmp")
         .warnings(true)
         .compile("faiss_shim");
 }

@@ -1,13 +1,29 @@
-//! All that is called of FAISS. The only file with FFI.
-#![expect(unsafe_code, reason = "FAISS is C++: its kernels are reached through a C function of our own shim")]
+//! All that is called of FAISS. The only file with FFI: the `faiss` crate makes, trains, fills and frees an index, and `faiss_shim.cpp` does
+//! what its C API has no functions for.
+#![expect(unsafe_code, reason = "FAISS is C++: what its C API lacks is reached through C functions of our own shim")]
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
-// Links the FAISS that `faiss-sys` built; its own bindings are not called yet.
-use faiss_sys as _;
+use faiss::index::{FromInnerPtr, Index as _, IndexImpl};
+use faiss::{MetricType, index_factory};
 
+use super::positions::Page;
+use super::sealed::Sealed;
+
+#[cfg(test)]
+mod tests;
+
+/// Bytes of what FAISS says of an error; the rest is cut.
+const MESSAGE_BYTES: usize = 512;
+
+/// Takes bytes; 0 where it took them all.
+type Put = extern "C" fn(context: *mut c_void, bytes: *const u8, count: usize) -> c_int;
+
+// See `faiss_shim.cpp` for all of them.
 unsafe extern "C" {
-    /// See `faiss_shim.cpp`.
     fn faiss_proxy_distances(
         inner_product: i32,
         query: *const f32,
@@ -16,6 +32,49 @@ unsafe extern "C" {
         count: usize,
         out: *mut f32,
     );
+    fn faiss_proxy_set_threads(threads: c_int);
+    fn faiss_proxy_watch(flag: *const u8);
+    fn faiss_proxy_prepare(
+        index: *mut c_void,
+        ef_construction: c_int,
+        nn_descent: c_int,
+        rows: *const f32,
+        count: usize,
+        error: *mut c_char,
+        error_bytes: usize,
+    ) -> c_int;
+    fn faiss_proxy_set_defaults(index: *mut c_void, ef: u32, nprobe: u32);
+    fn faiss_proxy_search(
+        index: *const c_void,
+        kind: c_int,
+        ef: u32,
+        nprobe: u32,
+        query: *const f32,
+        pages: *const *const u64,
+        page_count: usize,
+        k: usize,
+        distances: *mut f32,
+        labels: *mut i64,
+        error: *mut c_char,
+        error_bytes: usize,
+    ) -> c_int;
+    fn faiss_proxy_write(
+        index: *const c_void,
+        context: *mut c_void,
+        put: Put,
+        error: *mut c_char,
+        error_bytes: usize,
+    ) -> c_int;
+    fn faiss_proxy_read(
+        data: *const u8,
+        bytes: usize,
+        flat_graph: c_int,
+        rows: *const f32,
+        count: usize,
+        error: *mut c_char,
+        error_bytes: usize,
+    ) -> *mut c_void;
+    fn faiss_proxy_same_type(a: *const c_void, b: *const c_void) -> c_int;
 }
 
 /// Which of FAISS's kernels compares two vectors.
@@ -89,27 +148,248 @@ pub(crate) fn distances(kernel: Kernel, query: &[f32], rows: Floats<'_>, out: &m
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// How an index is searched, beside the query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SearchKind {
+    /// FAISS's type takes no parameters, and throws where it gets some.
+    Bare,
+    /// No parameter but which rows to leave out.
+    Selected,
+    Hnsw {
+        ef: u32,
+    },
+    Ivf {
+        nprobe: u32,
+    },
+    /// IVF whose lists are found by a graph, itself searched with `ef`.
+    IvfByGraph {
+        nprobe: u32,
+        ef: u32,
+    },
+}
 
-    #[test]
-    fn kernels_agree_with_the_formula_at_every_count_and_odd_dimensions() {
-        for dimension in [1, 3, 7, 16, 33, 100] {
-            for count in 0..9 {
-                let rows: Vec<f32> = (0..dimension * count).map(|i| ((i * 37) % 19) as f32 - 9.0).collect();
-                let query: Vec<f32> = (0..dimension).map(|i| ((i * 11) % 7) as f32 - 3.0).collect();
-                let mut l2 = vec![0.0; count];
-                let mut ip = vec![0.0; count];
-                distances(Kernel::L2, &query, Floats::Mapped(&rows), &mut l2);
-                let growing: Vec<AtomicU32> = rows.iter().map(|x| AtomicU32::new(x.to_bits())).collect();
-                distances(Kernel::InnerProduct, &query, Floats::Growing(&growing), &mut ip);
-                for (i, row) in rows.chunks(dimension).enumerate() {
-                    // Small integers: exact in f32 in any order of adding.
-                    assert_eq!(l2[i], query.iter().zip(row).map(|(a, b)| (a - b) * (a - b)).sum::<f32>());
-                    assert_eq!(ip[i], query.iter().zip(row).map(|(a, b)| a * b).sum::<f32>());
-                }
-            }
+/// A FAISS index. Searches may run beside each other; what changes it takes `&mut self`.
+#[derive(Debug)]
+pub(crate) struct Index {
+    native: IndexImpl,
+    /// What `native` may read vectors of without a copy: declared behind it, so that it is dropped after it.
+    rows: Option<Arc<Sealed>>,
+}
+
+impl Index {
+    /// An empty index.
+    ///
+    /// # Errors
+    /// FAISS's reason, for a person. So for all methods here.
+    pub(crate) fn new(factory: &str, dimension: usize, inner_product: bool) -> Result<Self, String> {
+        let metric = if inner_product { MetricType::InnerProduct } else { MetricType::L2 };
+        let dimension = u32::try_from(dimension).map_err(|_| "too many dimensions".to_owned())?;
+        Ok(Self { native: index_factory(dimension, factory, metric).map_err(reason)?, rows: None })
+    }
+
+    pub(crate) fn dimension(&self) -> usize {
+        self.native.d() as usize
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.native.ntotal() as usize
+    }
+
+    pub(crate) fn is_inner_product(&self) -> bool {
+        self.native.metric_type() == MetricType::InnerProduct
+    }
+
+    /// Whether both are of the same FAISS classes.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        // SAFETY: both pointers are to live indexes, which are only looked at. The shim is `noexcept`.
+        unsafe { faiss_proxy_same_type(self.pointer(), other.pointer()) != 0 }
+    }
+
+    /// Before training and adding: how many candidates an HNSW graph keeps for a new row, whether the neighbours that an NSG graph begins with
+    /// are found by NN-descent and not by comparing all pairs, and, for a graph over flat storage, the rows that will be added, all of them
+    /// and in order: FAISS then reads them where they are.
+    pub(crate) fn prepare(&mut self, ef_construction: u32, nn_descent: bool, rows: Option<Arc<Sealed>>) -> Result<(), String> {
+        assert_eq!(self.len(), 0, "an index is prepared before rows are added");
+        let (first, count) = self.floats_of(rows.as_ref());
+        let ef_construction = ef_construction.min(i32::MAX as u32) as c_int;
+        // SAFETY: the index is ours alone (`&mut`). `first` is null or points to `count` vectors of the index's dimension in the map of
+        // `rows`, which never changes; `self.rows` keeps it for longer than the native index lives. The shim never writes through it.
+        let outcome = call(|error, bytes| unsafe {
+            faiss_proxy_prepare(self.pointer(), ef_construction, c_int::from(nn_descent), first, count, error, bytes)
+        });
+        // Also after an error: the storage may have been replaced by then.
+        self.rows = rows;
+        outcome
+    }
+
+    /// Trains on rows, one after the other; no training is needed again. Ends early, with an error, soon after `stop` is set.
+    pub(crate) fn train(&mut self, rows: &[f32], stop: &AtomicBool) -> Result<(), String> {
+        let _watch = Watch::new(stop);
+        self.native.train(rows).map_err(reason)
+    }
+
+    /// Adds rows, one after the other. Ends as [`Index::train`] does; it is of no use then.
+    pub(crate) fn add(&mut self, rows: &[f32], stop: &AtomicBool) -> Result<(), String> {
+        let _watch = Watch::new(stop);
+        self.native.add(rows).map_err(reason)
+    }
+
+    /// What a search takes that brings no parameters of its own.
+    pub(crate) fn set_defaults(&mut self, ef: u32, nprobe: u32) {
+        // SAFETY: the index is ours alone. The shim is `noexcept`.
+        unsafe { faiss_proxy_set_defaults(self.pointer(), ef.min(i32::MAX as u32), nprobe.max(1)) }
+    }
+
+    /// The nearest rows to one query, as many as `labels` has room for: their positions, -1 where there is none, and FAISS's distances. Rows of
+    /// `hidden`, page by page, are left out; an empty slice hides none. On the calling thread alone, which has one OpenMP thread afterwards.
+    pub(crate) fn search(
+        &self,
+        kind: SearchKind,
+        query: &[f32],
+        hidden: &[Option<&Page>],
+        distances: &mut [f32],
+        labels: &mut [i64],
+    ) -> Result<(), String> {
+        assert_eq!(query.len(), self.dimension(), "a query is one vector");
+        assert_eq!(distances.len(), labels.len(), "each result has a distance");
+        let (number, ef, nprobe) = match kind {
+            SearchKind::Bare => (0, 0, 0),
+            SearchKind::Selected => (1, 0, 0),
+            SearchKind::Hnsw { ef } => (2, ef, 0),
+            SearchKind::Ivf { nprobe } => (3, 0, nprobe),
+            SearchKind::IvfByGraph { nprobe, ef } => (4, ef, nprobe),
+        };
+        let pages: *const *const u64 = if hidden.is_empty() { ptr::null() } else { hidden.as_ptr().cast() };
+        // SAFETY: FAISS's searches are safe beside each other, and nothing else runs with `&self`. `query` has the index's dimension, `labels`
+        // and `distances` have room for `k` results. `Option<&Page>` is a pointer to 1,024 words or null, as the shim reads it, and it reads
+        // no page but the `hidden.len()`. The shim catches what FAISS throws and keeps no pointer.
+        call(|error, bytes| unsafe {
+            faiss_proxy_search(
+                self.pointer(),
+                number,
+                ef.clamp(1, i32::MAX as u32),
+                nprobe.max(1),
+                query.as_ptr(),
+                pages,
+                hidden.len(),
+                labels.len(),
+                distances.as_mut_ptr(),
+                labels.as_mut_ptr(),
+                error,
+                bytes,
+            )
+        })
+    }
+
+    /// Gives the bytes of FAISS's file format to `put`, part by part, until it does not take one.
+    pub(crate) fn write(&self, put: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), String> {
+        /// `context` is a `&mut &mut dyn FnMut(&[u8]) -> bool`.
+        extern "C" fn relay(context: *mut c_void, bytes: *const u8, count: usize) -> c_int {
+            // SAFETY: `write` below passes this function with a pointer to its own `put`, which is borrowed for as long as the shim runs and
+            // used by nobody else meanwhile; FAISS gives `count` readable bytes. A panic here aborts, and does not unwind into C++.
+            let (put, bytes) = unsafe {
+                (&mut *context.cast::<&mut dyn FnMut(&[u8]) -> bool>(), std::slice::from_raw_parts(bytes, count))
+            };
+            c_int::from(!put(bytes))
+        }
+        let mut put = put;
+        let context: *mut &mut dyn FnMut(&[u8]) -> bool = &raw mut put;
+        // SAFETY: the index is only read. `context` is what `relay` takes it for, and outlives the call. The shim catches what FAISS throws.
+        call(|error, bytes| unsafe { faiss_proxy_write(self.pointer(), context.cast(), relay, error, bytes) })
+    }
+
+    /// Reads what [`Index::write`] gave. FAISS trusts what it reads: the caller has compared a checksum. `flat_graph` says that it is a graph
+    /// over flat storage; where `rows` are the same vectors, the index reads them there and keeps no copy.
+    pub(crate) fn read(bytes: &[u8], flat_graph: bool, rows: Option<Arc<Sealed>>) -> Result<Self, String> {
+        let first = rows.as_deref().map_or(ptr::null(), |rows| first_float(rows));
+        let count = rows.as_deref().map_or(0, Sealed::len);
+        let mut pointer = ptr::null_mut();
+        // SAFETY: `bytes` is a slice, and the shim keeps no pointer into it: what FAISS would leave there it copies. `first` points to `count`
+        // vectors that never change and that `rows` keeps for as long as the index; the shim compares their bytes in number with the
+        // storage's. It catches what FAISS throws.
+        call(|error, error_bytes| unsafe {
+            pointer = faiss_proxy_read(bytes.as_ptr(), bytes.len(), c_int::from(flat_graph), first, count, error, error_bytes);
+            c_int::from(pointer.is_null())
+        })?;
+        // SAFETY: the shim made this index for us alone, and it is none of GPU.
+        let index = Self { native: unsafe { IndexImpl::from_inner_ptr(pointer.cast()) }, rows };
+        match &index.rows {
+            // Before a search could read behind them.
+            Some(rows) if rows.dimension() != index.dimension() => Err("the rows are of another dimension".to_owned()),
+            _ => Ok(index),
         }
     }
+
+    fn pointer(&self) -> *mut c_void {
+        self.native.inner_ptr().cast()
+    }
+
+    /// Where the vectors of `rows` are and how many; null and 0 without rows.
+    fn floats_of(&self, rows: Option<&Arc<Sealed>>) -> (*const f32, usize) {
+        let Some(rows) = rows else { return (ptr::null(), 0) };
+        assert_eq!(rows.dimension(), self.dimension(), "rows are of the index's dimension");
+        (first_float(rows), rows.len())
+    }
 }
+
+fn first_float(rows: &Sealed) -> *const f32 {
+    match rows.floats(0..rows.len()) {
+        Floats::Mapped(floats) => floats.as_ptr(),
+        Floats::Growing(_) => unreachable!("sealed rows are in a file"),
+    }
+}
+
+/// Makes FAISS look at a flag while it works for this thread.
+struct Watch<'a>(#[expect(dead_code, reason = "the flag must live as long as this")] &'a AtomicBool);
+
+impl<'a> Watch<'a> {
+    fn new(stop: &'a AtomicBool) -> Self {
+        // SAFETY: `AtomicBool` is one byte, read atomically by the shim, and lives until `drop` takes the pointer back: this value never
+        // leaves the function that made it, so that it is dropped, on the same thread, before the flag can go.
+        unsafe { faiss_proxy_watch(stop.as_ptr().cast_const().cast()) };
+        Self(stop)
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        // SAFETY: null is no flag.
+        unsafe { faiss_proxy_watch(ptr::null()) };
+    }
+}
+
+/// How many threads FAISS may use from now on for what the calling thread asks of it. A search sets it back to one.
+pub(crate) fn set_threads(threads: usize) {
+    // SAFETY: a plain number; the shim is `noexcept`.
+    unsafe { faiss_proxy_set_threads(threads.clamp(1, 1 << 10) as c_int) }
+}
+
+/// Calls a function of the shim with room for its message.
+fn call(function: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), String> {
+    let mut message = [0_u8; MESSAGE_BYTES];
+    if function(message.as_mut_ptr().cast(), message.len()) == 0 {
+        return Ok(());
+    }
+    let text = CStr::from_bytes_until_nul(&message).unwrap_or_default();
+    Err(shortened(&text.to_string_lossy()))
+}
+
+fn reason(error: faiss::error::Error) -> String {
+    match error {
+        faiss::error::Error::Native(native) => shortened(native.msg()),
+        other => other.to_string(),
+    }
+}
+
+/// What FAISS says without where in its source it says so: `Error in <function> at <file>:<line>: Error: '<condition>' failed: <reason>`.
+fn shortened(message: &str) -> String {
+    let text = message.trim_end_matches('\0').trim();
+    let Some((_, after)) = text.strip_prefix("Error in ").and_then(|text| text.split_once(" at ")) else { return text.to_owned() };
+    let after = after.split_once(": ").map_or(after, |(_, said)| said);
+    let said = after.strip_prefix("Error: ").unwrap_or(after);
+    match said.split_once(" failed: ") {
+        Some((_, reason)) if !reason.trim().is_empty() => reason.trim().to_owned(),
+        _ => said.trim_end_matches(" failed").trim_end_matches(" failed: ").trim().to_owned(),
+    }
+}
+

@@ -1,8 +1,152 @@
-// What is needed of FAISS and is not in its C API. Nothing here throws across the border.
+// What is needed of FAISS and is not in its C API. Nothing here throws across the border: a function that can fail returns 0 where it did
+// not, and writes what FAISS said to the caller's buffer where it did.
 
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <dlfcn.h>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <typeinfo>
+#include <vector>
 
+#include <omp.h>
+
+#include <faiss/IndexFlat.h>
+#include <faiss/IndexHNSW.h>
+#include <faiss/IndexIVF.h>
+#include <faiss/IndexIVFPQ.h>
+#include <faiss/IndexNSG.h>
+#include <faiss/IndexPQ.h>
+#include <faiss/IndexPreTransform.h>
+#include <faiss/impl/AuxIndexStructures.h>
+#include <faiss/impl/IDSelector.h>
+#include <faiss/impl/io.h>
+#include <faiss/impl/zerocopy_io.h>
+#include <faiss/index_io.h>
 #include <faiss/utils/distances.h>
+
+namespace {
+
+template <class Body>
+int guarded(char* error, size_t error_bytes, Body body) noexcept {
+    const char* what = "an exception that is no std::exception";
+    try {
+        body();
+        return 0;
+    } catch (const std::exception& e) {
+        what = e.what();
+        std::strncpy(error, what, error_bytes - 1);
+    } catch (...) {
+        std::strncpy(error, what, error_bytes - 1);
+    }
+    error[error_bytes - 1] = 0;
+    return 1;
+}
+
+// What is behind the transforms.
+faiss::Index* core(faiss::Index* index) {
+    auto* transformed = dynamic_cast<faiss::IndexPreTransform*>(index);
+    return transformed ? transformed->index : index;
+}
+
+// Rows that are hidden are no members. A page has 65,536 rows, one bit each; a page without a hidden row is null or behind the last one.
+struct NotHidden final : faiss::IDSelector {
+    const uint64_t* const* pages;
+    size_t count;
+
+    NotHidden(const uint64_t* const* pages, size_t count) : pages(pages), count(count) {}
+
+    bool is_member(faiss::idx_t id) const override {
+        size_t page = size_t(id) >> 16;
+        if (page >= count || !pages[page]) {
+            return true;
+        }
+        return !(pages[page][(id & 0xffff) >> 6] >> (id & 63) & 1);
+    }
+};
+
+// Flat storage over rows that are already where they stay: adding only counts.
+struct RowsElsewhere final : faiss::IndexFlat {
+    size_t rows_max;
+
+    RowsElsewhere(faiss::idx_t d, faiss::MetricType metric, const float* rows, size_t count)
+            : IndexFlat(d, metric), rows_max(count) {
+        codes = decltype(codes)::create_view(const_cast<float*>(rows), count * code_size, nullptr);
+    }
+
+    void add(faiss::idx_t n, const float*) override {
+        if (n < 0 || size_t(ntotal + n) > rows_max) {
+            throw std::length_error("more rows than there are");
+        }
+        ntotal += n;
+    }
+};
+
+// Copies all that it reads.
+struct MemoryReader final : faiss::IOReader {
+    const uint8_t* data;
+    size_t left;
+
+    MemoryReader(const uint8_t* data, size_t bytes) : data(data), left(bytes) {}
+
+    size_t operator()(void* to, size_t size, size_t items) override {
+        if (size == 0 || items == 0) {
+            return 0;
+        }
+        if (items > left / size) {
+            return 0;
+        }
+        std::memcpy(to, data, size * items);
+        data += size * items;
+        left -= size * items;
+        return items;
+    }
+};
+
+struct Writer final : faiss::IOWriter {
+    void* context;
+    int (*put)(void*, const uint8_t*, size_t);
+
+    Writer(void* context, int (*put)(void*, const uint8_t*, size_t)) : context(context), put(put) {}
+
+    size_t operator()(const void* from, size_t size, size_t items) override {
+        if (size == 0 || items == 0) {
+            return items;
+        }
+        return put(context, static_cast<const uint8_t*>(from), size * items) == 0 ? items : 0;
+    }
+};
+
+// A copy in memory of its own, where FAISS was about to read from the middle of a file.
+template <class T>
+void own(faiss::MaybeOwnedVector<T>& vector) {
+    if (!vector.is_owned) {
+        std::vector<T> copy(vector.size());
+        std::memcpy(copy.data(), vector.data(), vector.byte_size());
+        vector = faiss::MaybeOwnedVector<T>(std::move(copy));
+    }
+}
+
+// FAISS asks one object of the process whether to stop; this one asks on whose behalf: searches are never stopped.
+thread_local const uint8_t* stop_flag = nullptr;
+
+struct StopFlag final : faiss::InterruptCallback {
+    bool want_interrupt() override {
+        return stop_flag && __atomic_load_n(stop_flag, __ATOMIC_RELAXED);
+    }
+};
+
+void settle(faiss::IndexIVF* ivf, uint32_t nprobe) {
+    ivf->nprobe = nprobe;
+    if (auto* hnsw = dynamic_cast<faiss::IndexHNSW*>(ivf->quantizer)) {
+        hnsw->hnsw.efSearch = int(nprobe) * 2 > 64 ? int(nprobe) * 2 : 64;
+    }
+}
+
+} // namespace
 
 // Squared L2 distances (`inner_product` 0) or inner products (1) between `query` and `count` vectors, one after the other at `rows`,
 // all of `dimension` floats; `out` takes `count` floats. FAISS's own kernels, a row at a time as its flat index calls them: they neither
@@ -19,4 +163,226 @@ extern "C" void faiss_proxy_distances(
         out[i] = inner_product ? faiss::fvec_inner_product(query, y, dimension)
                                : faiss::fvec_L2sqr(query, y, dimension);
     }
+}
+
+// Threads of OpenMP that the calling thread uses from now on; OpenBLAS gets one, for the whole process.
+extern "C" void faiss_proxy_set_threads(int threads) noexcept {
+    static std::once_flag once;
+    std::call_once(once, [] {
+        // Not every BLAS has it.
+        if (void* symbol = dlsym(RTLD_DEFAULT, "openblas_set_num_threads")) {
+            reinterpret_cast<void (*)(int)>(symbol)(1);
+        }
+    });
+    if (omp_get_max_threads() != threads) {
+        omp_set_num_threads(threads);
+    }
+}
+
+// What FAISS does on the calling thread from now on ends with an exception soon after the byte at `flag` is not 0. Null: it is not asked.
+extern "C" void faiss_proxy_watch(const uint8_t* flag) noexcept {
+    static std::once_flag once;
+    std::call_once(once, [] { faiss::InterruptCallback::instance.reset(new StopFlag); });
+    stop_flag = flag;
+}
+
+// Before training and adding. `rows`, where it is not null, are the `count` rows that will be added, in order, where they stay: a graph over
+// flat storage keeps no copy of them.
+extern "C" int faiss_proxy_prepare(
+        void* index,
+        int ef_construction,
+        int nn_descent,
+        const float* rows,
+        size_t count,
+        char* error,
+        size_t error_bytes) noexcept {
+    return guarded(error, error_bytes, [&] {
+        faiss::Index* inner = core(static_cast<faiss::Index*>(index));
+        faiss::Index** storage = nullptr;
+        if (auto* hnsw = dynamic_cast<faiss::IndexHNSW*>(inner)) {
+            hnsw->hnsw.efConstruction = ef_construction;
+            storage = &hnsw->storage;
+        } else if (auto* nsg = dynamic_cast<faiss::IndexNSG*>(inner)) {
+            nsg->build_type = nn_descent ? 1 : 0;
+            storage = &nsg->storage;
+        }
+        // Polysemous codes are for a search by Hamming distance, which is not used, and take most of the training's time.
+        auto* pq = dynamic_cast<faiss::IndexPQ*>(storage ? *storage : inner);
+        if (pq) {
+            pq->do_polysemous_training = false;
+        }
+        // FAISS says on stderr that it wants more rows; that is known, and said elsewhere.
+        if (auto* ivf = dynamic_cast<faiss::IndexIVF*>(inner)) {
+            ivf->cp.min_points_per_centroid = 1;
+        }
+        if (auto* ivfpq = dynamic_cast<faiss::IndexIVFPQ*>(inner)) {
+            ivfpq->do_polysemous_training = false;
+            ivfpq->pq.cp.min_points_per_centroid = 1;
+        }
+        if (pq) {
+            pq->pq.cp.min_points_per_centroid = 1;
+        }
+        if (rows) {
+            if (inner != index || !storage || !dynamic_cast<faiss::IndexFlat*>(*storage)) {
+                throw std::logic_error("only a graph over flat storage can leave its rows elsewhere");
+            }
+            std::unique_ptr<faiss::Index> elsewhere(new RowsElsewhere((*storage)->d, (*storage)->metric_type, rows, count));
+            delete *storage;
+            *storage = elsewhere.release();
+        }
+    });
+}
+
+// What a search takes where nothing says otherwise: in the file, for whoever reads it without us, and for NSG, which has no parameters.
+extern "C" void faiss_proxy_set_defaults(void* index, uint32_t ef, uint32_t nprobe) noexcept {
+    faiss::Index* inner = core(static_cast<faiss::Index*>(index));
+    if (auto* hnsw = dynamic_cast<faiss::IndexHNSW*>(inner)) {
+        hnsw->hnsw.efSearch = int(ef);
+    } else if (auto* nsg = dynamic_cast<faiss::IndexNSG*>(inner)) {
+        nsg->nsg.search_L = int(ef);
+    } else if (auto* ivf = dynamic_cast<faiss::IndexIVF*>(inner)) {
+        settle(ivf, nprobe);
+    }
+}
+
+// The `k` nearest rows to one query. `kind`: 0 no parameters and no selector, 1 a selector, 2 HNSW, 3 IVF, 4 IVF whose quantiser is a graph.
+// Rows of `pages` are left out; null where there are none, which keeps FAISS's fast paths.
+extern "C" int faiss_proxy_search(
+        const void* index,
+        int kind,
+        uint32_t ef,
+        uint32_t nprobe,
+        const float* query,
+        const uint64_t* const* pages,
+        size_t page_count,
+        size_t k,
+        float* distances,
+        int64_t* labels,
+        char* error,
+        size_t error_bytes) noexcept {
+    return guarded(error, error_bytes, [&] {
+        if (omp_get_max_threads() != 1) {
+            omp_set_num_threads(1);
+        }
+        NotHidden not_hidden(pages, page_count);
+        faiss::IDSelector* selector = pages ? &not_hidden : nullptr;
+        faiss::SearchParameters plain;
+        faiss::SearchParametersHNSW hnsw;
+        faiss::SearchParametersIVF ivf;
+        faiss::SearchParameters* params = nullptr;
+        switch (kind) {
+            case 1:
+                params = selector ? &plain : nullptr;
+                break;
+            case 2:
+                hnsw.efSearch = int(ef);
+                params = &hnsw;
+                break;
+            case 4:
+                hnsw.efSearch = int(ef);
+                ivf.quantizer_params = &hnsw;
+                [[fallthrough]];
+            case 3:
+                ivf.nprobe = nprobe;
+                params = &ivf;
+                break;
+            default:
+                break;
+        }
+        if (params) {
+            params->sel = selector;
+        }
+        // A pre-transform hands on parameters that are not its own.
+        static_cast<const faiss::Index*>(index)->search(1, query, faiss::idx_t(k), distances, labels, params);
+    });
+}
+
+// Writes the index as FAISS's own file format. `put` returns 0 where it took all bytes.
+extern "C" int faiss_proxy_write(
+        const void* index,
+        void* context,
+        int (*put)(void*, const uint8_t*, size_t),
+        char* error,
+        size_t error_bytes) noexcept {
+    return guarded(error, error_bytes, [&] {
+        Writer writer(context, put);
+        faiss::write_index(static_cast<const faiss::Index*>(index), &writer);
+    });
+}
+
+// Reads an index from memory that may go afterwards; null on an error. `flat_graph`: a graph over flat storage, whose floats are not copied
+// from `data` where `rows` (`count` of them) are the same and stay.
+extern "C" void* faiss_proxy_read(
+        const uint8_t* data,
+        size_t bytes,
+        int flat_graph,
+        const float* rows,
+        size_t count,
+        char* error,
+        size_t error_bytes) noexcept {
+    void* result = nullptr;
+    guarded(error, error_bytes, [&] {
+        std::unique_ptr<faiss::Index> index;
+        size_t left;
+        if (flat_graph) {
+            faiss::ZeroCopyIOReader reader(data, bytes);
+            index.reset(faiss::read_index(&reader));
+            left = reader.total_ - reader.rp_;
+        } else {
+            MemoryReader reader(data, bytes);
+            index.reset(faiss::read_index(&reader));
+            left = reader.left;
+        }
+        if (!index || left != 0) {
+            throw std::runtime_error("the file goes on behind the index");
+        }
+        if (flat_graph) {
+            faiss::Index* inner = core(index.get());
+            faiss::Index* storage = nullptr;
+            if (auto* hnsw = dynamic_cast<faiss::IndexHNSW*>(inner)) {
+                // At any byte of the file: not where an int may be.
+                own(hnsw->hnsw.neighbors);
+                const auto& graph = hnsw->hnsw;
+                size_t n = size_t(hnsw->ntotal);
+                if (graph.levels.size() != n || graph.offsets.size() != n + 1 || graph.offsets.back() != graph.neighbors.size() ||
+                    graph.entry_point < 0 || size_t(graph.entry_point) >= n) {
+                    throw std::runtime_error("the graph is not one of its rows");
+                }
+                storage = hnsw->storage;
+            } else if (auto* nsg = dynamic_cast<faiss::IndexNSG*>(inner)) {
+                storage = nsg->storage;
+            }
+            auto* flat = dynamic_cast<faiss::IndexFlat*>(storage);
+            if (!flat || flat->ntotal != inner->ntotal) {
+                throw std::runtime_error("no graph over flat storage of its rows");
+            }
+            if (rows) {
+                if (inner != index.get() || flat->codes.size() != count * flat->code_size) {
+                    throw std::runtime_error("the storage is not that of the rows");
+                }
+                flat->codes = decltype(flat->codes)::create_view(const_cast<float*>(rows), count * flat->code_size, nullptr);
+            } else {
+                own(flat->codes);
+            }
+        }
+        result = index.release();
+    });
+    return result;
+}
+
+// Whether two indexes are of the same classes, behind as many transforms.
+extern "C" int faiss_proxy_same_type(const void* a, const void* b) noexcept {
+    auto* left = static_cast<const faiss::Index*>(a);
+    auto* right = static_cast<const faiss::Index*>(b);
+    if (typeid(*left) != typeid(*right)) {
+        return 0;
+    }
+    auto* left_chain = dynamic_cast<const faiss::IndexPreTransform*>(left);
+    if (!left_chain) {
+        return 1;
+    }
+    auto* right_chain = dynamic_cast<const faiss::IndexPreTransform*>(right);
+    const faiss::Index& left_core = *left_chain->index;
+    const faiss::Index& right_core = *right_chain->index;
+    return left_chain->chain.size() == right_chain->chain.size() && typeid(left_core) == typeid(right_core);
 }

@@ -1,0 +1,233 @@
+//! A FAISS index over one sealed segment: how it is searched. `build` makes one, `file` is how its bytes reach the disk and come back.
+
+mod build;
+mod file;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use build::{BuildOptions, Built, build};
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::faiss::{self, Floats, Index, Kernel};
+use super::norm;
+use super::positions::{Page, Positions};
+use super::recipe::Recipe;
+use super::sealed::Sealed;
+use crate::error::{Error, Result};
+use crate::format::manifest::Checksum;
+use crate::io::Io;
+use crate::types::Metric;
+
+/// Squared norms up to here can be added up a million times in f32, and their products too. Types that sum over rows or codebooks see no larger
+/// ones.
+const SUMMED_SQUARED_NORM_MAX: f64 = (1_u128 << 80) as f64;
+
+/// Candidates that one search may ask FAISS for, beyond `k` itself: 12 bytes each, and a heap of them.
+const CANDIDATES_MAX: usize = 1 << 16;
+
+/// `ef` grows with the share of hidden rows up to so many times: beyond that, few rows are left, and a scan of them is better.
+const HIDDEN_EF_FACTOR_MAX: u64 = 8;
+
+/// What a segment is searched with where the query does not say; 0 where it has no meaning for the type.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Tuning {
+    /// Candidates of a graph's search; at least `k` are kept anyway.
+    pub(crate) ef: u32,
+    /// Lists that an IVF index looks into.
+    pub(crate) nprobe: u32,
+    /// Candidates for each result that is wanted, where results are ranked again from the raw rows.
+    pub(crate) overfetch: u32,
+}
+
+/// What a query says for itself. Values that make no sense are clamped; those that have no meaning for the type are passed over.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Params {
+    pub(crate) ef: Option<u32>,
+    pub(crate) nprobe: Option<u32>,
+    /// `Some(false)`: a quantised index gives its own `k` nearest, without looking at more candidates. Distances are exact all the same.
+    pub(crate) rescore: Option<bool>,
+}
+
+/// A FAISS index over all rows of one sealed segment: FAISS's id is the row's position.
+#[derive(Debug)]
+pub(crate) struct Ann {
+    index: Index,
+    recipe: Recipe,
+    sealed: Arc<Sealed>,
+    tuning: Tuning,
+    /// Bytes that the index holds in memory of its own.
+    resident_bytes: u64,
+}
+
+impl Ann {
+    /// Reads the file that [`build`] wrote for these rows, after every byte of it was compared with its checksum.
+    ///
+    /// `extreme` are the rows that FAISS did not get (see `norm.rs`).
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] by file: it may be removed and built again, since all that is in it comes from the rows.
+    pub(crate) fn open(
+        io: &dyn Io,
+        path: &Path,
+        expected: Checksum,
+        recipe: &Recipe,
+        tuning: Tuning,
+        sealed: Arc<Sealed>,
+        extreme: &Positions,
+    ) -> Result<Self> {
+        let map = file::map(io, path, expected)?;
+        let corrupt = |problem: String| Error::corrupt(path, 0, problem);
+        let in_place = recipe.is_over_raw_rows() && extreme.is_empty();
+        let index = Index::read(&map, recipe.is_flat_graph(), in_place.then(|| Arc::clone(&sealed)))
+            .map_err(|why| corrupt(format!("FAISS does not read it: {why}")))?;
+        let model = recipe.index().map_err(|why| corrupt(format!("{} is not taken any more: {why}", recipe.factory())))?;
+        if !index.is_like(&model)
+            || index.dimension() != sealed.dimension()
+            || index.is_inner_product() != recipe.is_inner_product()
+            || index.len() != sealed.len()
+        {
+            return Err(corrupt(format!("it is no {} of these {} rows", recipe.factory(), sealed.len())));
+        }
+        let in_rows = if in_place { sealed.len() * sealed.dimension() * 4 } else { 0 };
+        let resident_bytes = expected.bytes.saturating_sub(in_rows as u64);
+        Ok(Self { index, recipe: recipe.clone(), sealed, tuning, resident_bytes })
+    }
+
+    pub(crate) fn tuning(&self) -> Tuning {
+        self.tuning
+    }
+
+    /// Bytes in memory beside the segment's map: the graph, the codes, or floats that FAISS keeps for itself.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.resident_bytes
+    }
+
+    /// Calls `found(position, distance)` for the nearest rows that are not in `hidden`, at most `k`, in no order, and returns how many.
+    ///
+    /// `query` is normalised for the cosine. The distance is FAISS's f32 for the metric over raw rows: the squared distance, the product or the
+    /// cosine. Fewer than `k` does not mean that there are no more: the caller compares with the number of rows that are not hidden, and scans
+    /// them. A query beyond what the type can compute with finds nothing.
+    pub(crate) fn search(
+        &self,
+        query: &[f32],
+        k: usize,
+        params: &Params,
+        hidden: &Positions,
+        found: &mut dyn FnMut(usize, f32),
+    ) -> Result<usize> {
+        let rows = self.sealed.len();
+        let visible = rows.saturating_sub(hidden.len() as usize);
+        let k = k.min(visible);
+        if k == 0 || (self.recipe.is_summing() && norm::squared_norm(query) > SUMMED_SQUARED_NORM_MAX) {
+            return Ok(0);
+        }
+        let wanted = if self.recipe.is_quantised() && params.rescore != Some(false) {
+            k.saturating_mul(self.tuning.overfetch.max(1) as usize).min(CANDIDATES_MAX.max(k)).min(visible)
+        } else {
+            k
+        };
+        let mut candidates = Vec::new();
+        for fetch in self.fetches(wanted, hidden) {
+            candidates = self.fetch(query, fetch, params, hidden)?;
+            if candidates.len() >= wanted || fetch >= rows {
+                break;
+            }
+        }
+        if self.recipe.is_quantised() {
+            self.measure(query, &mut candidates);
+        }
+        if candidates.len() > k {
+            let sign = if self.metric() == Metric::L2 { 1.0 } else { -1.0 };
+            candidates.select_nth_unstable_by(k - 1, |a, b| (sign * a.1).total_cmp(&(sign * b.1)));
+            candidates.truncate(k);
+        }
+        for &(position, distance) in &candidates {
+            found(position, distance);
+        }
+        Ok(candidates.len())
+    }
+
+    fn metric(&self) -> Metric {
+        self.recipe.metric()
+    }
+
+    /// How many results FAISS is asked for, one try after the other. A type that cannot leave out hidden rows is asked for as many more as there
+    /// should be hidden ones among them, twice, and then for as many as there are.
+    fn fetches(&self, wanted: usize, hidden: &Positions) -> Vec<usize> {
+        let rows = self.sealed.len();
+        if hidden.is_empty() || self.recipe.takes_selector() {
+            return vec![wanted];
+        }
+        let visible = rows - hidden.len() as usize;
+        let expected = (wanted as u128 * rows as u128 / visible as u128) as usize;
+        let most = (wanted + hidden.len() as usize).min(CANDIDATES_MAX.max(wanted)).min(rows);
+        let first = (wanted + 2 * (expected - wanted) + 16).min(most);
+        if first < most { vec![first, most] } else { vec![most] }
+    }
+
+    /// At most `fetch` rows that are not hidden, with FAISS's distances.
+    fn fetch(&self, query: &[f32], fetch: usize, params: &Params, hidden: &Positions) -> Result<Vec<(usize, f32)>> {
+        let rows = self.sealed.len();
+        // NSG fills its pool with rows drawn at random until it has as many: of a pool as large as the segment it would never finish.
+        if self.recipe.is_nsg() && fetch > rows / 2 {
+            return Ok(Vec::new());
+        }
+        let mut ef = params.ef.unwrap_or(self.tuning.ef);
+        if params.ef.is_none() && !hidden.is_empty() {
+            // Hidden rows take places among the candidates.
+            let visible = (rows as u64 - hidden.len()).max(1);
+            let factor = (rows as u64).div_ceil(visible).min(HIDDEN_EF_FACTOR_MAX);
+            let grown = (u64::from(ef) * rows as u64 / visible).min(u64::from(ef) * factor);
+            ef = u32::try_from(grown).unwrap_or(u32::MAX);
+        }
+        let ef = ef.clamp(1, super::recipe::EF_MAX).min(u32::try_from(rows).unwrap_or(u32::MAX));
+        let nprobe = params.nprobe.unwrap_or(self.tuning.nprobe).clamp(1, self.recipe.lists().unwrap_or(1));
+        let pages: Vec<Option<&Page>> =
+            if self.recipe.takes_selector() && !hidden.is_empty() { hidden.pages().collect() } else { Vec::new() };
+        let mut distances = vec![0.0; fetch];
+        let mut labels = vec![-1; fetch];
+        self.index
+            .search(self.recipe.kind(ef, nprobe), query, &pages, &mut distances, &mut labels)
+            .map_err(|why| Error::Closed(format!("FAISS cannot search {}: {why}", self.recipe.factory()).into()))?;
+        let found = labels.iter().zip(distances).filter_map(|(&label, distance)| {
+            let position = usize::try_from(label).ok().filter(|&position| position < rows)?;
+            (!hidden.contains(position)).then_some((position, distance))
+        });
+        Ok(found.collect())
+    }
+
+    /// Puts the distances of the raw rows in the place of those of their codes.
+    fn measure(&self, query: &[f32], candidates: &mut [(usize, f32)]) {
+        for (position, distance) in candidates {
+            *distance = raw_distance(&self.sealed, self.metric(), query, *position);
+        }
+    }
+}
+
+/// As a scan computes it.
+fn raw_distance(sealed: &Sealed, metric: Metric, query: &[f32], position: usize) -> f32 {
+    let mut distance = [0.0];
+    raw_distances(sealed, metric, query, position, &mut distance);
+    distance[0]
+}
+
+/// The distances of as many rows from `first` on as `out` has room for.
+fn raw_distances(sealed: &Sealed, metric: Metric, query: &[f32], first: usize, out: &mut [f32]) {
+    let positions = first..first + out.len();
+    let kernel = if metric == Metric::L2 { Kernel::L2 } else { Kernel::InnerProduct };
+    faiss::distances(kernel, query, sealed.floats(positions.clone()), out);
+    if metric == Metric::Cosine {
+        sealed.scales(positions).multiply_into(out);
+    }
+}
+
+/// Vectors that are in a file, as they are.
+fn mapped(floats: Floats<'_>) -> &[f32] {
+    match floats {
+        Floats::Mapped(floats) => floats,
+        Floats::Growing(_) => unreachable!("sealed rows are in a file"),
+    }
+}
