@@ -3,8 +3,8 @@
 /// The longest that back-pressure holds up one write, in milliseconds.
 pub const WRITE_DELAY_MAX_MS: u64 = 50;
 
-/// The largest efSearch and efConstruction.
-pub const EF_MAX: u32 = 4_096;
+/// The largest efSearch that an index or a query may ask for.
+pub const EF_MAX: u32 = 1 << 16;
 
 /// Limits that the library enforces. [`Limits::default`] is what API.md documents.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,14 +54,6 @@ pub struct Limits {
     pub unbuilt_rows_max: u64,
     /// Threads of one build.
     pub build_threads: usize,
-    /// HNSW: efConstruction, where an index sets none.
-    pub ef_construction: u32,
-    /// HNSW: the efSearch with which tuning begins, where an index sets none.
-    pub ef_search: u32,
-    /// IVF: the nprobe with which tuning begins, where an index sets none.
-    pub nprobe: u32,
-    /// Quantised types: the candidates for each row asked for with which tuning begins.
-    pub overfetch: u32,
     /// Recall of the ten nearest under which an index is not used, where an index sets none.
     pub min_recall: f32,
     /// Memory that one index of type `auto` may take before its vectors are quantised, in bytes.
@@ -99,10 +91,6 @@ impl Default for Limits {
             segment_rows_max: 1 << 24,
             unbuilt_rows_max: 1 << 18,
             build_threads: std::thread::available_parallelism().map_or(1, |threads| threads.get().div_ceil(2)),
-            ef_construction: 40,
-            ef_search: 64,
-            nprobe: 8,
-            overfetch: 4,
             min_recall: 0.9,
             auto_memory_bytes: 4 << 30,
         }

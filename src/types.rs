@@ -154,24 +154,6 @@ pub struct IndexOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compact_dead_share: Option<f32>,
 }
-
-/// How an index is built and searched, where its type has a say in it. `None`: the server's choice.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct IndexOptions {
-    /// HNSW: candidates kept while a row is linked into the graph, 4 to 4,096.
-    pub ef_construction: Option<u32>,
-    /// HNSW: candidates kept during a search that does not say `ef`, 1 to 65,536.
-    pub ef_search: Option<u32>,
-    /// IVF: lists that a search looks into that does not say `nprobe`, 1 to the number of lists.
-    pub nprobe: Option<u32>,
-    /// Recall@10 on a sample under which a segment stays exact, 0 to 1.
-    pub min_recall: Option<f32>,
-    /// Rows at which a segment is sealed.
-    pub seal_rows: Option<u32>,
-    /// Share of dead rows from which on a segment is rewritten, above 0, at most 1.
-    pub compact_dead_share: Option<f32>,
-}
-
 /// One point, as it was stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Point {

@@ -93,7 +93,8 @@ fn compaction_drops_dead_rows_and_leaves_one_segment() {
     let info = session.index.info();
     assert_eq!((info.tombstones, info.vector_count, info.segments), (0, 250, 1));
     session.delete(&["document-1"], Durability::Fsync).unwrap();
-    let session = Session::open(&disk.crash(Survival::None), &Limits::default(), session.history.clone(), Before::PowerCut).unwrap();
+    let session =
+        Session::open(&disk.crash(Survival::None), &Limits::default(), session.history.clone(), Before::PowerCut).unwrap();
     let again = session.index.compact().unwrap();
     assert_eq!(again.rows_dropped, 1);
     assert_eq!(session.index.compact().unwrap().rows_dropped, 0);

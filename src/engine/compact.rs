@@ -19,7 +19,7 @@ use crate::format::manifest::{Built, IndexFile, SEGMENT_DIRECTORY, SegmentFile, 
 use crate::segment::Rows;
 use crate::segment::ann::{self, Ann, BuildOptions, Tuning};
 use crate::segment::positions::Positions;
-use crate::segment::recipe::Recipe;
+use crate::segment::recipe::{self, Recipe};
 use crate::segment::sealed::Sealed;
 use crate::types::CompactReport;
 
@@ -288,14 +288,9 @@ fn build(
 ) -> Result<Build> {
     let path: PathBuf = directory.join(index_name(number));
     let options = &index.options;
-    let start = Tuning {
-        ef: options.ef_search.unwrap_or(index.limits.ef_search),
-        nprobe: options.nprobe.unwrap_or(index.limits.nprobe),
-        overfetch: index.limits.overfetch,
-    };
     let build_options = BuildOptions {
-        ef_construction: options.ef_construction.unwrap_or(index.limits.ef_construction),
-        tuning: start,
+        ef_construction: options.ef_construction.unwrap_or(recipe::EF_CONSTRUCTION_DEFAULT),
+        tuning: recipe.tuning(options),
         min_recall: options.min_recall.unwrap_or(index.limits.min_recall),
         threads: index.limits.build_threads,
     };

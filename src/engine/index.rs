@@ -92,7 +92,7 @@ impl Kind {
     /// # Errors
     /// [`Error::Invalid`] where this version cannot build it.
     pub(super) fn new(settings: &Settings, metric: Metric) -> Result<Self> {
-        if settings.factory == "auto" {
+        if settings.factory == recipe::AUTO {
             return Ok(Self::Auto);
         }
         let recipe = Recipe::new(&settings.factory, metric, settings.dimension as usize)?;

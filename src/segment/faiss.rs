@@ -58,13 +58,7 @@ unsafe extern "C" {
         error: *mut c_char,
         error_bytes: usize,
     ) -> c_int;
-    fn faiss_proxy_write(
-        index: *const c_void,
-        context: *mut c_void,
-        put: Put,
-        error: *mut c_char,
-        error_bytes: usize,
-    ) -> c_int;
+    fn faiss_proxy_write(index: *const c_void, context: *mut c_void, put: Put, error: *mut c_char, error_bytes: usize) -> c_int;
     fn faiss_proxy_read(
         data: *const u8,
         bytes: usize,
@@ -287,9 +281,8 @@ impl Index {
         extern "C" fn relay(context: *mut c_void, bytes: *const u8, count: usize) -> c_int {
             // SAFETY: `write` below passes this function with a pointer to its own `put`, which is borrowed for as long as the shim runs and
             // used by nobody else meanwhile; FAISS gives `count` readable bytes. A panic here aborts, and does not unwind into C++.
-            let (put, bytes) = unsafe {
-                (&mut *context.cast::<&mut dyn FnMut(&[u8]) -> bool>(), std::slice::from_raw_parts(bytes, count))
-            };
+            let (put, bytes) =
+                unsafe { (&mut *context.cast::<&mut dyn FnMut(&[u8]) -> bool>(), std::slice::from_raw_parts(bytes, count)) };
             c_int::from(!put(bytes))
         }
         let mut put = put;
@@ -384,7 +377,9 @@ fn reason(error: faiss::error::Error) -> String {
 /// What FAISS says without where in its source it says so: `Error in <function> at <file>:<line>: Error: '<condition>' failed: <reason>`.
 fn shortened(message: &str) -> String {
     let text = message.trim_end_matches('\0').trim();
-    let Some((_, after)) = text.strip_prefix("Error in ").and_then(|text| text.split_once(" at ")) else { return text.to_owned() };
+    let Some((_, after)) = text.strip_prefix("Error in ").and_then(|text| text.split_once(" at ")) else {
+        return text.to_owned();
+    };
     let after = after.split_once(": ").map_or(after, |(_, said)| said);
     let said = after.strip_prefix("Error: ").unwrap_or(after);
     match said.split_once(" failed: ") {
@@ -392,4 +387,3 @@ fn shortened(message: &str) -> String {
         _ => said.trim_end_matches(" failed").trim_end_matches(" failed: ").trim().to_owned(),
     }
 }
-

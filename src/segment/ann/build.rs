@@ -114,9 +114,9 @@ fn stopped() -> Error {
 
 fn has_large_row(sealed: &Sealed, extreme: &Positions) -> bool {
     let vectors = mapped(sealed.floats(0..sealed.len())).chunks_exact(sealed.dimension());
-    vectors.enumerate().any(|(position, vector)| {
-        norm::squared_norm(vector) > SUMMED_SQUARED_NORM_MAX && !extreme.contains(position)
-    })
+    vectors
+        .enumerate()
+        .any(|(position, vector)| norm::squared_norm(vector) > SUMMED_SQUARED_NORM_MAX && !extreme.contains(position))
 }
 
 /// A trained index with all rows.
@@ -139,7 +139,13 @@ fn fill(
     outcome.map(|()| index)
 }
 
-fn train_and_add(index: &mut Index, recipe: &Recipe, sealed: &Sealed, extreme: &Positions, stop: &AtomicBool) -> Result<(), String> {
+fn train_and_add(
+    index: &mut Index,
+    recipe: &Recipe,
+    sealed: &Sealed,
+    extreme: &Positions,
+    stop: &AtomicBool,
+) -> Result<(), String> {
     let rows = sealed.len();
     if recipe.train_rows_min() > 0 || recipe.is_quantised() {
         index.train(&training_rows(recipe, sealed, extreme), stop)?;

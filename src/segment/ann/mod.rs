@@ -16,10 +16,12 @@ use super::norm;
 use super::positions::{Page, Positions};
 use super::recipe::Recipe;
 use super::sealed::Sealed;
+use crate::config::EF_MAX;
 use crate::error::{Error, Result};
 use crate::format::manifest::Checksum;
 use crate::io::Io;
 use crate::types::Metric;
+pub(crate) use crate::types::SearchParams as Params;
 
 /// Squared norms up to here can be added up a million times in f32, and their products too. Types that sum over rows or codebooks see no larger
 /// ones.
@@ -40,15 +42,6 @@ pub(crate) struct Tuning {
     pub(crate) nprobe: u32,
     /// Candidates for each result that is wanted, where results are ranked again from the raw rows.
     pub(crate) overfetch: u32,
-}
-
-/// What a query says for itself. Values that make no sense are clamped; those that have no meaning for the type are passed over.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Params {
-    pub(crate) ef: Option<u32>,
-    pub(crate) nprobe: Option<u32>,
-    /// `Some(false)`: a quantised index gives its own `k` nearest, without looking at more candidates. Distances are exact all the same.
-    pub(crate) rescore: Option<bool>,
 }
 
 /// A FAISS index over all rows of one sealed segment: FAISS's id is the row's position.
@@ -183,7 +176,7 @@ impl Ann {
             let grown = (u64::from(ef) * rows as u64 / visible).min(u64::from(ef) * factor);
             ef = u32::try_from(grown).unwrap_or(u32::MAX);
         }
-        let ef = ef.clamp(1, super::recipe::EF_MAX).min(u32::try_from(rows).unwrap_or(u32::MAX));
+        let ef = ef.clamp(1, EF_MAX).min(u32::try_from(rows).unwrap_or(u32::MAX));
         let nprobe = params.nprobe.unwrap_or(self.tuning.nprobe).clamp(1, self.recipe.lists().unwrap_or(1));
         let pages: Vec<Option<&Page>> =
             if self.recipe.takes_selector() && !hidden.is_empty() { hidden.pages().collect() } else { Vec::new() };

@@ -5,8 +5,8 @@ use super::*;
 use crate::io::sim::{Fault, SimIo};
 use crate::segment::Rows;
 use crate::segment::growing::{Growing, NewRow};
-use crate::segment::words::TextEnd;
 use crate::segment::sealed;
+use crate::segment::words::TextEnd;
 use crate::types::{IndexId, IndexOptions};
 use std::sync::atomic::AtomicBool;
 

@@ -24,7 +24,11 @@ pub(crate) fn pick(rows: u64, dimension: usize, metric: Metric, memory_budget_by
     let scalar = format!("IVF{lists},SQ8");
     let scalar_bytes = bytes(&scalar);
     if scalar_bytes <= memory_budget_bytes {
-        let why = format!("IVF and a byte a float, about {}: HNSW would take {} of a budget of {budget}", mib(scalar_bytes), mib(hnsw_bytes));
+        let why = format!(
+            "IVF and a byte a float, about {}: HNSW would take {} of a budget of {budget}",
+            mib(scalar_bytes),
+            mib(hnsw_bytes)
+        );
         return (scalar, why);
     }
     let product = format!("IVF{lists},PQ{}", product_parts(dimension));

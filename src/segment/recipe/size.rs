@@ -115,7 +115,9 @@ impl Tree {
                     tables += if precomputed > PRECOMPUTED_BYTES_MAX { 0 } else { precomputed };
                 }
             }
-            (Shape::Hnsw { .. } | Shape::Nsg { .. }, Code::Product { parts, bits }) => tables += u64::from(parts) * (4 << (2 * bits)),
+            (Shape::Hnsw { .. } | Shape::Nsg { .. }, Code::Product { parts, bits }) => {
+                tables += u64::from(parts) * (4 << (2 * bits))
+            }
             _ => {}
         }
         rows.saturating_mul(row).saturating_add(tables)
@@ -185,7 +187,10 @@ impl Code {
                 let books = u64::from(splits) * u64::from(steps);
                 let entries = u64::from(steps) << bits;
                 // The codebooks, and for residual quantisers the products between all their entries. A norm is kept with each code.
-                ((books * u64::from(bits)).div_ceil(8) + 4, books * (4 << bits) * dimension + u64::from(splits) * entries * entries * 4)
+                (
+                    (books * u64::from(bits)).div_ceil(8) + 4,
+                    books * (4 << bits) * dimension + u64::from(splits) * entries * entries * 4,
+                )
             }
             Self::Lsh { bits, .. } => {
                 let bits = bits.map_or(dimension, u64::from);
@@ -230,7 +235,9 @@ fn check_links(links: u32) -> Result<(), String> {
 
 fn check_parts(parts: u32, dimension: u64) -> Result<(), String> {
     if parts == 0 || !dimension.is_multiple_of(parts.into()) {
-        return Err(format!("a product quantiser of {parts} parts needs a dimension that is a multiple of {parts}, and not {dimension}"));
+        return Err(format!(
+            "a product quantiser of {parts} parts needs a dimension that is a multiple of {parts}, and not {dimension}"
+        ));
     }
     Ok(())
 }
