@@ -101,10 +101,10 @@ pub mod api;
 #[cfg(feature = "server")]
 pub mod cli;
 
-pub use engine::{Batch, Index, Store, StoreOptions};
+pub use engine::{Batch, Index, Opening, Store, StoreOptions};
 pub use error::{Damage, Error, Fault, Result, What};
 pub use segment::filter::Filter;
 pub use types::{
-    CheckpointReport, Deleted, Durability, Hit, IndexId, IndexInfo, IndexSpec, IndexState, Lsn, Metric, Point, Query, TenantId,
-    Upserted,
+    CheckpointReport, Deleted, Durability, Hit, IndexCounts, IndexId, IndexInfo, IndexSpec, IndexState, IndexSummary, Lsn,
+    Metric, Point, Query, TenantId, Upserted,
 };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::env;
 use std::io::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 
@@ -16,7 +16,8 @@ use tokio::sync::oneshot;
 use super::Failure;
 use crate::api::{self, ApiKeys, ServerConfig};
 use crate::config::Limits;
-use crate::engine::{Store, StoreOptions};
+use crate::engine::{Opening, Store, StoreOptions};
+use crate::types::IndexCounts;
 
 const KEYS_VARIABLE: &str = "FAISS_PROXY_API_KEYS";
 
@@ -31,9 +32,18 @@ pub struct Arguments {
     /// Where the data is; created where it is absent.
     #[arg(long, value_name = "DIR", env = "FAISS_DATA_DIR", default_value = "./data")]
     data_dir: PathBuf,
+    /// When an index is recovered: each at its first use, or all of them before the server listens.
+    #[arg(long, value_enum, value_name = "WHEN", env = "FAISS_PROXY_OPENING", default_value_t = OpeningArgument::Lazy)]
+    opening: OpeningArgument,
     /// For trying it out: takes the keys test-key-1 (of tenant-1) and test-key-2 (of tenant-2), and only loopback addresses.
     #[arg(long)]
     dev: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum OpeningArgument {
+    Eager,
+    Lazy,
 }
 
 /// Serves until SIGTERM or SIGINT, then finishes what runs, checkpoints and returns.
@@ -45,9 +55,10 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let addresses = addresses(&arguments.listen, arguments.dev)?;
     let tenants = keys.tenants().cloned().collect::<BTreeSet<_>>();
 
-    let store = open(&arguments.data_dir)?;
+    let store = open(&arguments)?;
     for tenant in &tenants {
-        tracing::info!(%tenant, indices = store.indices(tenant).len(), "recovered");
+        let IndexCounts { serving, not_verified, refused } = store.counts(Some(tenant));
+        tracing::info!(%tenant, serving, not_verified, refused, "indices");
         for (id, reason) in store.refused(tenant) {
             tracing::error!(%tenant, index = %id, %reason, "an index refuses; the others serve");
         }
@@ -94,9 +105,13 @@ fn addresses(listen: &str, dev: bool) -> Result<Vec<SocketAddr>, Failure> {
     Ok(addresses)
 }
 
-fn open(data_dir: &Path) -> Result<Arc<Store>, Failure> {
+fn open(Arguments { data_dir, opening, .. }: &Arguments) -> Result<Arc<Store>, Failure> {
     let limits = Limits { reserve_bytes: Limits::SERVER_RESERVE_BYTES, ..Limits::default() };
-    let options = StoreOptions { limits, ..StoreOptions::new(data_dir) };
+    let opening = match opening {
+        OpeningArgument::Eager => Opening::Eager,
+        OpeningArgument::Lazy => Opening::Lazy,
+    };
+    let options = StoreOptions { limits, opening, ..StoreOptions::new(data_dir) };
     let store = Store::open(options).map_err(|error| Failure::new(format!("cannot open {}: {error}", data_dir.display())))?;
     tracing::info!(data_dir = %data_dir.display(), "the data directory is open");
     Ok(Arc::new(store))

@@ -3,6 +3,8 @@
 mod apply;
 mod batch;
 mod checkpoint;
+mod dormant;
+mod find;
 mod index;
 mod index_type;
 mod limits;
@@ -10,10 +12,11 @@ mod maintenance;
 mod recover;
 mod reserve;
 mod search;
+mod slots;
 mod store;
 mod view;
 mod writer;
 
 pub use batch::Batch;
 pub use index::Index;
-pub use store::{Store, StoreOptions};
+pub use store::{Opening, Store, StoreOptions};

@@ -14,7 +14,7 @@ use crate::support::{Call, KEY};
 fn program(data_dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_faiss-proxy"));
     command.args(["serve", "--data-dir"]).arg(data_dir);
-    for variable in ["FAISS_PROXY_API_KEYS", "FAISS_PROXY_LISTEN", "FAISS_DATA_DIR", "RUST_LOG"] {
+    for variable in ["FAISS_PROXY_API_KEYS", "FAISS_PROXY_LISTEN", "FAISS_DATA_DIR", "FAISS_PROXY_OPENING", "RUST_LOG"] {
         command.env_remove(variable);
     }
     command

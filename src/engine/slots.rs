@@ -1,0 +1,298 @@
+//! Which indices there are, and which of them are open.
+//!
+//! Every index has a *slot*, and a slot is in one state at a time, under one lock:
+//!
+//! ```text
+//!            ┌──────────── Opening ───────────┐
+//!            ▼                │               ▲
+//!   Open ─► Closing ─► Dormant ◄──────────────┤ (an error that may pass)
+//!    │                    │                   │
+//!    │                    └───────────────────┘ first use
+//!    └──► Deleted ◄── Refused ◄── Opening (damage)
+//! ```
+//!
+//! An instance of an index is made only by the thread that turned its slot from `Dormant` to `Opening`, and none is there then: a slot comes to
+//! `Dormant` only from `Closing`, after the instance was *taken out of its last `Arc`* and dropped, or from an opening that failed. So
+//! there are never two instances, and two writers on one log, whatever callers keep and however long.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+
+use super::dormant::{About, may_pass};
+use super::index::Index;
+use super::recover::{self, Context};
+use crate::error::{Error, Result, What};
+use crate::types::{IndexCounts, IndexId, IndexSummary, TenantId};
+
+/// The tenant is part of the key: there is no look-up without one.
+pub(super) type Key = (TenantId, IndexId);
+
+#[derive(Debug)]
+pub(super) enum State {
+    /// Nothing of it is in memory. Manifest and log were checked; the rest will be when it is opened.
+    Dormant,
+    /// One thread recovers it; the others wait.
+    Opening,
+    Open(Arc<Index>),
+    /// One thread ends the instance, or moves the directory of an index that has none; the others wait.
+    Closing,
+    Refused(Error),
+    /// No longer among the slots. Who waited for it learns it here.
+    Deleted,
+}
+
+/// One index of the store.
+#[derive(Debug)]
+pub(super) struct Slot {
+    key: Key,
+    about: About,
+    state: Mutex<State>,
+    /// The state is neither `Opening` nor `Closing` any more.
+    settled: Condvar,
+    /// When it was asked for last, by [`Slots::clock`].
+    last_used: AtomicU64,
+}
+
+impl Slot {
+    /// The state, once no thread is about to change it.
+    fn settled(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        while matches!(*state, State::Opening | State::Closing) {
+            self.settled.wait(&mut state);
+        }
+        state
+    }
+
+    fn settle(&self, state: State) {
+        *self.state.lock() = state;
+        self.settled.notify_all();
+    }
+}
+
+/// The slots of a store.
+#[derive(Debug)]
+pub(super) struct Slots {
+    context: Context,
+    data_dir: PathBuf,
+    slots: RwLock<HashMap<Key, Arc<Slot>>>,
+    /// Tenants whose directory could not be read: which indices they have is not known.
+    unreadable: HashMap<TenantId, Error>,
+    /// Counts what is asked for.
+    clock: AtomicU64,
+    /// No index is opened any more.
+    closed: AtomicBool,
+}
+
+impl Slots {
+    pub(super) fn new(
+        context: Context,
+        data_dir: PathBuf,
+        found: impl IntoIterator<Item = (Key, About, State)>,
+        unreadable: HashMap<TenantId, Error>,
+    ) -> Self {
+        let slots = found.into_iter().map(|(key, about, state)| (key.clone(), Arc::new(Slot::new(key, about, state)))).collect();
+        Self {
+            context,
+            data_dir,
+            slots: RwLock::new(slots),
+            unreadable,
+            clock: AtomicU64::new(1),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn context(&self) -> &Context {
+        &self.context
+    }
+
+    pub(super) fn tenant_dir(&self, tenant: &TenantId) -> PathBuf {
+        self.data_dir.join(tenant.as_str())
+    }
+
+    pub(super) fn directory(&self, (tenant, id): &Key) -> PathBuf {
+        self.tenant_dir(tenant).join(id.to_string())
+    }
+
+    /// # Errors
+    /// Why nothing is known of the tenant's indices.
+    pub(super) fn check_tenant(&self, tenant: &TenantId) -> Result<()> {
+        self.unreadable.get(tenant).map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// The open index, opened now where it is dormant. Who finds it being opened or closed waits.
+    pub(super) fn open(&self, key: &Key) -> Result<Arc<Index>> {
+        let slot = self.slot(key)?;
+        slot.last_used.store(self.clock.fetch_add(1, Relaxed), Relaxed);
+        let mut state = slot.settled();
+        match &*state {
+            State::Open(index) => return Ok(Arc::clone(index)),
+            State::Refused(error) => return Err(error.clone()),
+            State::Deleted => return Err(Error::NotFound(What::Index)),
+            State::Dormant | State::Opening | State::Closing => {}
+        }
+        // Under the slot's lock: who closes the store looks at every slot after it has said so, and waits for those that are opening.
+        if self.closed.load(SeqCst) {
+            return Err(closed());
+        }
+        *state = State::Opening;
+        drop(state);
+        let opened = self.recover(key);
+        slot.settle(match &opened {
+            Ok(index) => State::Open(Arc::clone(index)),
+            Err(error) if may_pass(error) => State::Dormant,
+            Err(error) => State::Refused(error.clone()),
+        });
+        opened
+    }
+
+    /// Recovers an index of which there is no instance, and tells of it where it refuses.
+    pub(super) fn recover(&self, key: &Key) -> Result<Arc<Index>> {
+        let (tenant, id) = key;
+        recover_or_refuse(&self.context, key, || recover::open(&self.context, tenant.clone(), *id, self.directory(key)))
+    }
+
+    fn slot(&self, key: &Key) -> Result<Arc<Slot>> {
+        match self.slots.read().get(key) {
+            Some(slot) => Ok(Arc::clone(slot)),
+            None => Err(self.check_tenant(&key.0).err().unwrap_or(Error::NotFound(What::Index))),
+        }
+    }
+
+    /// Adds a new index, which is open.
+    pub(super) fn add(&self, key: Key, index: &Arc<Index>) {
+        let slot = Slot::new(key.clone(), index.about(), State::Open(Arc::clone(index)));
+        slot.last_used.store(self.clock.fetch_add(1, Relaxed), Relaxed);
+        self.slots.write().insert(key, Arc::new(slot));
+    }
+
+    /// Deletes an index. `take_away` does it on the disk; while it does, nobody can open the index.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; those of `take_away`.
+    pub(super) fn delete(&self, key: &Key, take_away: impl FnOnce(Option<&Index>) -> Result<()>) -> Result<()> {
+        let slot = self.slot(key)?;
+        let mut state = slot.settled();
+        let before = match &*state {
+            State::Deleted => return Err(Error::NotFound(What::Index)),
+            State::Open(index) => {
+                // Who asks for it meanwhile still has it, to read: it is not made anew, and cannot be closed while it is held here.
+                let index = Arc::clone(index);
+                drop(state);
+                take_away(Some(&index))?;
+                self.forget(&slot);
+                return Ok(());
+            }
+            _ => std::mem::replace(&mut *state, State::Closing),
+        };
+        drop(state);
+        match take_away(None) {
+            Ok(()) => self.forget(&slot),
+            Err(error) => {
+                // Not known under which name it is on the disk: to write to it would be to lose what is written.
+                let unknown = matches!(error, Error::OutcomeUnknown(_));
+                slot.settle(if unknown { State::Refused(error.clone()) } else { before });
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&self, slot: &Slot) {
+        self.slots.write().remove(&slot.key);
+        slot.settle(State::Deleted);
+    }
+
+    /// From now on no index is opened. Gives those that are open.
+    pub(super) fn close(&self) -> Vec<Arc<Index>> {
+        self.closed.store(true, SeqCst);
+        let open = |slot: &Arc<Slot>| match &*slot.settled() {
+            State::Open(index) => Some(Arc::clone(index)),
+            _ => None,
+        };
+        self.all(None).iter().filter_map(open).collect()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(SeqCst)
+    }
+
+    /// What the tenant has, oldest first, but for what was refused.
+    pub(super) fn list(&self, tenant: &TenantId) -> Result<Vec<IndexSummary>> {
+        self.check_tenant(tenant)?;
+        let slots = self.all(Some(tenant));
+        let serves = |slot: &&Arc<Slot>| !matches!(*slot.state.lock(), State::Refused(_) | State::Deleted);
+        let summary = |slot: &Arc<Slot>| IndexSummary {
+            id: slot.key.1,
+            name: slot.about.name.to_string(),
+            created_at_us: slot.about.created_at_us,
+        };
+        let mut indices: Vec<IndexSummary> = slots.iter().filter(serves).map(summary).collect();
+        indices.sort_by_key(|index| (index.created_at_us, index.id));
+        Ok(indices)
+    }
+
+    pub(super) fn opened(&self, tenant: &TenantId) -> Vec<Arc<Index>> {
+        let open = |slot: &Arc<Slot>| match &*slot.state.lock() {
+            State::Open(index) => Some(Arc::clone(index)),
+            _ => None,
+        };
+        self.all(Some(tenant)).iter().filter_map(open).collect()
+    }
+
+    pub(super) fn refused(&self, tenant: &TenantId) -> Vec<(IndexId, Error)> {
+        let refused = |slot: &Arc<Slot>| match &*slot.state.lock() {
+            State::Refused(error) => Some((slot.key.1, error.clone())),
+            _ => None,
+        };
+        self.all(Some(tenant)).iter().filter_map(refused).collect()
+    }
+
+    /// Of one tenant, or of all.
+    pub(super) fn counts(&self, tenant: Option<&TenantId>) -> IndexCounts {
+        let mut counts = IndexCounts::default();
+        for slot in self.all(tenant) {
+            match *slot.state.lock() {
+                State::Open(_) => counts.serving += 1,
+                State::Dormant | State::Opening | State::Closing => counts.not_verified += 1,
+                State::Refused(_) => counts.refused += 1,
+                State::Deleted => {}
+            }
+        }
+        counts
+    }
+
+    /// The slots of one tenant, or all. No slot's lock is taken while the map's is held.
+    fn all(&self, tenant: Option<&TenantId>) -> Vec<Arc<Slot>> {
+        let slots = self.slots.read();
+        slots.values().filter(|slot| tenant.is_none_or(|tenant| slot.key.0 == *tenant)).cloned().collect()
+    }
+}
+
+impl Slot {
+    fn new(key: Key, about: About, state: State) -> Self {
+        Self { key, about, state: Mutex::new(state), settled: Condvar::new(), last_used: AtomicU64::new(0) }
+    }
+}
+
+/// Runs what opens or looks at an index, again if the reserve pays for what it has to write, and says where it fails.
+pub(super) fn recover_or_refuse<T>(context: &Context, (tenant, id): &Key, open: impl Fn() -> Result<T>) -> Result<T> {
+    // A mistake of ours in one index is no reason for the others not to serve.
+    let opened = catch_unwind(AssertUnwindSafe(|| match open() {
+        // What recovery has to write is little: this is what the reserve is for.
+        Err(Error::Full(_)) if context.reserve.release() => open(),
+        other => other,
+    }));
+    let opened = opened.unwrap_or_else(|_| Err(Error::Closed("opening this index failed by a bug".into())));
+    opened.inspect_err(|error| tracing::error!(%tenant, index = %id, %error, "this index is refused; the others serve"))
+}
+
+pub(super) fn closed() -> Error {
+    Error::Closed("the store is closed".into())
+}
