@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Barrier};
 
 use faiss_proxy::config::Limits;
-use faiss_proxy::io::sim::SimIo;
+use faiss_proxy::io::sim::{SimIo, Survival};
 use faiss_proxy::io::{Entry, File, Io, Lock, Map};
 use faiss_proxy::{Durability, Error, Index, IndexCounts, IndexId, Metric, Opening, Result, Store, TenantId};
 use parking_lot::{Condvar, Mutex};
@@ -282,4 +282,123 @@ fn a_tenants_directory_that_cannot_be_read_is_that_tenants_matter() {
         assert!(matches!(store.create_index(&other, &spec(4, Metric::L2)), Err(Error::Io(_))));
     }
     assert_eq!(lazy(disk).unwrap().list(&other).unwrap()[0].id, theirs);
+}
+
+/// So little that one index alone is over it.
+fn with_budget(bytes: u64) -> Limits {
+    Limits { memory_budget_bytes: bytes, ..Limits::default() }
+}
+
+#[test]
+fn over_the_budget_the_index_that_was_not_used_for_longest_is_closed_and_opens_again_with_the_same_points() {
+    let (disk, ids) = indices(4);
+    // Each with a checkpoint of everything, so that all take as much.
+    open_store(disk.clone(), "/data", &Limits::default()).unwrap().close().unwrap();
+    // What one takes, and then room for two and a half.
+    let one = {
+        let store = lazy(disk.fork()).unwrap();
+        store.index(&tenant(), ids[0]).unwrap();
+        store.memory_bytes()
+    };
+    let limits = with_budget(one * 5 / 2);
+    let store = open_store_as(Opening::Lazy, disk, "/data", &limits).unwrap();
+    let is_open = |id: IndexId| store.opened(&tenant()).iter().any(|index| index.id() == id);
+    let open = || ids.iter().map(|&id| is_open(id)).collect::<Vec<_>>();
+    let states: Vec<_> = ids.iter().map(|&id| dump(&store.index(&tenant(), id).unwrap())).collect();
+    assert_eq!(open(), [false, false, true, true]);
+    store.index(&tenant(), ids[2]).unwrap();
+    store.index(&tenant(), ids[0]).unwrap();
+    assert_eq!(open(), [true, false, true, false], "2 was used after 3");
+    assert!(store.memory_bytes() <= limits.memory_budget_bytes);
+    for (id, state) in ids.iter().zip(&states) {
+        assert_eq!(dump(&store.index(&tenant(), *id).unwrap()), *state);
+    }
+}
+
+#[test]
+fn an_index_that_somebody_has_is_never_closed_and_one_that_nobody_has_is_closed_with_a_checkpoint() {
+    let (disk, ids) = indices(3);
+    let store = open_store_as(Opening::Lazy, disk, "/data", &with_budget(1)).unwrap();
+    let held = store.index(&tenant(), ids[0]).unwrap();
+    for id in &ids[1..] {
+        store.index(&tenant(), *id).unwrap();
+    }
+    put(&held, "c", 1, Durability::Fsync);
+    let again = store.index(&tenant(), ids[0]).unwrap();
+    assert!(Arc::ptr_eq(&held, &again));
+    assert_eq!(dump(&again).len(), 3);
+    drop((held, again));
+    // The last that was opened, and all others are closed.
+    let last = store.index(&tenant(), ids[1]).unwrap();
+    assert_eq!(store.counts(None), counts(1, 2, 0));
+    drop(last);
+    let info = store.index(&tenant(), ids[0]).unwrap().info();
+    assert_eq!((info.lsn, info.checkpoint_lsn, info.vector_count), (3, 3, 3));
+}
+
+#[test]
+fn what_was_acknowledged_with_interval_durability_survives_a_closing_followed_by_a_power_cut() {
+    for is_full in [false, true] {
+        let (disk, ids) = indices(2);
+        let store = open_store_as(Opening::Lazy, disk.clone(), "/data", &with_budget(1)).unwrap();
+        let index = store.index(&tenant(), ids[0]).unwrap();
+        put(&index, "c", 7, Durability::Interval);
+        put(&index, "d", 8, Durability::Interval);
+        let state = dump(&index);
+        assert!(index.info().durable_lsn < 4);
+        if is_full {
+            // No room for a checkpoint: the log has to do.
+            disk.set_capacity(Some(disk.used_bytes()));
+        }
+        drop(index);
+        store.index(&tenant(), ids[1]).unwrap();
+        assert_eq!(store.opened(&tenant()).iter().map(|index| index.id()).collect::<Vec<_>>(), [ids[1]]);
+        let after = disk.crash(Survival::None);
+        after.set_capacity(None);
+        let store = lazy(after).unwrap();
+        let index = store.index(&tenant(), ids[0]).unwrap();
+        assert_eq!(dump(&index), state);
+        assert_eq!(index.info().checkpoint_lsn, if is_full { 1 } else { 4 });
+    }
+}
+
+/// Threads use some indices under a budget for one, and write to them. Two instances of one index would overwrite each other's log; one
+/// that was closed too early would lose what it had acknowledged.
+#[test]
+fn under_any_traffic_there_is_one_instance_of_an_index_and_every_write_is_found_by_the_next_who_opens_it() {
+    const THREADS: usize = 6;
+    const ROUNDS: u64 = 150;
+    let (disk, ids) = indices(3);
+    let store = open_store_as(Opening::Lazy, disk.clone(), "/data", &with_budget(1)).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (store, ids) = (&store, &ids);
+            scope.spawn(move || {
+                let mut chance = support::Chance::new(thread as u64);
+                let mut last = [None; 3];
+                for round in 0..ROUNDS {
+                    let at = chance.below(ids.len());
+                    let index = store.index(&tenant(), ids[at]).unwrap();
+                    let id = format!("thread-{thread}");
+                    let version =
+                        |metadata: String| serde_json::from_str::<serde_json::Value>(&metadata).unwrap()["version"].as_u64();
+                    let found = index.get(&id).unwrap().and_then(|point| version(point.metadata));
+                    assert_eq!(found, last[at], "what this thread wrote last");
+                    let durability = if round % 2 == 0 { Durability::Fsync } else { Durability::Interval };
+                    put(&index, &id, round, durability);
+                    last[at] = Some(round);
+                }
+            });
+        }
+    });
+    let closed = disk.trace().iter().filter(|step| step.path.to_string_lossy().ends_with(".seg")).count();
+    println!("{closed} of the last {} steps were on segments", disk.trace().len());
+    let states: Vec<_> = ids.iter().map(|&id| dump(&store.index(&tenant(), id).unwrap())).collect();
+    assert!(states.iter().all(|state| state.len() == 2 + THREADS));
+    store.close().unwrap();
+    drop(store);
+    let store = lazy(disk.crash(Survival::None)).unwrap();
+    for (id, state) in ids.iter().zip(states) {
+        assert_eq!(dump(&store.index(&tenant(), *id).unwrap()), state);
+    }
 }

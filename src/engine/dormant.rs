@@ -67,17 +67,24 @@ impl Index {
         self.poison.get().is_none() && self.writer.lock().closed.is_none()
     }
 
-    /// Makes sure that dropping it loses nothing: what was acknowledged is durable, and what no checkpoint holds is covered by a
-    /// watermark, so that the next opening need not copy it.
+    /// Makes sure that dropping it loses nothing: what was acknowledged is durable. What no checkpoint holds is covered by a watermark where
+    /// there is room for one, so that the next opening need not copy it.
     ///
     /// # Errors
-    /// As [`sync`](Self::sync).
+    /// [`Error::OutcomeUnknown`]: a sync failed.
     pub(super) fn settle(&self) -> Result<()> {
-        if self.checkpoint_lsn.load(Relaxed) == self.shared.view.load().lsn {
-            // The checkpoint began by syncing the log up to here.
-            return Ok(());
+        let mut writer = self.writer.lock();
+        let has_checkpoint = self.checkpoint_lsn.load(Relaxed) == writer.log.written_lsn();
+        let synced = writer.log.sync();
+        if synced.is_ok()
+            && !has_checkpoint
+            && writer.log.wants_marker()
+            && let Err(error) = writer.log.append_marker()
+        {
+            tracing::warn!(index = %self.id, %error, "no marker; the next opening copies what is not in a checkpoint");
         }
-        self.sync()
+        self.note_log(&writer.log);
+        writer.log.check()
     }
 
     /// Shares again an instance that was taken out of its `Arc`. What was scheduled for it is forgotten.

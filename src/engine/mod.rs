@@ -2,6 +2,7 @@
 
 mod apply;
 mod batch;
+mod budget;
 mod checkpoint;
 mod dormant;
 mod find;

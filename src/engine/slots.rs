@@ -53,11 +53,13 @@ pub(super) enum State {
 pub(super) struct Slot {
     key: Key,
     about: About,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// The state is neither `Opening` nor `Closing` any more.
     settled: Condvar,
     /// When it was asked for last, by [`Slots::clock`].
-    last_used: AtomicU64,
+    pub(super) last_used: AtomicU64,
+    /// Bytes that the open index took when it was last looked at.
+    pub(super) memory: AtomicU64,
 }
 
 impl Slot {
@@ -70,9 +72,32 @@ impl Slot {
         state
     }
 
-    fn settle(&self, state: State) {
-        *self.state.lock() = state;
-        self.settled.notify_all();
+    /// Turns it to `Opening` or `Closing`, until what this gives is told how it ended. Gives the state before, too.
+    pub(super) fn begin<'a>(&'a self, mut state: MutexGuard<'a, State>, transition: State) -> (Transition<'a>, State) {
+        (Transition { slot: self }, std::mem::replace(&mut *state, transition))
+    }
+}
+
+/// A slot is about to change, and others wait for it. However it ends, by a panic too, nobody waits for ever.
+#[derive(Debug)]
+pub(super) struct Transition<'a> {
+    slot: &'a Slot,
+}
+
+impl Transition<'_> {
+    pub(super) fn end(self, state: State) {
+        *self.slot.state.lock() = state;
+    }
+}
+
+impl Drop for Transition<'_> {
+    fn drop(&mut self) {
+        let mut state = self.slot.state.lock();
+        if matches!(*state, State::Opening | State::Closing) {
+            *state = State::Refused(Error::Closed("opening or closing this index failed by a bug; restart the server".into()));
+        }
+        drop(state);
+        self.slot.settled.notify_all();
     }
 }
 
@@ -88,6 +113,10 @@ pub(super) struct Slots {
     clock: AtomicU64,
     /// No index is opened any more.
     closed: AtomicBool,
+    /// Sum of [`Slot::memory`].
+    pub(super) memory: AtomicU64,
+    /// Held by the one who closes indices.
+    pub(super) closing: Mutex<()>,
 }
 
 impl Slots {
@@ -105,6 +134,8 @@ impl Slots {
             unreadable,
             clock: AtomicU64::new(1),
             closed: AtomicBool::new(false),
+            memory: AtomicU64::new(0),
+            closing: Mutex::new(()),
         }
     }
 
@@ -141,15 +172,17 @@ impl Slots {
         if self.closed.load(SeqCst) {
             return Err(closed());
         }
-        *state = State::Opening;
-        drop(state);
+        let (transition, _) = slot.begin(state, State::Opening);
         let opened = self.recover(key);
-        slot.settle(match &opened {
+        transition.end(match &opened {
             Ok(index) => State::Open(Arc::clone(index)),
             Err(error) if may_pass(error) => State::Dormant,
             Err(error) => State::Refused(error.clone()),
         });
-        opened
+        let index = opened?;
+        self.note_memory(&slot, &index);
+        self.keep_to_budget(false);
+        Ok(index)
     }
 
     /// Recovers an index of which there is no instance, and tells of it where it refuses.
@@ -167,9 +200,11 @@ impl Slots {
 
     /// Adds a new index, which is open.
     pub(super) fn add(&self, key: Key, index: &Arc<Index>) {
-        let slot = Slot::new(key.clone(), index.about(), State::Open(Arc::clone(index)));
+        let slot = Arc::new(Slot::new(key.clone(), index.about(), State::Open(Arc::clone(index))));
         slot.last_used.store(self.clock.fetch_add(1, Relaxed), Relaxed);
-        self.slots.write().insert(key, Arc::new(slot));
+        self.slots.write().insert(key, Arc::clone(&slot));
+        self.note_memory(&slot, index);
+        self.keep_to_budget(false);
     }
 
     /// Deletes an index. `take_away` does it on the disk; while it does, nobody can open the index.
@@ -178,35 +213,31 @@ impl Slots {
     /// [`Error::NotFound`]; those of `take_away`.
     pub(super) fn delete(&self, key: &Key, take_away: impl FnOnce(Option<&Index>) -> Result<()>) -> Result<()> {
         let slot = self.slot(key)?;
-        let mut state = slot.settled();
-        let before = match &*state {
+        let state = slot.settled();
+        match &*state {
             State::Deleted => return Err(Error::NotFound(What::Index)),
             State::Open(index) => {
                 // Who asks for it meanwhile still has it, to read: it is not made anew, and cannot be closed while it is held here.
                 let index = Arc::clone(index);
                 drop(state);
                 take_away(Some(&index))?;
-                self.forget(&slot);
-                return Ok(());
+                *slot.state.lock() = State::Deleted;
             }
-            _ => std::mem::replace(&mut *state, State::Closing),
-        };
-        drop(state);
-        match take_away(None) {
-            Ok(()) => self.forget(&slot),
-            Err(error) => {
-                // Not known under which name it is on the disk: to write to it would be to lose what is written.
-                let unknown = matches!(error, Error::OutcomeUnknown(_));
-                slot.settle(if unknown { State::Refused(error.clone()) } else { before });
-                return Err(error);
+            _ => {
+                let (transition, before) = slot.begin(state, State::Closing);
+                let taken = take_away(None);
+                transition.end(match &taken {
+                    Ok(()) => State::Deleted,
+                    // Not known under which name it is on the disk: to write to it would be to lose what is written.
+                    Err(error @ Error::OutcomeUnknown(_)) => State::Refused(error.clone()),
+                    Err(_) => before,
+                });
+                taken?;
             }
         }
+        self.slots.write().remove(key);
+        self.forget_memory(&slot);
         Ok(())
-    }
-
-    fn forget(&self, slot: &Slot) {
-        self.slots.write().remove(&slot.key);
-        slot.settle(State::Deleted);
     }
 
     /// From now on no index is opened. Gives those that are open.
@@ -269,7 +300,7 @@ impl Slots {
     }
 
     /// The slots of one tenant, or all. No slot's lock is taken while the map's is held.
-    fn all(&self, tenant: Option<&TenantId>) -> Vec<Arc<Slot>> {
+    pub(super) fn all(&self, tenant: Option<&TenantId>) -> Vec<Arc<Slot>> {
         let slots = self.slots.read();
         slots.values().filter(|slot| tenant.is_none_or(|tenant| slot.key.0 == *tenant)).cloned().collect()
     }
@@ -277,7 +308,14 @@ impl Slots {
 
 impl Slot {
     fn new(key: Key, about: About, state: State) -> Self {
-        Self { key, about, state: Mutex::new(state), settled: Condvar::new(), last_used: AtomicU64::new(0) }
+        Self {
+            key,
+            about,
+            state: Mutex::new(state),
+            settled: Condvar::new(),
+            last_used: AtomicU64::new(0),
+            memory: AtomicU64::new(0),
+        }
     }
 }
 

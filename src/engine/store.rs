@@ -88,11 +88,18 @@ impl Store {
         let reserve = Arc::new(Reserve::open(Arc::clone(&io), &data_dir, limits.reserve_bytes));
         let context = Context { io, limits: Arc::new(limits), maintenance, reserve, lock: Arc::new(lock) };
         let slots = Arc::new(find::find(context, data_dir, opening)?);
+        slots.watch_memory();
         Ok(Self { slots, creating: Mutex::new(()) })
     }
 
     pub fn limits(&self) -> &Limits {
         &self.slots.context().limits
+    }
+
+    /// Bytes of memory that the open indices take, as of when each was opened or looked at last: see
+    /// [`Limits::memory_budget_bytes`](Limits).
+    pub fn memory_bytes(&self) -> u64 {
+        self.slots.memory_bytes()
     }
 
     /// Creates an index, durably: it is built as a hidden sibling, synced, and renamed.
