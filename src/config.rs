@@ -58,6 +58,10 @@ pub struct Limits {
     pub min_recall: f32,
     /// Memory that one index of type `auto` may take before its vectors are quantised, in bytes.
     pub auto_memory_bytes: u64,
+    /// Bytes of memory that all open indices may take together, as far as it is theirs (`docs/architecture.md`, "Memory"): past it, those that
+    /// nobody has used for longest are closed, and opened again at their next use. One that somebody uses is never closed, so that this can
+    /// be passed. 0: no limit.
+    pub memory_budget_bytes: u64,
     /// How long after the last group a marker frame is written, so that a watermark covers that group too.
     pub marker_delay_ms: u64,
 }
@@ -85,6 +89,7 @@ impl Default for Limits {
             checkpoint_interval_ms: 300_000,
             interval_sync_ms: 50,
             reserve_bytes: 0,
+            memory_budget_bytes: 0,
             marker_delay_ms: 500,
             seal_rows: 16_384,
             compact_dead_share: 0.2,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::Limits;
-use crate::engine::{Index, Store, StoreOptions};
+use crate::engine::{Index, Opening, Store, StoreOptions};
 use crate::error::{Error, Result};
 use crate::format::frame::{FRAME_ALIGN, FRAME_HEADER, FrameHeader};
 use crate::format::header::{FIRST_FRAME, LogHeader};
@@ -67,14 +67,20 @@ pub fn log_scan(input: &[u8]) {
 
     let served = disk.fork();
     let mutations = disk.mutations();
+    // What is looked at when a store is opened lazily.
+    let verified = FileLog::verify(&log_options(&disk), &[name], Position::START, &mut |_, _| Ok(()));
+    assert_eq!(disk.mutations(), mutations, "looking changes nothing");
     let (operations, listed, end) = match recover_log(&disk, vec![name], Position::START) {
         Ok(recovered) => recovered,
         Err(error) => {
             assert_corrupt(&error);
             assert_eq!(disk.mutations(), mutations, "a log that is refused is left as it was");
+            assert_eq!(verified.expect_err("the start refuses what recovery refuses").to_string(), error.to_string());
             return;
         }
     };
+    let has_log = verified.expect("the start refuses nothing else");
+    assert!(has_log || operations.is_empty());
     let (again, ..) = recover_log(&disk, listed.clone(), Position::START).expect("what was recovered can be recovered again");
     assert_eq!(again, operations);
     let (after, ..) = recover_log(&disk, listed, end).expect("recovery goes on from where the log ended");
@@ -365,12 +371,15 @@ fn make_header_right(head: &mut [u8; 64]) {
     put(head, 60, crc.to_le_bytes());
 }
 
+fn log_options(disk: &SimIo) -> LogOptions {
+    let directory = index_dir(INDEX).join(LOG_DIRECTORY);
+    LogOptions::new(Arc::new(disk.clone()), directory, INDEX, &Limits::default())
+}
+
 /// What recovery replays, each operation as bytes; the segments that a manifest then lists; and where the log ends.
 fn recover_log(disk: &SimIo, mut listed: Vec<SegmentName>, from: Position) -> Result<(Vec<Vec<u8>>, Vec<SegmentName>, Position)> {
     let mut operations = Vec::new();
-    let directory = index_dir(INDEX).join(LOG_DIRECTORY);
-    let options = LogOptions::new(Arc::new(disk.clone()), directory, INDEX, &Limits::default());
-    let recovered = FileLog::recover(options, &listed, from, &mut |lsn, operation| {
+    let recovered = FileLog::recover(log_options(disk), &listed, from, &mut |lsn, operation| {
         operations.push(encoded(operation));
         assert_eq!(lsn, from.lsn + operations.len() as u64, "LSNs are consecutive");
         Ok(())
@@ -428,7 +437,7 @@ fn write_manifest(disk: &SimIo, manifest: &Manifest, bytes: &[u8]) {
 
 fn open_store(disk: &SimIo) -> Store {
     let options =
-        StoreOptions { data_dir: DATA_DIR.into(), limits: Limits::default(), io: Arc::new(disk.clone()), background: false };
+        StoreOptions { io: Arc::new(disk.clone()), background: false, opening: Opening::Lazy, ..StoreOptions::new(DATA_DIR) };
     Store::open(options).expect("a store opens, whatever its indices are")
 }
 

@@ -101,10 +101,10 @@ pub mod api;
 #[cfg(feature = "server")]
 pub mod cli;
 
-pub use engine::{Batch, Index, Store, StoreOptions};
+pub use engine::{Batch, Index, Opening, Store, StoreOptions};
 pub use error::{Damage, Error, Fault, Result, What};
 pub use segment::filter::Filter;
 pub use types::{
-    BuildInfo, CheckpointReport, CompactReport, Deleted, Durability, EraseReport, Hit, IndexId, IndexInfo, IndexOptions,
-    IndexSpec, IndexState, Lsn, Metric, Picked, Point, Query, SearchParams, TenantId, Upserted,
+    BuildInfo, CheckpointReport, CompactReport, Deleted, Durability, EraseReport, Hit, IndexCounts, IndexId, IndexInfo,
+    IndexOptions, IndexSpec, IndexState, IndexSummary, Lsn, Metric, Picked, Point, Query, SearchParams, TenantId, Upserted,
 };

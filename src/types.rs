@@ -331,6 +331,25 @@ pub struct EraseReport {
     pub bytes_after: u64,
 }
 
+/// What is known of an index that need not be open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexSummary {
+    pub id: IndexId,
+    pub name: String,
+    /// UTC, microseconds since 1970.
+    pub created_at_us: i64,
+}
+
+/// How many indices there are, by what they can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct IndexCounts {
+    /// Open: everything of them was verified.
+    pub serving: usize,
+    /// Not open: manifest and log were checked at the start, and segments will be verified at their next use.
+    pub not_verified: usize,
+    pub refused: usize,
+}
+
 /// What a checkpoint did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckpointReport {

@@ -3,13 +3,11 @@
 mod support;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
 use faiss_proxy::config::Limits;
-use faiss_proxy::io::os::OsIo;
-use faiss_proxy::io::sim::{Fault, SimIo, Survival};
-use faiss_proxy::{Durability, Error, Index, IndexOptions, IndexSpec, Metric, Query};
-use support::{Before, Chance, Session, SetOnDrop, dump, files_below, open_store, tenant};
+use faiss_proxy::io::sim::{SimIo, Survival};
+use faiss_proxy::{Durability, Error, Metric};
+use support::{Before, Session, dump, files_below};
 
 /// Whether any file below the directory holds these bytes.
 fn holds(disk: &SimIo, bytes: &[u8]) -> Option<String> {

@@ -11,8 +11,8 @@ use faiss_proxy::config::Limits;
 use faiss_proxy::io::os::OsIo;
 use faiss_proxy::io::sim::SimIo;
 use faiss_proxy::io::{Io, durable};
-use faiss_proxy::{Durability, Error, Index, IndexId, Lsn, Metric, Store};
-use support::{Before, Chance, Session, State, dump, files_below, open_store, point, spec, tenant};
+use faiss_proxy::{Durability, Error, Index, IndexId, Lsn, Metric, Opening, Store};
+use support::{Before, Chance, Session, State, dump, files_below, open_store, open_store_as, point, spec, tenant};
 
 /// The log is rotated a few times, and the frames above the last marker begin in the middle of a file.
 fn limits() -> Limits {
@@ -91,6 +91,7 @@ impl Sample {
 
     /// Opens a damaged disk. Panics unless what is found is allowed.
     fn open(&self, disk: &SimIo, damage: &Damage) -> Outcome {
+        let lazy = disk.fork();
         let store = open_store(disk.clone(), "/data", &limits()).unwrap();
         let bystander = dump(&store.index(&tenant(), self.bystander).expect("the other index serves"));
         assert_eq!(bystander, *self.states[1].last().unwrap(), "the other index");
@@ -98,12 +99,14 @@ impl Sample {
             Err(Error::Corrupt(found)) => {
                 let expected = if damage.moves_files { self.directory(self.victim) } else { damage.path.clone() };
                 assert!(found.path.starts_with(expected), "{found} names another file than was damaged");
+                self.check_lazy(&lazy, Err(&found));
                 Outcome::Refused
             }
             Err(other) => panic!("{other:?}"),
             Ok(index) => {
                 let lsn = index.info().lsn;
                 assert_eq!(dump(&index), self.states[0][lsn as usize], "data of another time");
+                self.check_lazy(&lazy, Ok(&dump(&index)));
                 self.write_and_reopen(disk, store, index);
                 if lsn == self.last_lsn() {
                     return Outcome::Same;
@@ -117,6 +120,23 @@ impl Sample {
                     .any(|path| path.extension().is_some_and(|e| e == "torn"));
                 assert!(torn || !damage.leaves_traces, "a prefix that nobody is told of");
                 Outcome::Prefix
+            }
+        }
+    }
+
+    /// Opened lazily, it is the same; and what is wrong with manifest or log shows at the start, not at the first use.
+    fn check_lazy(&self, disk: &SimIo, expected: Result<&State, &faiss_proxy::Damage>) {
+        let store = open_store_as(Opening::Lazy, disk.clone(), "/data", &limits()).unwrap();
+        let refused = store.refused(&tenant());
+        assert_eq!(dump(&store.index(&tenant(), self.bystander).unwrap()), *self.states[1].last().unwrap(), "the other index");
+        let found = store.index(&tenant(), self.victim).map(|index| dump(&index)).map_err(|error| error.to_string());
+        assert_eq!(found.as_ref().ok(), expected.ok());
+        match expected {
+            Ok(_) => assert!(refused.is_empty(), "{refused:?}"),
+            Err(damage) => {
+                assert!(found.is_err_and(|text| text.contains(&damage.to_string())));
+                let in_segment = damage.path.extension().is_some_and(|e| e == "seg" || e == "dead");
+                assert_eq!(refused.is_empty(), in_segment, "{damage} is refused at the start: {refused:?}");
             }
         }
     }

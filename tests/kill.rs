@@ -13,8 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use faiss_proxy::config::Limits;
-use faiss_proxy::io::os::OsIo;
-use faiss_proxy::{Durability, Index, Metric, Store, StoreOptions};
+use faiss_proxy::{Durability, Index, Metric, Opening, Store, StoreOptions};
 use support::{Chance, dump, env_or, spec, tenant};
 
 /// Names the data directory; whoever has it is the child.
@@ -36,7 +35,7 @@ fn options(data_dir: &Path) -> StoreOptions {
         marker_delay_ms: 1,
         ..Limits::default()
     };
-    StoreOptions { data_dir: data_dir.to_owned(), limits, io: Arc::new(OsIo), background: true }
+    StoreOptions { limits, opening: Opening::Lazy, ..StoreOptions::new(data_dir) }
 }
 
 fn id(thread: u64, n: u64) -> String {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use faiss_proxy::config::Limits;
 use faiss_proxy::io::sim::{Fault, SimIo, Survival};
-use faiss_proxy::{Durability, Error, Filter, Metric, Query};
+use faiss_proxy::{Durability, Error, Filter, Metric, Opening, Query};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use support::{Before, Chance, NewPoint, Row, Session, env_or, tiny_limits};
@@ -28,9 +28,9 @@ enum Op {
     Compact,
     Erase,
     Sync,
-    Reopen,
-    Kill,
-    PowerCut { seed: u64 },
+    Reopen { opening: Opening },
+    Kill { opening: Opening },
+    PowerCut { seed: u64, opening: Opening },
     Fault { nth: u64, fault: Fault },
 }
 
@@ -46,6 +46,10 @@ fn durability() -> impl Strategy<Value = Durability> {
     prop_oneof![3 => Just(Durability::Fsync), 1 => Just(Durability::Interval)]
 }
 
+fn opening() -> impl Strategy<Value = Opening> {
+    prop_oneof![Just(Opening::Eager), Just(Opening::Lazy)]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let fault = prop_oneof![Just(Fault::Eio), Just(Fault::Enospc), Just(Fault::ShortWrite), Just(Fault::FailedSync)];
     prop_oneof![
@@ -59,9 +63,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Compact),
         1 => Just(Op::Erase),
         2 => Just(Op::Sync),
-        1 => Just(Op::Reopen),
-        2 => Just(Op::Kill),
-        2 => any::<u64>().prop_map(|seed| Op::PowerCut { seed }),
+        1 => opening().prop_map(|opening| Op::Reopen { opening }),
+        2 => opening().prop_map(|opening| Op::Kill { opening }),
+        2 => (any::<u64>(), opening()).prop_map(|(seed, opening)| Op::PowerCut { seed, opening }),
         1 => (1_u64..12, fault).prop_map(|(nth, fault)| Op::Fault { nth, fault }),
     ]
 }
@@ -225,18 +229,18 @@ fn run(case: &Case, counts: &Counts) {
             Op::Compact => drop(session.compact()),
             Op::Erase => drop(session.erase()),
             Op::Sync => drop(session.sync()),
-            Op::Reopen => {
+            Op::Reopen { opening } => {
                 let _ = session.store.close();
                 let disk = session.disk.clone();
-                session = reopen(session, disk, &limits, Before::Kill, counts);
+                session = reopen(*opening, session, disk, &limits, Before::Kill, counts);
             }
-            Op::Kill => {
+            Op::Kill { opening } => {
                 let disk = session.disk.fork();
-                session = reopen(session, disk, &limits, Before::Kill, counts);
+                session = reopen(*opening, session, disk, &limits, Before::Kill, counts);
             }
-            Op::PowerCut { seed } => {
+            Op::PowerCut { seed, opening } => {
                 let disk = session.disk.crash(Survival::Random(*seed));
-                session = reopen(session, disk, &limits, Before::PowerCut, counts);
+                session = reopen(*opening, session, disk, &limits, Before::PowerCut, counts);
             }
             Op::Fault { nth, fault } => {
                 counts.faults.fetch_add(1, Relaxed);
@@ -245,16 +249,16 @@ fn run(case: &Case, counts: &Counts) {
         }
     }
     let disk = session.disk.crash(Survival::None);
-    reopen(session, disk, &limits, Before::PowerCut, counts);
+    reopen(Opening::Lazy, session, disk, &limits, Before::PowerCut, counts);
 }
 
-fn reopen(session: Session, disk: SimIo, limits: &Limits, before: Before, counts: &Counts) -> Session {
+fn reopen(opening: Opening, session: Session, disk: SimIo, limits: &Limits, before: Before, counts: &Counts) -> Session {
     counts.reopenings.fetch_add(1, Relaxed);
     let Session { store, index, history, .. } = session;
     drop((index, store));
     loop {
         let faults = disk.faults_left();
-        match Session::open(&disk, limits, history.clone(), before) {
+        match Session::open_as(opening, &disk, limits, history.clone(), before) {
             Ok(session) => return session,
             // A fault that was planned struck the opening: it strikes once.
             Err(Error::Io(_) | Error::Full(_) | Error::OutcomeUnknown(_)) if disk.faults_left() < faults => {}

@@ -12,7 +12,7 @@ use super::decode::{self, required};
 use super::reply::{Problem, json, no_content};
 use super::request::{JsonBody, Request, decode_percent};
 use crate::error::{Error, What};
-use crate::types::{BuildInfo, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState, Metric, Picked, TenantId};
+use crate::types::{BuildInfo, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState, IndexSummary, Metric, Picked, TenantId};
 
 /// Indices in one page of a list, where the client does not say.
 const LIST_LIMIT_DEFAULT: usize = 100;
@@ -112,14 +112,20 @@ pub async fn list(server: Arc<Server>, tenant: TenantId, request: Request) -> Re
             indices: Vec<IndexDocument>,
             next_cursor: Option<String>,
         }
-        let mut infos: Vec<_> = store.indices(&tenant).iter().map(|index| index.info()).collect();
-        infos.retain(|info| name.as_ref().is_none_or(|name| *name == info.name));
-        infos.retain(|info| after.is_none_or(|after| Position::of(info) > after));
-        infos.sort_by_key(Position::of);
-        let more = infos.len() > limit;
-        infos.truncate(limit);
-        let next_cursor = infos.last().filter(|_| more).map(|last| Position::of(last).to_cursor());
-        Ok(json(StatusCode::OK, &Page { indices: infos.iter().map(IndexDocument::of).collect(), next_cursor }))
+        let mut listed = store.list(&tenant)?;
+        listed.retain(|index| name.as_ref().is_none_or(|name| *name == index.name));
+        listed.retain(|index| after.is_none_or(|after| Position::of(index) > after));
+        let more = listed.len() > limit;
+        listed.truncate(limit);
+        let next_cursor = listed.last().filter(|_| more).map(|last| Position::of(last).to_cursor());
+        // Only what is on the page is opened, one after the other. One that is refused now, or was deleted meanwhile, is not in it.
+        let documents = listed.iter().filter_map(|index| match store.index(&tenant, index.id) {
+            Ok(index) => Some(Ok(IndexDocument::of(&index.info()))),
+            Err(Error::Corrupt(_) | Error::NotFound(_)) => None,
+            Err(error) => Some(Err(error)),
+        });
+        let indices = documents.collect::<Result<Vec<_>, _>>()?;
+        Ok(json(StatusCode::OK, &Page { indices, next_cursor }))
     };
     server.reads.run(work).await
 }
@@ -132,8 +138,8 @@ struct Position {
 }
 
 impl Position {
-    fn of(info: &IndexInfo) -> Self {
-        Self { created_at_us: info.created_at_us, id: info.id }
+    fn of(index: &IndexSummary) -> Self {
+        Self { created_at_us: index.created_at_us, id: index.id }
     }
 
     fn to_cursor(self) -> String {

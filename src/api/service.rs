@@ -14,7 +14,7 @@ use warp::reply::Response;
 use super::Server;
 use super::reply::{Problem, json};
 use super::request::Request;
-use crate::types::{IndexId, TenantId};
+use crate::types::{IndexCounts, IndexId, TenantId};
 
 pub fn root() -> Response {
     #[derive(Serialize)]
@@ -45,26 +45,32 @@ fn uptime_s(server: &Server) -> f64 {
     (server.started.elapsed().as_secs_f64() * 1_000.0).round() / 1_000.0
 }
 
-/// The server listens only after recovery, so who is answered finds it ready. A tenant also learns which of its indices refuse.
+/// The server listens only after every index was recovered or looked at, so who is answered finds it ready. Everybody learns how many
+/// indices serve, how many are not verified yet and how many refuse; a tenant learns it of its own, and which refuse, and why.
 pub async fn ready(server: Arc<Server>, request: Request) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Ready {
         status: &'static str,
+        indices: IndexCounts,
         #[serde(skip_serializing_if = "Option::is_none")]
         refused: Option<Vec<Refused>>,
+        /// Why it is not known which indices the tenant has.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     }
     #[derive(Serialize)]
     struct Refused {
         id: IndexId,
         reason: String,
     }
-    let Ok(tenant) = server.config.keys.tenant(&request.headers) else {
-        return Ok(json(StatusCode::OK, &Ready { status: "ready", refused: None }));
-    };
+    let tenant = server.config.keys.tenant(&request.headers).ok();
     let store = Arc::clone(&server.store);
     let work = move || {
-        let refused = store.refused(&tenant).into_iter().map(|(id, error)| Refused { id, reason: error.to_string() });
-        Ok(json(StatusCode::OK, &Ready { status: "ready", refused: Some(refused.collect()) }))
+        let tenant = tenant.as_ref();
+        let refused = tenant.map(|tenant| store.refused(tenant));
+        let refused = refused.map(|all| all.into_iter().map(|(id, error)| Refused { id, reason: error.to_string() }).collect());
+        let reason = tenant.and_then(|tenant| store.list(tenant).err()).map(|error| error.to_string());
+        Ok(json(StatusCode::OK, &Ready { status: "ready", indices: store.counts(tenant), refused, reason }))
     };
     server.reads.run(work).await
 }
@@ -75,6 +81,8 @@ struct Metrics {
     uptime: f64,
     /// The tenant's own figures; none of anybody else's.
     indices: usize,
+    /// Indices that are not open: what follows leaves them out.
+    closed: usize,
     vectors: u64,
     bytes: u64,
 }
@@ -93,11 +101,14 @@ struct SystemFigures {
 pub async fn metrics(server: Arc<Server>, tenant: TenantId) -> Result<Response, Problem> {
     let call = Arc::clone(&server);
     let work = move || {
-        let infos: Vec<_> = call.store.indices(&tenant).iter().map(|index| index.info()).collect();
+        let infos: Vec<_> = call.store.opened(&tenant).iter().map(|index| index.info()).collect();
+        // Counting the vectors of all would open all.
+        let indices = call.store.list(&tenant)?.len();
         let metrics = Metrics {
             system: SystemFigures::now(&call.processor, &call.config.data_dir),
             uptime: uptime_s(&call),
-            indices: infos.len(),
+            indices,
+            closed: indices.saturating_sub(infos.len()),
             vectors: infos.iter().map(|info| info.vector_count).sum(),
             bytes: infos.iter().map(|info| info.bytes).sum(),
         };

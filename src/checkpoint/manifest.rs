@@ -37,15 +37,24 @@ impl Root {
         Ok(())
     }
 
-    /// Reads the newest manifest, and the one before it. Changes nothing.
+    /// Reads the newest manifest, and the one before it, for an index that is about to serve. Changes nothing.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] where the newest one does not check or is missing. It was whole before it had its name, so this is damage and no
-    /// crash, and the one before it may be too old for the log.
+    /// As [`look`](Self::look); [`Error::Io`] also where the directory cannot be synced.
     pub(crate) fn load(io: Arc<dyn Io>, directory: &Path, index: IndexId) -> Result<Self> {
         // A process that was killed may not have come to sync the newest name. It is about to be believed, and files that only older ones
         // name to be removed.
         io.sync_dir(directory).map_err(|error| Error::io("sync", directory, error))?;
+        Self::look(io, directory, index)
+    }
+
+    /// Reads the newest manifest, and the one before it, only to look at them: the newest name may be in memory only, so nothing may be
+    /// published, served or removed on the strength of it.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where the newest one does not check or is missing. It was whole before it had its name, so this is damage and no
+    /// crash, and the one before it may be too old for the log.
+    pub(crate) fn look(io: Arc<dyn Io>, directory: &Path, index: IndexId) -> Result<Self> {
         let entries = io.list(directory).map_err(|error| Error::io("list", directory, error))?;
         let mut generations: Vec<u64> = entries.iter().filter_map(|entry| parse_file_name(&entry.name)).collect();
         generations.sort_unstable_by_key(|&generation| std::cmp::Reverse(generation));

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::env;
 use std::io::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,7 +17,8 @@ use tokio::sync::oneshot;
 use super::Failure;
 use crate::api::{self, ApiKeys, ServerConfig};
 use crate::config::Limits;
-use crate::engine::{Store, StoreOptions};
+use crate::engine::{Opening, Store, StoreOptions};
+use crate::types::IndexCounts;
 
 const KEYS_VARIABLE: &str = "FAISS_PROXY_API_KEYS";
 
@@ -31,9 +33,22 @@ pub struct Arguments {
     /// Where the data is; created where it is absent.
     #[arg(long, value_name = "DIR", env = "FAISS_DATA_DIR", default_value = "./data")]
     data_dir: PathBuf,
+    /// When an index is recovered: each at its first use, or all of them before the server listens.
+    #[arg(long, value_enum, value_name = "WHEN", env = "FAISS_PROXY_OPENING", default_value_t = OpeningArgument::Lazy)]
+    opening: OpeningArgument,
+    /// Memory that open indices may take together, in MiB, without what is mapped from files; past it those that were not used for longest
+    /// are closed until their next use. 0: no limit.
+    #[arg(long, value_name = "MIB", env = "FAISS_PROXY_MEMORY_BUDGET_MB", default_value_t = 0)]
+    memory_budget_mb: u64,
     /// For trying it out: takes the keys test-key-1 (of tenant-1) and test-key-2 (of tenant-2), and only loopback addresses.
     #[arg(long)]
     dev: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum OpeningArgument {
+    Eager,
+    Lazy,
 }
 
 /// Serves until SIGTERM or SIGINT, then finishes what runs, checkpoints and returns.
@@ -45,9 +60,11 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let addresses = addresses(&arguments.listen, arguments.dev)?;
     let tenants = keys.tenants().cloned().collect::<BTreeSet<_>>();
 
-    let store = open(&arguments.data_dir)?;
+    raise_descriptor_limit();
+    let store = open(&arguments)?;
     for tenant in &tenants {
-        tracing::info!(%tenant, indices = store.indices(tenant).len(), "recovered");
+        let IndexCounts { serving, not_verified, refused } = store.counts(Some(tenant));
+        tracing::info!(%tenant, serving, not_verified, refused, "indices");
         for (id, reason) in store.refused(tenant) {
             tracing::error!(%tenant, index = %id, %reason, "an index refuses; the others serve");
         }
@@ -61,6 +78,19 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     // A request that did not end in time may still hold a thread, and must not hold up the end.
     runtime.shutdown_background();
     served.and(closed)
+}
+
+/// Every index that was written to since it was opened holds a file of its log open, and every connection a socket: 1,024, which many
+/// systems begin with for programs that use `select`, is few. What an administrator allows is the hard limit.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        Ok(()) => tracing::debug!(before = ?limit.current, now = ?limit.maximum, "files that can be open at one time"),
+        Err(error) => tracing::warn!(%error, limit = ?limit.current, "cannot raise how many files can be open at one time"),
+    }
 }
 
 fn keys(dev: bool) -> Result<ApiKeys, Failure> {
@@ -94,9 +124,14 @@ fn addresses(listen: &str, dev: bool) -> Result<Vec<SocketAddr>, Failure> {
     Ok(addresses)
 }
 
-fn open(data_dir: &Path) -> Result<Arc<Store>, Failure> {
-    let limits = Limits { reserve_bytes: Limits::SERVER_RESERVE_BYTES, ..Limits::default() };
-    let options = StoreOptions { limits, ..StoreOptions::new(data_dir) };
+fn open(Arguments { data_dir, opening, memory_budget_mb, .. }: &Arguments) -> Result<Arc<Store>, Failure> {
+    let memory_budget_bytes = memory_budget_mb.saturating_mul(1 << 20);
+    let limits = Limits { reserve_bytes: Limits::SERVER_RESERVE_BYTES, memory_budget_bytes, ..Limits::default() };
+    let opening = match opening {
+        OpeningArgument::Eager => Opening::Eager,
+        OpeningArgument::Lazy => Opening::Lazy,
+    };
+    let options = StoreOptions { limits, opening, ..StoreOptions::new(data_dir) };
     let store = Store::open(options).map_err(|error| Failure::new(format!("cannot open {}: {error}", data_dir.display())))?;
     tracing::info!(data_dir = %data_dir.display(), "the data directory is open");
     Ok(Arc::new(store))

@@ -1,4 +1,5 @@
-//! What is done later, by three threads for all indices: markers and interval syncs on time, checkpoints, and builds with compactions.
+//! What is done later, by three threads for all indices: markers and interval syncs on time, and closing what is over the memory budget;
+//! checkpoints; builds and compactions.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::index::Index;
+use super::slots::Slots;
 use crate::error::{Error, Result};
 
 /// What an index wants done.
@@ -24,6 +26,17 @@ pub(super) enum Task {
     Checkpoint,
     /// Build an index, or compact.
     Build,
+}
+
+/// How often the memory of the open indices is summed, where there is a budget. Opening one sums it too: this is for those that grow.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What an entry of an agenda asks for.
+#[derive(Debug)]
+enum Job {
+    Index(Task, Weak<Index>),
+    /// Close indices while they take more memory than they may; again and again.
+    Memory(Weak<Slots>),
 }
 
 /// Work for one thread, by when it is due. An index has at most two tasks of a kind in it, so its size is bounded.
@@ -42,8 +55,7 @@ struct AgendaState {
 #[derive(Debug)]
 struct Due {
     at: Instant,
-    task: Task,
-    index: Weak<Index>,
+    job: Job,
 }
 
 impl PartialEq for Due {
@@ -72,8 +84,8 @@ impl Agenda {
         self.changed.notify_one();
     }
 
-    /// The next task, when it is due; `None` when stopped.
-    fn next(&self) -> Option<(Task, Weak<Index>)> {
+    /// The next job, when it is due; `None` when stopped.
+    fn next(&self) -> Option<Job> {
         let mut state = self.state.lock();
         loop {
             if state.stopped {
@@ -87,7 +99,7 @@ impl Agenda {
                 }
                 Some(_) => {
                     if let Some(Reverse(due)) = state.due.pop() {
-                        return Some((due.task, due.index));
+                        return Some(due.job);
                     }
                 }
             }
@@ -119,11 +131,22 @@ impl Maintenance {
         for (name, agenda) in agendas {
             let agenda = Arc::clone(agenda);
             let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-                while let Some((task, index)) = agenda.next() {
-                    let Some(index) = index.upgrade() else { continue };
-                    // The other indices need this thread too.
-                    if catch_unwind(AssertUnwindSafe(|| index.perform(task))).is_err() {
-                        index.poison("maintenance failed by a bug; the index is read-only until the server is restarted");
+                while let Some(job) = agenda.next() {
+                    // Whatever fails, the other indices need this thread too.
+                    match job {
+                        Job::Index(task, index) => {
+                            let Some(index) = index.upgrade() else { continue };
+                            if catch_unwind(AssertUnwindSafe(|| index.perform(task))).is_err() {
+                                index.poison("maintenance failed by a bug; the index is read-only until the server is restarted");
+                            }
+                        }
+                        Job::Memory(slots) => {
+                            let Some(store) = slots.upgrade() else { continue };
+                            if catch_unwind(AssertUnwindSafe(|| store.keep_to_budget(true))).is_err() {
+                                tracing::error!("closing indices over the memory budget failed by a bug; it is tried again");
+                            }
+                            agenda.add(Due { at: Instant::now() + MEMORY_INTERVAL, job: Job::Memory(slots) });
+                        }
                     }
                 }
             });
@@ -133,12 +156,17 @@ impl Maintenance {
     }
 
     pub(super) fn schedule(&self, index: Weak<Index>, task: Task, after: Duration) {
-        let due = Due { at: Instant::now() + after, task, index };
+        let due = Due { at: Instant::now() + after, job: Job::Index(task, index) };
         match task {
             Task::Sync | Task::Marker | Task::Spare => self.timely.add(due),
             Task::Checkpoint => self.lengthy.add(due),
             Task::Build => self.patient.add(due),
         }
+    }
+
+    /// Keeps the open indices to their memory budget from now on. Closing one may checkpoint it, which is for the lengthy agenda.
+    pub(super) fn watch_memory(&self, slots: Weak<Slots>) {
+        self.lengthy.add(Due { at: Instant::now() + MEMORY_INTERVAL, job: Job::Memory(slots) });
     }
 
     /// Waits for what is being done; what is not yet due is forgotten.

@@ -2,9 +2,12 @@
 
 mod apply;
 mod batch;
+mod budget;
 mod checkpoint;
 mod compact;
+mod dormant;
 mod erase;
+mod find;
 mod index;
 mod limits;
 mod maintenance;
@@ -12,10 +15,11 @@ mod policy;
 mod recover;
 mod reserve;
 mod search;
+mod slots;
 mod store;
 mod view;
 mod writer;
 
 pub use batch::Batch;
 pub use index::Index;
-pub use store::{Store, StoreOptions};
+pub use store::{Opening, Store, StoreOptions};

@@ -26,8 +26,9 @@ use crate::segment::ann::{Ann, Tuning};
 use crate::segment::id_map::IdMap;
 use crate::segment::recipe::Recipe;
 use crate::segment::sealed::Sealed;
-use crate::types::{IndexId, IndexOptions, Metric, Row, TenantId};
+use crate::types::{IndexId, IndexOptions, Lsn, Metric, Row, TenantId};
 use crate::wal::file_log::{FileLog, LogOptions};
+use crate::wal::operation::Operation;
 
 /// What every index of a store shares.
 #[derive(Clone, Debug)]
@@ -50,12 +51,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     let mut root = Root::load(Arc::clone(&io), &directory, id)?;
     let manifest = root.current().clone();
     let settings = manifest.settings.clone();
-    let metric = match settings.metric {
-        0 => Metric::L2,
-        1 => Metric::InnerProduct,
-        2 => Metric::Cosine,
-        other => return Err(Error::corrupt(&directory.join(manifest.file_name()), 0, format!("metric {other} is not known"))),
-    };
+    let metric = metric_of(&manifest, &directory)?;
     let options: IndexOptions = serde_json::from_str(&settings.options)
         .map_err(|error| Error::corrupt(&directory.join(manifest.file_name()), 0, format!("options: {error}")))?;
     let kind = Kind::new(&settings, metric)?;
@@ -73,9 +69,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     let log_directory = log_options.directory.clone();
     let dimension = settings.dimension;
     let recovered = FileLog::recover(log_options, &manifest.log, manifest.position, &mut |lsn, operation| {
-        if !operation.fits(dimension) {
-            return Err(Error::corrupt(&log_directory, 0, format!("LSN {lsn} has vectors of another dimension")));
-        }
+        check_operation(operation, lsn, dimension, &log_directory)?;
         debug_assert_eq!(lsn, state.lsn + 1);
         state.apply(&mut ids, operation);
         Ok(())
@@ -133,6 +127,23 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     }
     index.schedule_build();
     Ok(index)
+}
+
+pub(super) fn metric_of(manifest: &Manifest, directory: &Path) -> Result<Metric> {
+    match manifest.settings.metric {
+        0 => Ok(Metric::L2),
+        1 => Ok(Metric::InnerProduct),
+        2 => Ok(Metric::Cosine),
+        other => Err(Error::corrupt(&directory.join(manifest.file_name()), 0, format!("metric {other} is not known"))),
+    }
+}
+
+/// What the log's own format cannot say of an operation.
+pub(super) fn check_operation(operation: &Operation<'_>, lsn: Lsn, dimension: u32, log_directory: &Path) -> Result<()> {
+    if operation.fits(dimension) {
+        return Ok(());
+    }
+    Err(Error::corrupt(log_directory, 0, format!("LSN {lsn} has vectors of another dimension")))
 }
 
 fn load_segments(io: &dyn Io, directory: &Path, index: IndexId, metric: Metric, manifest: &Manifest) -> Result<Vec<Segment>> {

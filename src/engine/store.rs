@@ -1,21 +1,19 @@
 //! A data directory: tenants, their indices, and the lock that keeps others out.
 
-use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::SeqCst;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
+use super::find::{self, CREATING, DELETING};
 use super::index::Index;
 use super::limits;
 use super::maintenance::Maintenance;
-use super::recover::{self, Context};
+use super::recover::Context;
 use super::reserve::Reserve;
+use super::slots::{Slots, closed};
 use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
 use crate::error::{Error, Result, What};
@@ -24,14 +22,21 @@ use crate::format::position::Position;
 use crate::io::os::OsIo;
 use crate::io::{Io, durable};
 use crate::segment::recipe;
-use crate::types::{IndexId, IndexSpec, Metric, TenantId};
+use crate::types::{IndexCounts, IndexId, IndexSpec, IndexSummary, Metric, TenantId};
 
 /// Held by the process that has the directory open.
 const LOCK_FILE: &str = "LOCK";
 
-/// An index on its way in or out: removed by the next opening.
-const CREATING: &str = ".creating-";
-const DELETING: &str = ".deleting-";
+/// When an index is recovered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Opening {
+    /// All of them in full, before [`Store::open`] returns.
+    #[default]
+    Eager,
+    /// Each at its first use, while that caller waits. [`Store::open`] checks the manifests and every frame of the logs, and keeps a
+    /// small record of each index. Segments are verified when they are opened.
+    Lazy,
+}
 
 /// What a [`Store`] is opened with.
 #[derive(Clone, Debug)]
@@ -42,12 +47,14 @@ pub struct StoreOptions {
     pub io: Arc<dyn Io>,
     /// Run the timer and the checkpointer on threads of their own. Without, only what is called happens: for tests on the simulated disk.
     pub background: bool,
+    pub opening: Opening,
 }
 
 impl StoreOptions {
-    /// The real disk, the default limits, and background threads.
+    /// The real disk, the default limits, background threads, and everything opened at once.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        Self { data_dir: data_dir.into(), limits: Limits::default(), io: Arc::new(OsIo), background: true }
+        let (limits, io) = (Limits::default(), Arc::new(OsIo));
+        Self { data_dir: data_dir.into(), limits, io, background: true, opening: Opening::Eager }
     }
 }
 
@@ -56,29 +63,21 @@ impl StoreOptions {
 /// The directory stays locked until the store and every [`Index`] of it are dropped.
 #[derive(Debug)]
 pub struct Store {
-    context: Context,
-    data_dir: PathBuf,
-    indices: RwLock<HashMap<(TenantId, IndexId), Slot>>,
+    slots: Arc<Slots>,
     /// Held while a tenant's directory is created, or an index is.
     creating: Mutex<()>,
-    closed: AtomicBool,
-}
-
-/// The tenant is part of the key: there is no look-up without one.
-#[derive(Clone, Debug)]
-enum Slot {
-    Open(Arc<Index>),
-    Refused(Error),
 }
 
 impl Store {
-    /// Locks the directory and recovers every index in it, several at a time. An index that cannot be recovered is *refused*: it stays in the
-    /// directory untouched, answers every call with the reason, and the others serve.
+    /// Locks the directory, finds every index in it and recovers it, or looks at it, several at a time: see [`Opening`]. An index that cannot
+    /// be recovered is *refused*: it stays in the directory untouched, answers every call with the reason, and the others serve. Where
+    /// a tenant's directory cannot be read, every call for that tenant is answered with the reason, and the other tenants' indices serve.
     ///
     /// # Errors
-    /// [`Error::Conflict`] where another process has the directory; [`Error::Io`], [`Error::Full`] where the disk refuses.
+    /// [`Error::Conflict`] where another process has the directory; [`Error::Io`], [`Error::Full`] where the disk refuses the data directory
+    /// itself.
     pub fn open(options: StoreOptions) -> Result<Self> {
-        let StoreOptions { data_dir, limits, io, background } = options;
+        let StoreOptions { data_dir, limits, io, background, opening } = options;
         limits::check(&limits)?;
         durable::create_dirs_durably(&*io, &data_dir)?;
         let lock_path = data_dir.join(LOCK_FILE);
@@ -89,13 +88,19 @@ impl Store {
         let maintenance = background.then(Maintenance::start).transpose()?;
         let reserve = Arc::new(Reserve::open(Arc::clone(&io), &data_dir, limits.reserve_bytes));
         let context = Context { io, limits: Arc::new(limits), maintenance, reserve, lock: Arc::new(lock) };
-        let found = find_indices(&*context.io, &data_dir)?;
-        let indices = recover_all(&context, found);
-        Ok(Self { context, data_dir, indices: RwLock::new(indices), creating: Mutex::new(()), closed: AtomicBool::new(false) })
+        let slots = Arc::new(find::find(context, data_dir, opening)?);
+        slots.watch_memory();
+        Ok(Self { slots, creating: Mutex::new(()) })
     }
 
     pub fn limits(&self) -> &Limits {
-        &self.context.limits
+        &self.slots.context().limits
+    }
+
+    /// Bytes of memory that the open indices take, as of when each was opened or looked at last: see
+    /// [`Limits::memory_budget_bytes`](Limits).
+    pub fn memory_bytes(&self) -> u64 {
+        self.slots.memory_bytes()
     }
 
     /// Creates an index, durably: it is built as a hidden sibling, synced, and renamed.
@@ -104,7 +109,7 @@ impl Store {
     /// [`Error::Invalid`] naming `name`, `dimension`, `index_type` or `metric`; [`Error::Full`], [`Error::Io`]: there is no new index;
     /// [`Error::OutcomeUnknown`]: there may be one after the next opening.
     pub fn create_index(&self, tenant: &TenantId, spec: &IndexSpec) -> Result<Arc<Index>> {
-        let Context { io, limits, .. } = &self.context;
+        let Context { io, limits, .. } = self.slots.context();
         let settings = settings(spec, limits)?;
         let id = IndexId::new_v4();
         let manifest = Manifest {
@@ -116,10 +121,11 @@ impl Store {
             segments: Vec::new(),
         };
         let _one = self.creating.lock();
-        if self.closed.load(SeqCst) {
+        if self.slots.is_closed() {
             return Err(closed());
         }
-        let tenant_dir = self.data_dir.join(tenant.as_str());
+        self.slots.check_tenant(tenant)?;
+        let tenant_dir = self.slots.tenant_dir(tenant);
         durable::create_dir_durably(&**io, &tenant_dir)?;
         let hidden = tenant_dir.join(format!("{CREATING}{id}"));
         let directory = tenant_dir.join(id.to_string());
@@ -127,81 +133,74 @@ impl Store {
             let _ = durable::remove_tree(&**io, &hidden);
             return Err(error);
         }
+        let key = (tenant.clone(), id);
         // The last step: before the answer, the name is durable.
         let index = io
             .sync_dir(&tenant_dir)
             .map_err(|error| Error::io("sync", &tenant_dir, error).into_outcome_unknown())
-            .and_then(|()| recover::open(&self.context, tenant.clone(), id, directory.clone()))
+            .and_then(|()| self.slots.recover(&key))
             .map_err(|error| retract(&**io, &tenant_dir, &directory, id, error))?;
-        self.indices.write().insert((tenant.clone(), id), Slot::Open(Arc::clone(&index)));
+        self.slots.add(key, &index);
         Ok(index)
     }
 
+    /// The index, opened now where it is not open. One thread opens it, and others that want it wait.
+    ///
     /// # Errors
-    /// [`Error::NotFound`], also where the index is another tenant's; what recovery said where it refused the index.
+    /// [`Error::NotFound`], also where the index is another tenant's; what recovery said where it refused the index; [`Error::Io`],
+    /// [`Error::Full`]: it could not be opened now. [`Error::Closed`]: it is not open, and the store was closed.
     pub fn index(&self, tenant: &TenantId, id: IndexId) -> Result<Arc<Index>> {
-        match self.indices.read().get(&(tenant.clone(), id)) {
-            Some(Slot::Open(index)) => Ok(Arc::clone(index)),
-            Some(Slot::Refused(error)) => Err(error.clone()),
-            None => Err(Error::NotFound(What::Index)),
-        }
+        self.slots.open(&(tenant.clone(), id))
     }
 
-    /// Every index of the tenant that serves, oldest first.
+    /// Every index of the tenant that serves, oldest first. All of them are opened for it: [`list`](Self::list) opens none.
     pub fn indices(&self, tenant: &TenantId) -> Vec<Arc<Index>> {
-        let mut indices: Vec<Arc<Index>> = self
-            .indices
-            .read()
-            .iter()
-            .filter_map(|((owner, _), slot)| match slot {
-                Slot::Open(index) if owner == tenant => Some(Arc::clone(index)),
-                _ => None,
-            })
-            .collect();
-        indices.sort_by_key(|index| (index.created_at_us(), index.id()));
-        indices
+        let listed = self.list(tenant).unwrap_or_default();
+        listed.into_iter().filter_map(|index| self.index(tenant, index.id).ok()).collect()
+    }
+
+    /// Every index of the tenant that is not refused, open or not, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the tenant's directory could not be read when the store was opened.
+    pub fn list(&self, tenant: &TenantId) -> Result<Vec<IndexSummary>> {
+        self.slots.list(tenant)
+    }
+
+    /// The tenant's indices that are open.
+    pub fn opened(&self, tenant: &TenantId) -> Vec<Arc<Index>> {
+        self.slots.opened(tenant)
     }
 
     /// Indices of the tenant that recovery refused, and why.
     pub fn refused(&self, tenant: &TenantId) -> Vec<(IndexId, Error)> {
-        let indices = self.indices.read();
-        let refused = indices.iter().filter_map(|((owner, id), slot)| match slot {
-            Slot::Refused(error) if owner == tenant => Some((*id, error.clone())),
-            _ => None,
-        });
-        refused.collect()
+        self.slots.refused(tenant)
     }
 
-    /// Deletes an index, durably: after this returned it never comes back. A refused one can be deleted too.
+    /// How many indices serve, are not verified yet, and are refused: those of a tenant, or of all.
+    pub fn counts(&self, tenant: Option<&TenantId>) -> IndexCounts {
+        self.slots.counts(tenant)
+    }
+
+    /// Deletes an index, durably: after this returned it never comes back. A refused one can be deleted too, and one that is not open
+    /// is not opened for it.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Full`], [`Error::Io`]: the index takes no more writes and is there after the next opening;
-    /// [`Error::OutcomeUnknown`]: it may be. Deleting it again is safe.
+    /// [`Error::NotFound`]; [`Error::Full`], [`Error::Io`]: the index is there after the next opening, and one that was open takes no more
+    /// writes; [`Error::OutcomeUnknown`]: it may be. Deleting it again is safe.
     pub fn delete_index(&self, tenant: &TenantId, id: IndexId) -> Result<()> {
-        let key = (tenant.clone(), id);
-        let slot = self.indices.read().get(&key).cloned().ok_or(Error::NotFound(What::Index))?;
-        if let Slot::Open(index) = &slot {
-            index.close(Error::NotFound(What::Index));
-            // A build or a checkpoint that is under way would write into the directory.
-            drop(index.building.lock());
-            drop(index.files.lock());
-        }
-        let io = &*self.context.io;
-        let tenant_dir = self.data_dir.join(tenant.as_str());
-        let directory = tenant_dir.join(id.to_string());
+        let io = &*self.slots.context().io;
+        let tenant_dir = self.slots.tenant_dir(tenant);
         let hidden = tenant_dir.join(format!("{DELETING}{id}"));
-        match io.rename(&directory, &hidden) {
-            // Another delete was faster.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(Error::NotFound(What::Index)),
-            Err(error) => return Err(Error::io("rename", &directory, error)),
-            Ok(()) => {}
-        }
-        if let Err(error) = io.sync_dir(&tenant_dir) {
-            // The disk may have it under its name and not under the other: the next opening must not remove its files one by one.
-            let _ = io.rename(&hidden, &directory);
-            return Err(Error::io("sync", &tenant_dir, error).into_outcome_unknown());
-        }
-        self.indices.write().remove(&key);
+        self.slots.delete(&(tenant.clone(), id), |open| {
+            if let Some(index) = open {
+                index.close(Error::NotFound(What::Index));
+                // A build or a checkpoint that is under way would write into the directory.
+                drop(index.building.lock());
+                drop(index.files.lock());
+            }
+            take_away(io, &tenant_dir, &tenant_dir.join(id.to_string()), &hidden)
+        })?;
         if let Err(error) = durable::remove_tree(io, &hidden) {
             tracing::warn!(%error, "files of a deleted index stay until the next opening");
         }
@@ -213,22 +212,15 @@ impl Store {
     /// # Errors
     /// The first that a checkpoint met, after all were tried. Nothing acknowledged is lost by it: it is in the log.
     pub fn close(&self) -> Result<()> {
-        {
+        let open = {
             let _none_is_created = self.creating.lock();
-            self.closed.store(true, SeqCst);
-        }
-        if let Some(maintenance) = &self.context.maintenance {
+            self.slots.close()
+        };
+        // One that is under way would be waited for.
+        open.iter().for_each(|index| index.stop_building());
+        if let Some(maintenance) = &self.slots.context().maintenance {
             maintenance.stop();
         }
-        let open: Vec<Arc<Index>> = self
-            .indices
-            .read()
-            .values()
-            .filter_map(|slot| match slot {
-                Slot::Open(index) => Some(Arc::clone(index)),
-                Slot::Refused(_) => None,
-            })
-            .collect();
         let mut outcome = Ok(());
         for index in open {
             index.close(closed());
@@ -243,14 +235,11 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        if let Some(maintenance) = &self.context.maintenance {
+        self.slots.close().iter().for_each(|index| index.stop_building());
+        if let Some(maintenance) = &self.slots.context().maintenance {
             maintenance.stop();
         }
     }
-}
-
-fn closed() -> Error {
-    Error::Closed("the store is closed".into())
 }
 
 fn settings(spec: &IndexSpec, limits: &Limits) -> Result<Settings> {
@@ -288,6 +277,21 @@ fn build(io: &dyn Io, hidden: &Path, directory: &Path, manifest: Manifest) -> Re
     io.rename(hidden, directory).map_err(|error| Error::io("rename", hidden, error))
 }
 
+/// Renames an index's directory to a name that means that it is deleted, durably.
+fn take_away(io: &dyn Io, tenant_dir: &Path, directory: &Path, hidden: &Path) -> Result<()> {
+    match io.rename(directory, hidden) {
+        // Another delete was faster.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(Error::NotFound(What::Index)),
+        Err(error) => return Err(Error::io("rename", directory, error)),
+        Ok(()) => {}
+    }
+    io.sync_dir(tenant_dir).map_err(|error| {
+        // The disk may have it under its name and not under the other: the next opening must not remove its files one by one.
+        let _ = io.rename(hidden, directory);
+        Error::io("sync", tenant_dir, error).into_outcome_unknown()
+    })
+}
+
 /// Takes back an index whose making failed once it had its name: the next opening would find it and serve it, though the name may not be on
 /// the disk, or though the caller was told that it does not exist. Gives what the caller is told now.
 fn retract(io: &dyn Io, tenant_dir: &Path, directory: &Path, id: IndexId, error: Error) -> Error {
@@ -300,70 +304,4 @@ fn retract(io: &dyn Io, tenant_dir: &Path, directory: &Path, id: IndexId, error:
         }
         Err(_) => error.into_outcome_unknown(),
     }
-}
-
-struct Found {
-    tenant: TenantId,
-    id: IndexId,
-    directory: PathBuf,
-}
-
-/// Every index directory, after removing what a crash left of indices on their way in or out. Strangers are left alone.
-fn find_indices(io: &dyn Io, data_dir: &Path) -> Result<Vec<Found>> {
-    let list = |path: &Path| io.list(path).map_err(|error| Error::io("list", path, error));
-    // A process that was killed between a rename and its sync left names that are not on the disk. They are about to be believed: an index
-    // that is found is written to, and the files of one that is on its way out are removed.
-    let sync = |path: &Path| io.sync_dir(path).map_err(|error| Error::io("sync", path, error));
-    sync(data_dir)?;
-    let mut found = Vec::new();
-    for entry in list(data_dir)?.into_iter().filter(|entry| entry.is_dir) {
-        let Ok(tenant) = TenantId::new(&entry.name) else { continue };
-        let tenant_dir = data_dir.join(&entry.name);
-        sync(&tenant_dir)?;
-        for entry in list(&tenant_dir)?.into_iter().filter(|entry| entry.is_dir) {
-            let directory = tenant_dir.join(&entry.name);
-            if entry.name.starts_with(CREATING) || entry.name.starts_with(DELETING) {
-                if let Err(error) = durable::remove_tree(io, &directory) {
-                    tracing::warn!(%error, "what is left of an index on its way in or out stays until the next opening");
-                }
-            } else if let Ok(id) = IndexId::try_parse(&entry.name)
-                && id.to_string() == entry.name
-            {
-                found.push(Found { tenant: tenant.clone(), id, directory });
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// Recovers the indices on as many threads as there are processors.
-fn recover_all(context: &Context, found: Vec<Found>) -> HashMap<(TenantId, IndexId), Slot> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(found.len());
-    let todo = Mutex::new(found.into_iter());
-    let done = Mutex::new(HashMap::new());
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let Some(Found { tenant, id, directory }) = todo.lock().next() else { break };
-                    // A mistake of ours in one index is no reason for the others not to serve.
-                    let open = || recover::open(context, tenant.clone(), id, directory.clone());
-                    let opened = catch_unwind(AssertUnwindSafe(|| match open() {
-                        // What recovery has to write is little: this is what the reserve is for.
-                        Err(Error::Full(_)) if context.reserve.release() => open(),
-                        other => other,
-                    }));
-                    let slot = match opened.unwrap_or_else(|_| Err(Error::Closed("opening this index failed by a bug".into()))) {
-                        Ok(index) => Slot::Open(index),
-                        Err(error) => {
-                            tracing::error!(%tenant, index = %id, %error, "this index is refused; the others serve");
-                            Slot::Refused(error)
-                        }
-                    };
-                    done.lock().insert((tenant, id), slot);
-                }
-            });
-        }
-    });
-    done.into_inner()
 }

@@ -60,6 +60,12 @@ impl Growing {
         self.capacity
     }
 
+    /// Bytes of memory, used or not.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let scales = self.scales.as_ref().map_or(0, Words::memory_bytes);
+        self.vectors.memory_bytes() + self.records.memory_bytes() + scales + self.text.memory_bytes()
+    }
+
     /// Writes the vectors of the rows from `position` on, which no View shows yet. Only the one writer calls this.
     pub(crate) fn store_vectors(&self, position: usize, vectors: &[f32]) {
         debug_assert!(position + vectors.len() / self.dimension <= self.capacity);

@@ -107,8 +107,7 @@ impl IdMap {
     }
 
     /// Bytes of memory.
-    #[cfg(test)]
-    fn bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.shards.iter().map(HashTable::allocation_size).sum()
     }
 }
@@ -126,10 +125,10 @@ mod tests {
             let hash = map.hash(id.as_bytes());
             assert_eq!(map.insert(hash, row as Row, |row| ids[row as usize] == *id), None);
             if row >= 10_000 {
-                worst = worst.max(map.bytes() as f64 / (row + 1) as f64);
+                worst = worst.max(map.memory_bytes() as f64 / (row + 1) as f64);
             }
         }
-        println!("{:.1} bytes an id at {} ids; at worst {worst:.1}", map.bytes() as f64 / ids.len() as f64, ids.len());
+        println!("{:.1} bytes an id at {} ids; at worst {worst:.1}", map.memory_bytes() as f64 / ids.len() as f64, ids.len());
         assert!(worst <= 21.0, "{worst}");
     }
 

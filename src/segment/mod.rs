@@ -37,6 +37,14 @@ impl Rows {
         }
     }
 
+    /// Bytes of memory, but for what is mapped from a file.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Growing(growing) => growing.memory_bytes(),
+            Self::Sealed(sealed) => sealed.memory_bytes(),
+        }
+    }
+
     pub(crate) fn offset(&self, position: usize) -> u32 {
         match self {
             Self::Growing(_) => position as u32,

@@ -26,6 +26,11 @@ impl Positions {
         self.count
     }
 
+    /// Bytes of the pages that have a member, and of where they are.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.pages.iter().flatten().count() * size_of::<Page>() + self.pages.len() * size_of::<Option<Arc<Page>>>()
+    }
+
     pub(crate) fn contains(&self, position: usize) -> bool {
         let page = self.pages.get(position / PAGE_ROWS).and_then(Option::as_deref);
         page.is_some_and(|page| page[position % PAGE_ROWS / 64] >> (position % 64) & 1 == 1)

@@ -118,6 +118,11 @@ impl Sealed {
         self.layout.records.len() / RECORD
     }
 
+    /// Bytes of memory that are this process's own: the map is the kernel's cache.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.offsets.as_ref().map_or(0, |offsets| size_of_val(&**offsets))
+    }
+
     /// How far the number of the row at `position` is from the first row's.
     pub(crate) fn offset(&self, position: usize) -> u32 {
         self.offsets.as_ref().map_or(position as u32, |offsets| offsets[position])

@@ -23,6 +23,11 @@ impl Words {
         Self { memory, skip, length }
     }
 
+    /// Bytes of memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.memory)
+    }
+
     pub(crate) fn as_slice(&self) -> &[AtomicU32] {
         &self.memory[self.skip..self.skip + self.length]
     }
@@ -80,6 +85,11 @@ impl TextArena {
             end.word += words_of(part.len());
         }
         at
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.blocks.iter().filter_map(OnceLock::get).map(Words::memory_bytes).sum()
     }
 
     fn block(&self, number: usize, need: usize) -> &Words {

@@ -40,62 +40,8 @@ impl FileLog {
         from: Position,
         replay: &mut dyn FnMut(Lsn, &Operation<'_>) -> Result<()>,
     ) -> Result<Recovered> {
-        let mut reader = Reader { saved: Vec::new(), large: Vec::new(), frame_bytes: 0, report: LogReport::default(), replay };
-        let mut log_end = from;
-        let mut watermark = from.lsn;
-        let mut time_us = 0;
-        let start = from.at.map_or(0, |(name, _)| listed.partition_point(|&other| other < name));
-        let names = &listed[start..];
-        if let Some((name, _)) = from.at
-            && names.first() != Some(&name)
-        {
-            return Err(Error::corrupt(
-                &name.path(&options.directory),
-                0,
-                "the manifest begins to replay here, and does not list it",
-            ));
-        }
-        let mut torn = None;
-        let mut next = names.first().map(|&name| open(&options, name)).transpose()?;
-        for (at, &name) in names.iter().enumerate() {
-            let Some(mut scan) = next.take() else { break };
-            next = names.get(at + 1).map(|&name| open(&options, name)).transpose()?;
-            match from.at {
-                Some((start, offset)) if start == name => {
-                    if !scan.holds(offset) {
-                        return Err(Error::corrupt(&scan.path, scan.file_bytes(), format!("the file ends before byte {offset}")));
-                    }
-                    scan.seek(Place { offset, chain: from.chain }, from.lsn);
-                }
-                _ if scan.header.predecessor_last_lsn != log_end.lsn || scan.header.predecessor_chain != log_end.chain => {
-                    return Err(Error::corrupt(&scan.path, 0, "this segment does not go on where the one before ends"));
-                }
-                _ => {}
-            }
-            let ends_at = next.as_ref().map(|next| (next.header.predecessor_last_lsn, next.header.predecessor_chain));
-            watermark = reader.read(&mut scan, ends_at, watermark)?;
-            time_us = time_us.max(scan.time_us);
-            let whole = if ends_at.is_some() { scan.place() } else { scan.operations_end() };
-            log_end = Position { lsn: scan.last_lsn, chain: whole.chain, at: Some((name, whole.offset)) };
-            if ends_at.is_none() {
-                let offset = scan.place().offset;
-                match scan.end(watermark)? {
-                    End::Clean => {}
-                    End::Torn => torn = Some((scan, offset)),
-                    End::Corrupt => {
-                        return Err(Error::corrupt(
-                            &scan.path,
-                            offset,
-                            format!(
-                                "no valid frame for LSN {}, and everything up to LSN {} was durable",
-                                scan.last_lsn + 1,
-                                scan.watermark.max(watermark)
-                            ),
-                        ));
-                    }
-                }
-            }
-        }
+        let mut reader = Reader::new(replay);
+        let Found { log_end, time_us, torn } = reader.read_all(&options, listed, from)?;
         let Reader { saved, frame_bytes, mut report, .. } = reader;
         if let Some((scan, offset)) = torn {
             report.torn_bytes = copy_torn(&options, &scan, offset)?;
@@ -123,9 +69,36 @@ impl FileLog {
         }
         Ok(Recovered { log, rescued, report })
     }
+
+    /// Reads what [`recover`](Self::recover) would read and refuses what it would refuse, and leaves everything as it is. Whether
+    /// recovery would have something to do: operations to replay, or a torn tail to copy aside.
+    ///
+    /// # Errors
+    /// Those of `recover`; those of `examine`, which is given each operation, are passed on.
+    pub(crate) fn verify(
+        options: &LogOptions,
+        listed: &[SegmentName],
+        from: Position,
+        examine: &mut dyn FnMut(Lsn, &Operation<'_>) -> Result<()>,
+    ) -> Result<bool> {
+        let mut reader = Reader { saves: false, ..Reader::new(examine) };
+        let found = reader.read_all(options, listed, from)?;
+        next_epoch(options, listed)?;
+        Ok(reader.report.replayed_operations > 0 || found.torn.is_some())
+    }
+}
+
+/// How the log ends.
+struct Found {
+    log_end: Position,
+    time_us: u64,
+    /// The segment whose tail is torn, and where its last whole frame ends.
+    torn: Option<(Scan, u64)>,
 }
 
 struct Reader<'a> {
+    /// Whether frames are to be written again: not where the log is only looked at.
+    saves: bool,
     /// Frames above the highest watermark so far.
     saved: Vec<SavedFrame>,
     /// The pieces so far of an operation that spans frames.
@@ -136,7 +109,71 @@ struct Reader<'a> {
     replay: &'a mut dyn FnMut(Lsn, &Operation<'_>) -> Result<()>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(replay: &'a mut dyn FnMut(Lsn, &Operation<'_>) -> Result<()>) -> Self {
+        Self { saves: true, saved: Vec::new(), large: Vec::new(), frame_bytes: 0, report: LogReport::default(), replay }
+    }
+
+    /// Replays the segments from a position on, and judges how the last one ends. Changes nothing on the disk.
+    fn read_all(&mut self, options: &LogOptions, listed: &[SegmentName], from: Position) -> Result<Found> {
+        let mut log_end = from;
+        let mut watermark = from.lsn;
+        let mut time_us = 0;
+        let start = from.at.map_or(0, |(name, _)| listed.partition_point(|&other| other < name));
+        let names = &listed[start..];
+        if let Some((name, _)) = from.at
+            && names.first() != Some(&name)
+        {
+            return Err(Error::corrupt(
+                &name.path(&options.directory),
+                0,
+                "the manifest begins to replay here, and does not list it",
+            ));
+        }
+        let mut torn = None;
+        let mut next = names.first().map(|&name| open(options, name)).transpose()?;
+        for (at, &name) in names.iter().enumerate() {
+            let Some(mut scan) = next.take() else { break };
+            next = names.get(at + 1).map(|&name| open(options, name)).transpose()?;
+            match from.at {
+                Some((start, offset)) if start == name => {
+                    if !scan.holds(offset) {
+                        return Err(Error::corrupt(&scan.path, scan.file_bytes(), format!("the file ends before byte {offset}")));
+                    }
+                    scan.seek(Place { offset, chain: from.chain }, from.lsn);
+                }
+                _ if scan.header.predecessor_last_lsn != log_end.lsn || scan.header.predecessor_chain != log_end.chain => {
+                    return Err(Error::corrupt(&scan.path, 0, "this segment does not go on where the one before ends"));
+                }
+                _ => {}
+            }
+            let ends_at = next.as_ref().map(|next| (next.header.predecessor_last_lsn, next.header.predecessor_chain));
+            watermark = self.read(&mut scan, ends_at, watermark)?;
+            time_us = time_us.max(scan.time_us);
+            let whole = if ends_at.is_some() { scan.place() } else { scan.operations_end() };
+            log_end = Position { lsn: scan.last_lsn, chain: whole.chain, at: Some((name, whole.offset)) };
+            if ends_at.is_none() {
+                let offset = scan.place().offset;
+                match scan.end(watermark)? {
+                    End::Clean => {}
+                    End::Torn => torn = Some((scan, offset)),
+                    End::Corrupt => {
+                        return Err(Error::corrupt(
+                            &scan.path,
+                            offset,
+                            format!(
+                                "no valid frame for LSN {}, and everything up to LSN {} was durable",
+                                scan.last_lsn + 1,
+                                scan.watermark.max(watermark)
+                            ),
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(Found { log_end, time_us, torn })
+    }
+
     /// Replays a segment up to where its successor says that it ends, or to its last whole frame. Gives the highest watermark.
     fn read(&mut self, scan: &mut Scan, ends_at: Option<(Lsn, u32)>, mut watermark: Lsn) -> Result<Lsn> {
         loop {
@@ -156,7 +193,7 @@ impl Reader<'_> {
                 watermark = header.watermark;
                 self.saved.retain(|saved| saved.last_lsn > watermark);
             }
-            if header.kind != FrameKind::Marker {
+            if self.saves && header.kind != FrameKind::Marker {
                 self.saved.push(SavedFrame {
                     kind: header.kind,
                     first_lsn: header.first_lsn,

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use faiss_proxy::config::Limits;
 use faiss_proxy::io::sim::{Fault, SimIo, Survival};
-use faiss_proxy::{Durability, Error, IndexSpec, Metric};
+use faiss_proxy::{Durability, Error, IndexSpec, Metric, Opening};
 use support::{Before, History, Session, env_or, tiny_limits};
 
 const FAULTS: [Fault; 4] = [Fault::Eio, Fault::Enospc, Fault::ShortWrite, Fault::FailedSync];
@@ -36,6 +36,8 @@ struct Procedure {
     start: SimIo,
     history: History,
     before: Before,
+    /// How it is opened, before and after.
+    opening: Opening,
     run: fn(&mut Session),
 }
 
@@ -51,12 +53,17 @@ impl Procedure {
         let mut session = Session::create_as(&start, &limits, spec);
         prepare(&mut session);
         let history = session.history;
-        Self { name, limits, start, history, before: Before::Kill, run }
+        Self { name, limits, start, history, before: Before::Kill, opening: Opening::Eager, run }
+    }
+
+    /// The same, the index being recovered when it is used first.
+    fn lazily(self) -> Self {
+        Self { opening: Opening::Lazy, ..self }
     }
 
     /// Runs it on `disk`: opening is a part of it. Gives what must be found from then on.
     fn run(&self, disk: &SimIo) -> History {
-        match Session::open(disk, &self.limits, self.history.clone(), self.before) {
+        match Session::open_as(self.opening, disk, &self.limits, self.history.clone(), self.before) {
             Ok(mut session) => {
                 (self.run)(&mut session);
                 session.history
@@ -110,7 +117,7 @@ impl Procedure {
         for (found, before, what) in kill.chain(cuts) {
             states.fetch_add(1, Relaxed);
             let _told = ToldOnPanic { disk, what: format!("{}: {context}, then {what}", self.name) };
-            check(&found, &self.limits, history.clone(), before);
+            check(self.opening, &found, &self.limits, history.clone(), before);
         }
     }
 }
@@ -131,14 +138,14 @@ impl Drop for ToldOnPanic<'_> {
 }
 
 /// What is found is what may be found, takes writes, and keeps them.
-fn check(found: &SimIo, limits: &Limits, history: History, before: Before) {
-    let mut session = Session::open(found, limits, history, before).unwrap();
+fn check(opening: Opening, found: &SimIo, limits: &Limits, history: History, before: Before) {
+    let mut session = Session::open_as(opening, found, limits, history, before).unwrap();
     session.put(&["a", "after"], 1000).unwrap();
     session.delete(&["after"], Durability::Fsync).unwrap();
     let history = session.history.clone();
     drop((session.index, session.store));
     let again = found.crash(Survival::None);
-    let session = Session::open(&again, limits, history, Before::PowerCut).unwrap();
+    let session = Session::open_as(opening, &again, limits, history, Before::PowerCut).unwrap();
     assert_eq!(session.history.attempted(), session.history.durable());
 }
 
@@ -266,10 +273,17 @@ fn recoveries_of_torn_tails() -> Vec<Procedure> {
             start,
             history: history.clone(),
             before: Before::PowerCut,
+            opening: Opening::Eager,
             run: |session| drop(session.put(&["e"], 2)),
         })
         .collect();
     assert_eq!(procedures.len(), 3, "no power cut left a torn tail");
+    procedures
+}
+
+fn recoveries() -> Vec<Procedure> {
+    let mut procedures = recoveries_of_torn_tails();
+    procedures.extend([recovery_with_rescue(), recovery_after_marker()]);
     procedures
 }
 
@@ -293,8 +307,13 @@ fn acked_write_survives_crash_at_every_operation_of_checkpoint() {
 
 #[test]
 fn acked_write_survives_crash_at_every_operation_of_recovery() {
-    let torn: u64 = recoveries_of_torn_tails().iter().map(Procedure::crash_everywhere).sum();
-    let states = torn + recovery_with_rescue().crash_everywhere() + recovery_after_marker().crash_everywhere();
+    let states: u64 = recoveries().iter().map(Procedure::crash_everywhere).sum();
+    assert!(states >= 60 * (3 + seeds()), "{states} crash states");
+}
+
+#[test]
+fn acked_write_survives_crash_at_every_operation_of_a_first_use() {
+    let states: u64 = recoveries().into_iter().map(|procedure| procedure.lazily().crash_everywhere()).sum();
     assert!(states >= 60 * (3 + seeds()), "{states} crash states");
 }
 
@@ -344,7 +363,12 @@ fn failing_operation_of_a_checkpoint_is_reported_and_loses_nothing_acked() {
 
 #[test]
 fn failing_operation_of_recovery_is_reported_and_loses_nothing_acked() {
-    let torn: u64 = recoveries_of_torn_tails().iter().map(Procedure::fail_everywhere).sum();
-    let states = torn + recovery_with_rescue().fail_everywhere() + recovery_after_marker().fail_everywhere();
+    let states: u64 = recoveries().iter().map(Procedure::fail_everywhere).sum();
+    assert!(states >= 150 * (3 + seeds()), "{states} states");
+}
+
+#[test]
+fn failing_operation_of_a_first_use_is_reported_and_loses_nothing_acked() {
+    let states: u64 = recoveries().into_iter().map(|procedure| procedure.lazily().fail_everywhere()).sum();
     assert!(states >= 150 * (3 + seeds()), "{states} states");
 }

@@ -24,8 +24,9 @@ fn root_health_ready_and_docs_answer_without_a_key() {
     assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
     assert!(health.json()["uptime"].as_f64().unwrap() >= 0.0);
     let ready = open("/v1/health/ready");
-    assert_eq!((ready.status, ready.json()), (200, json!({"status": "ready"})));
-    assert_eq!(server.get("/v1/health/ready").json(), json!({"status": "ready", "refused": []}));
+    let none = json!({"serving": 0, "not_verified": 0, "refused": 0});
+    assert_eq!((ready.status, ready.json()), (200, json!({"status": "ready", "indices": none})));
+    assert_eq!(server.get("/v1/health/ready").json(), json!({"status": "ready", "indices": none, "refused": []}));
     let docs = open("/docs");
     assert_eq!((docs.status, docs.header("content-type")), (200, Some("text/html; charset=utf-8")));
     assert!(docs.body.contains("/v1/index/{id}/search"));
@@ -393,13 +394,13 @@ fn an_index_that_refuses_is_a_503_with_its_reason_and_the_others_serve() {
     assert_eq!(ready["refused"][0]["id"], id);
     assert!(ready["refused"][0]["reason"].as_str().unwrap().contains("at byte"));
     let others = server.call("GET", "/v1/health/ready").key(OTHER_KEY).send().json();
-    assert_eq!(others, json!({"status": "ready", "refused": []}));
+    assert_eq!(others, json!({"status": "ready", "indices": {"serving": 0, "not_verified": 0, "refused": 0}, "refused": []}));
     server.call("GET", &damaged).key(OTHER_KEY).send().problem(404);
     assert_eq!(server.post(&format!("{whole}/search"), &search).json()["results"][0]["id"], "a");
 }
 
 /// Flips a byte in the middle of each, wherever they are.
-fn damage_every_file_of(directory: &Path) {
+pub fn damage_every_file_of(directory: &Path) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {

@@ -4,6 +4,7 @@
 mod bad_input;
 mod connections;
 mod contract;
+mod dormant;
 mod process;
 mod support;
 mod tenants;

@@ -14,7 +14,8 @@ use crate::support::{Call, KEY};
 fn program(data_dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_faiss-proxy"));
     command.args(["serve", "--data-dir"]).arg(data_dir);
-    for variable in ["FAISS_PROXY_API_KEYS", "FAISS_PROXY_LISTEN", "FAISS_DATA_DIR", "RUST_LOG"] {
+    let settings = ["API_KEYS", "LISTEN", "OPENING", "MEMORY_BUDGET_MB"].map(|name| format!("FAISS_PROXY_{name}"));
+    for variable in settings.iter().map(String::as_str).chain(["FAISS_DATA_DIR", "RUST_LOG"]) {
         command.env_remove(variable);
     }
     command
@@ -134,6 +135,41 @@ fn at_sigterm_it_ends_with_0_and_the_next_start_has_the_data() {
         server.signal(signal);
         assert_eq!(server.wait().code(), Some(0));
     }
+}
+
+#[test]
+fn indices_open_at_their_first_use_unless_it_is_told_to_open_them_at_the_start() {
+    let data_dir = tempfile::tempdir().unwrap();
+    let start = |arguments: &[&str]| {
+        ServerProcess::start(program(data_dir.path()).args(["--dev", "--listen", "127.0.0.1:0"]).args(arguments))
+    };
+    let counts = |server: &ServerProcess| server.call("GET", "/v1/health/ready").send().json()["indices"].clone();
+    let server = start(&[]);
+    let created = server.call("POST", "/v1/index").key(KEY).json(&json!({"name": "n", "dimension": 1})).send();
+    assert_eq!(created.status, 201);
+    drop(server);
+    let (not_yet, serving) =
+        (json!({"serving": 0, "not_verified": 1, "refused": 0}), json!({"serving": 1, "not_verified": 0, "refused": 0}));
+    let server = start(&["--memory-budget-mb", "64"]);
+    assert_eq!(counts(&server), not_yet);
+    assert_eq!(server.call("GET", "/v1/index").key(KEY).send().status, 200);
+    assert_eq!(counts(&server), serving);
+    drop(server);
+    assert_eq!(counts(&start(&["--opening", "eager"])), serving);
+}
+
+#[test]
+fn it_may_have_as_many_files_open_as_the_system_allows() {
+    let data_dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new("sh");
+    let program = env!("CARGO_BIN_EXE_faiss-proxy");
+    let script = format!("ulimit -Sn 64; exec {program} serve --dev --listen 127.0.0.1:0 --data-dir \"$0\"");
+    let server = ServerProcess::start(command.args(["-c", &script]).arg(data_dir.path()));
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.child.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let mut words = line["Max open files".len()..].split_whitespace();
+    let (soft, hard) = (words.next().unwrap(), words.next().unwrap());
+    assert_eq!(soft, hard, "{line}");
 }
 
 #[test]

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use faiss_proxy::api::{ApiKeys, ServerConfig, serve};
-use faiss_proxy::config::Limits;
-use faiss_proxy::io::os::OsIo;
-use faiss_proxy::{Store, StoreOptions};
+use faiss_proxy::{Opening, Store, StoreOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -36,7 +34,8 @@ impl TestServer {
 
     pub fn start_with(data_dir: TempDir, change: impl FnOnce(&mut ServerConfig)) -> Self {
         let path = data_dir.path().to_owned();
-        let options = StoreOptions { data_dir: path.clone(), limits: Limits::default(), io: Arc::new(OsIo), background: true };
+        // As the program does.
+        let options = StoreOptions { opening: Opening::Lazy, ..StoreOptions::new(&path) };
         let store = Arc::new(Store::open(options).unwrap());
         let mut config = ServerConfig::new(ApiKeys::for_development(), path);
         change(&mut config);

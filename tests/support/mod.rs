@@ -10,7 +10,7 @@ use faiss_proxy::config::Limits;
 use faiss_proxy::io::Io;
 use faiss_proxy::io::sim::SimIo;
 use faiss_proxy::{
-    CheckpointReport, Durability, Error, Index, IndexSpec, Lsn, Metric, Query, Result, Store, StoreOptions, TenantId,
+    CheckpointReport, Durability, Error, Index, IndexSpec, Lsn, Metric, Opening, Query, Result, Store, StoreOptions, TenantId,
 };
 
 /// SplitMix64, so that a seed in a failure message brings the failure back on every machine.
@@ -59,7 +59,13 @@ pub fn tiny_limits() -> Limits {
 
 /// Opens a store that does only what it is told.
 pub fn open_store(io: impl Io + 'static, data_dir: impl Into<PathBuf>, limits: &Limits) -> Result<Store> {
-    let options = StoreOptions { data_dir: data_dir.into(), limits: limits.clone(), io: Arc::new(io), background: false };
+    open_store_as(Opening::Eager, io, data_dir, limits)
+}
+
+/// The same, of which each index is recovered at once, or at its first use.
+pub fn open_store_as(opening: Opening, io: impl Io + 'static, data_dir: impl Into<PathBuf>, limits: &Limits) -> Result<Store> {
+    let options =
+        StoreOptions { data_dir: data_dir.into(), limits: limits.clone(), io: Arc::new(io), background: false, opening };
     Store::open(options)
 }
 
@@ -214,12 +220,20 @@ impl Session {
     ///
     /// # Panics
     /// Where something else is found than what may be.
-    pub fn open(disk: &SimIo, limits: &Limits, mut history: History, before: Before) -> Result<Self> {
-        let store = open_store(disk.clone(), "/data", limits)?;
+    pub fn open(disk: &SimIo, limits: &Limits, history: History, before: Before) -> Result<Self> {
+        Self::open_as(Opening::Eager, disk, limits, history, before)
+    }
+
+    /// The same, where the index is recovered at once, or at its first use.
+    pub fn open_as(opening: Opening, disk: &SimIo, limits: &Limits, mut history: History, before: Before) -> Result<Self> {
+        let store = open_store_as(opening, disk.clone(), "/data", limits)?;
+        let listed = store.list(&tenant())?;
         if let Some((_, error)) = store.refused(&tenant()).into_iter().next() {
             return Err(error);
         }
-        let index = store.indices(&tenant()).into_iter().next().expect("the index is there");
+        let id = listed.first().expect("the index is there").id;
+        // Where it could not be opened for now, it is asked for again, as a client does.
+        let index = store.index(&tenant(), id).or_else(|_| store.index(&tenant(), id))?;
         if before == Before::PowerCut {
             history.cut_power();
         }

@@ -1,0 +1,157 @@
+//! Keeps the memory of the open indices to a budget: closes those that nobody has used for longest, until their next use.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::index::Index;
+use super::slots::{Slot, Slots, State};
+use super::view::Segment;
+use crate::error::Error;
+use crate::segment::ann::Ann;
+
+/// Bytes of an open index that has no row: its structures, its manifests, its View. Measured by `benches/many.rs`.
+const INDEX_BYTES: u64 = 8 << 10;
+
+impl Segment {
+    /// Bytes of memory that are this process's own. What is mapped from a file is the kernel's to keep or to drop.
+    fn memory_bytes(&self) -> u64 {
+        let sets = self.dead.memory_bytes() + self.extreme.memory_bytes();
+        (self.rows.memory_bytes() + sets) as u64 + self.ann().map_or(0, Ann::resident_bytes)
+    }
+}
+
+impl Index {
+    /// Bytes of memory that closing it would free, about.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        let segments: u64 = self.shared.view.load().segments.iter().map(Segment::memory_bytes).sum();
+        let ids = self.shared.ids.read().memory_bytes() as u64;
+        let spare = self.spare.lock().as_ref().map_or(0, |chunk| chunk.memory_bytes() as u64);
+        INDEX_BYTES + segments + ids + spare
+    }
+}
+
+impl Slots {
+    /// Has the budget watched while indices grow, where there is one.
+    pub(super) fn watch_memory(self: &Arc<Self>) {
+        for slot in self.all(None) {
+            self.look_at_memory(&slot);
+        }
+        if self.budget() > 0
+            && let Some(maintenance) = &self.context().maintenance
+        {
+            maintenance.watch_memory(Arc::downgrade(self));
+        }
+        self.keep_to_budget(false);
+    }
+
+    fn budget(&self) -> u64 {
+        self.context().limits.memory_budget_bytes
+    }
+
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory.load(Relaxed)
+    }
+
+    fn is_over_budget(&self) -> bool {
+        self.memory_bytes() > self.budget()
+    }
+
+    pub(super) fn note_memory(&self, slot: &Slot, index: &Index) {
+        self.set_memory(slot, index.memory_bytes());
+    }
+
+    pub(super) fn forget_memory(&self, slot: &Slot) {
+        self.set_memory(slot, 0);
+    }
+
+    fn set_memory(&self, slot: &Slot, bytes: u64) {
+        let before = slot.memory.swap(bytes, Relaxed);
+        // The sum of differences wraps, and comes out right.
+        self.memory.fetch_add(bytes.wrapping_sub(before), Relaxed);
+    }
+
+    fn look_at_memory(&self, slot: &Slot) {
+        let index = match &*slot.state.lock() {
+            State::Open(index) => Arc::clone(index),
+            _ => return,
+        };
+        // Not under the slot's lock: the id map's may be held by a writer.
+        let bytes = index.memory_bytes();
+        if matches!(*slot.state.lock(), State::Open(_)) {
+            self.set_memory(slot, bytes);
+        }
+    }
+
+    /// Closes indices that nobody has, those first that were asked for longest ago, while all that are open take more memory than they may.
+    /// `anew`: what they take is looked at first; else only where what is known of it is too much.
+    pub(super) fn keep_to_budget(&self, anew: bool) {
+        if self.budget() == 0 || !(anew || self.is_over_budget()) {
+            return;
+        }
+        // Who has it goes on until there is nothing to close any more.
+        let Some(_one) = self.closing.try_lock() else { return };
+        let mut slots = self.all(None);
+        slots.retain(|slot| matches!(*slot.state.lock(), State::Open(_)));
+        for slot in &slots {
+            self.look_at_memory(slot);
+        }
+        slots.sort_by_cached_key(|slot| slot.last_used.load(Relaxed));
+        for slot in slots {
+            if !self.is_over_budget() || self.is_closed() {
+                break;
+            }
+            self.close_idle(&slot);
+        }
+    }
+
+    /// Closes an index, unless somebody has it or it takes no writes any more.
+    fn close_idle(&self, slot: &Slot) {
+        let index = match &*slot.state.lock() {
+            State::Open(index) if Arc::strong_count(index) == 1 => Arc::clone(index),
+            _ => return,
+        };
+        // While it is still open, so that who asks for it need not wait.
+        if !index.takes_writes() || !checkpoint(&index) {
+            return;
+        }
+        drop(index);
+        let state = slot.state.lock();
+        if !matches!(*state, State::Open(_)) {
+            return;
+        }
+        let (transition, State::Open(index)) = slot.begin(state, State::Closing) else {
+            unreachable!("it was open, under the same lock")
+        };
+        match Arc::try_unwrap(index) {
+            // Somebody came meanwhile.
+            Err(index) => transition.end(State::Open(index)),
+            // It is ours alone: no caller has it, no task under way, and no `Weak` leads to it any more.
+            Ok(index) => match index.make_durable() {
+                Ok(()) => {
+                    tracing::debug!(index = %index.id, "closed to keep to the memory budget; the next use opens it");
+                    drop(index);
+                    self.forget_memory(slot);
+                    transition.end(State::Dormant);
+                }
+                Err(error) => {
+                    tracing::error!(index = %index.id, %error, "a sync failed while this index was to be closed; it stays open");
+                    transition.end(State::Open(index.share()));
+                }
+            },
+        }
+    }
+}
+
+/// Puts what is not in a checkpoint into one: then it opens again without replaying, its rows are in a file and not in memory, and its
+/// log can go. Whether it may be closed.
+fn checkpoint(index: &Index) -> bool {
+    match index.checkpoint() {
+        Ok(_) => true,
+        // What a checkpoint lacks is in the log.
+        Err(error @ (Error::Full(_) | Error::Io(_))) => {
+            tracing::warn!(index = %index.id, %error, "no checkpoint before closing; the next opening replays the log");
+            true
+        }
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,94 @@
+//! Indices that are not open: how one is looked at without opening it, and how an open one is made ready to be closed.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::index::{Index, Scheduled};
+use super::recover::{self, Context};
+use crate::checkpoint::manifest::Root;
+use crate::error::{Error, Result};
+use crate::format::manifest::LOG_DIRECTORY;
+use crate::types::IndexId;
+use crate::wal::file_log::{FileLog, LogOptions};
+
+/// What is kept of every index, open or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct About {
+    pub(super) name: Box<str>,
+    pub(super) created_at_us: i64,
+}
+
+/// What a look at an index gave.
+#[derive(Debug)]
+pub(super) struct Looked {
+    pub(super) about: About,
+    /// Opening it will have log to replay or a torn tail to copy aside.
+    pub(super) has_log: bool,
+}
+
+/// Checks the manifest of an index and every frame of its log after the checkpoint, and refuses what [`recover::open`] would refuse of
+/// them. It changes nothing on the disk, and keeps nothing in memory but what it gives. Segments are left to the opening.
+///
+/// # Errors
+/// As [`recover::open`].
+pub(super) fn look(context: &Context, id: IndexId, directory: &Path) -> Result<Looked> {
+    let Context { io, limits, .. } = context;
+    // Not synced, as it is before an index serves: nothing is done on the strength of what is read here.
+    let root = Root::look(Arc::clone(io), directory, id)?;
+    let manifest = root.current();
+    recover::metric_of(manifest, directory)?;
+    let dimension = manifest.settings.dimension;
+    let options = LogOptions::new(Arc::clone(io), directory.join(LOG_DIRECTORY), id, limits);
+    let has_log = FileLog::verify(&options, &manifest.log, manifest.position, &mut |lsn, operation| {
+        recover::check_operation(operation, lsn, dimension, &options.directory)
+    })?;
+    let about = About { name: manifest.settings.name.as_str().into(), created_at_us: manifest.settings.created_at_us };
+    Ok(Looked { about, has_log })
+}
+
+/// Whether the next try may go better, and is safe: nothing was damaged, and no sync failed. (After one that failed, a later one may say
+/// `Ok` about bytes and names that the disk does not have.) A process that has too many files open is such a case.
+pub(super) fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Io(fault) | Error::Full(fault) => fault.operation != "sync",
+        _ => false,
+    }
+}
+
+impl Index {
+    pub(super) fn about(&self) -> About {
+        About { name: self.settings.name.as_str().into(), created_at_us: self.created_at_us() }
+    }
+
+    /// Whether it takes writes. One that does not, because a sync failed or a delete did, must not be opened again while this process
+    /// lives: what the disk has of it is not known.
+    pub(super) fn takes_writes(&self) -> bool {
+        self.poison.get().is_none() && self.writer.lock().closed.is_none()
+    }
+
+    /// Makes sure that dropping it loses nothing: what was acknowledged is durable. What no checkpoint holds is covered by a watermark where
+    /// there is room for one, so that the next opening need not copy it.
+    ///
+    /// # Errors
+    /// [`Error::OutcomeUnknown`]: a sync failed.
+    pub(super) fn make_durable(&self) -> Result<()> {
+        let mut writer = self.writer.lock();
+        let has_checkpoint = self.checkpoint_lsn.load(Relaxed) == writer.log.written_lsn();
+        let synced = writer.log.sync();
+        if synced.is_ok()
+            && !has_checkpoint
+            && writer.log.wants_marker()
+            && let Err(error) = writer.log.append_marker()
+        {
+            tracing::warn!(index = %self.id, %error, "no marker; the next opening copies what is not in a checkpoint");
+        }
+        self.note_log(&writer.log);
+        writer.log.check()
+    }
+
+    /// Shares again an instance that was taken out of its `Arc`. What was scheduled for it is forgotten.
+    pub(super) fn share(self) -> Arc<Self> {
+        Arc::new_cyclic(|weak| Self { weak: weak.clone(), scheduled: Scheduled::default(), ..self })
+    }
+}

@@ -1,0 +1,117 @@
+//! What is in a data directory when it is opened: tenants, their indices, and what crashes left.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+
+use super::dormant::{self, About};
+use super::recover::{self, Context};
+use super::slots::{Key, Slots, State, recover_or_refuse};
+use super::store::Opening;
+use crate::error::{Error, Result};
+use crate::io::{Io, durable};
+use crate::types::{IndexId, TenantId};
+
+/// An index on its way in or out: removed by the next opening.
+pub(super) const CREATING: &str = ".creating-";
+pub(super) const DELETING: &str = ".deleting-";
+
+/// Threads that find, look at and open indices. Most of the time they wait for the disk, which does several things at once.
+const THREADS: usize = 16;
+
+/// Finds every index, and opens it or looks at it.
+///
+/// # Errors
+/// [`Error::Io`] where the data directory cannot be synced or listed. A tenant's directory that cannot be is that tenant's matter.
+pub(super) fn find(context: Context, data_dir: PathBuf, opening: Opening) -> Result<Slots> {
+    let tenants = find_tenants(&*context.io, &data_dir)?;
+    let mut unreadable = HashMap::new();
+    let mut found = Vec::new();
+    let listed = in_parallel(tenants, |tenant| (find_indices(&*context.io, &data_dir.join(tenant.as_str())), tenant));
+    for (indices, tenant) in listed {
+        match indices {
+            Ok(ids) => found.extend(ids.into_iter().map(|id| (tenant.clone(), id))),
+            Err(error) => {
+                tracing::error!(%tenant, %error, "the indices of this tenant are refused; the others serve");
+                unreadable.insert(tenant, error);
+            }
+        }
+    }
+    let slots = in_parallel(found, |key| {
+        let directory = data_dir.join(key.0.as_str()).join(key.1.to_string());
+        let (about, state) = first_state(&context, &key, &directory, opening);
+        (key, about, state)
+    });
+    Ok(Slots::new(context, data_dir, slots, unreadable))
+}
+
+fn first_state(context: &Context, key: &Key, directory: &Path, opening: Opening) -> (About, State) {
+    let (tenant, id) = key;
+    let refused = |error| (About { name: "".into(), created_at_us: 0 }, State::Refused(error));
+    match opening {
+        Opening::Eager => {
+            let open = || recover::open(context, tenant.clone(), *id, directory.to_owned());
+            recover_or_refuse(context, key, open).map_or_else(refused, |index| (index.about(), State::Open(index)))
+        }
+        Opening::Lazy => {
+            recover_or_refuse(context, key, || dormant::look(context, *id, directory)).map_or_else(refused, |looked| {
+                tracing::debug!(%tenant, index = %id, has_log = looked.has_log, "an index is there, and opens at its first use");
+                (looked.about, State::Dormant)
+            })
+        }
+    }
+}
+
+/// Strangers are left alone.
+fn find_tenants(io: &dyn Io, data_dir: &Path) -> Result<Vec<TenantId>> {
+    let entries = sync_and_list(io, data_dir)?;
+    Ok(entries.iter().filter_map(|name| TenantId::new(name).ok()).collect())
+}
+
+/// Every index directory, after removing what a crash left of indices on their way in or out. Strangers are left alone.
+fn find_indices(io: &dyn Io, tenant_dir: &Path) -> Result<Vec<IndexId>> {
+    let mut found = Vec::new();
+    for name in sync_and_list(io, tenant_dir)? {
+        if name.starts_with(CREATING) || name.starts_with(DELETING) {
+            if let Err(error) = durable::remove_tree(io, &tenant_dir.join(&name)) {
+                tracing::warn!(%error, "what is left of an index on its way in or out stays until the next opening");
+            }
+        } else if let Ok(id) = IndexId::try_parse(&name)
+            && id.to_string() == name
+        {
+            found.push(id);
+        }
+    }
+    Ok(found)
+}
+
+/// Names of the directories in a directory.
+fn sync_and_list(io: &dyn Io, path: &Path) -> Result<Vec<String>> {
+    // A process that was killed between a rename and its sync left names that are not on the disk. They are about to be believed: an index
+    // that is found is written to, and the files of one that is on its way out are removed.
+    io.sync_dir(path).map_err(|error| Error::io("sync", path, error))?;
+    let entries = io.list(path).map_err(|error| Error::io("list", path, error))?;
+    Ok(entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect())
+}
+
+/// The results, in no order.
+fn in_parallel<T: Send, R: Send>(todo: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    if todo.len() < 2 {
+        return todo.into_iter().map(work).collect();
+    }
+    let threads = THREADS.min(todo.len());
+    let (todo, done) = (Mutex::new(todo.into_iter()), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let Some(next) = todo.lock().next() else { break };
+                    let result = work(next);
+                    done.lock().push(result);
+                }
+            });
+        }
+    });
+    done.into_inner()
+}
