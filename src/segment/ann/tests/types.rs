@@ -1,6 +1,7 @@
 //! Every index type through its whole life.
 
 use super::*;
+use crate::segment::faiss::SearchKind;
 use crate::segment::recipe::resolve;
 
 /// Types at dimension 100, where all of them fit; the others below are for what padding and odd numbers do.
@@ -92,6 +93,62 @@ fn every_type_is_built_opened_and_finds_what_is_visible() {
                 Ok(_) => survey(&fixture, factory),
                 Err(error) => println!("{factory:20} {:7} refused: {error}", metric.as_str()),
             }
+        }
+    }
+}
+
+#[test]
+fn padding_and_odd_dimensions_change_nothing_for_the_caller() {
+    let types = ["HNSW16", "HNSW16,SQ8", "HNSW16,SQ4", "SQ8", "SQ6", "SQbf16", "IVF8,SQ8", "NSG16", "PQ1x6", "RaBitQ", "IVF8,RaBitQ", "PQ1x4fs"];
+    for dimension in [3, 17, 128] {
+        for metric in METRICS {
+            let fixture = Fixture::new(&rows(600, dimension, 2), dimension, metric);
+            for factory in types {
+                survey(&fixture, factory);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_class_name_is_built_at_its_own_numbers() {
+    let fixture = Fixture::new(&rows(600, 16, 4), 16, Metric::L2);
+    for class in [
+        "IndexHNSWFlat", "IndexHNSWSQ", "IndexHNSWPQ", "IndexNSGFlat", "IndexNSGSQ", "IndexNSGPQ", "IndexIVFFlat", "IndexIVFPQ",
+        "IndexIVFPQFastScan", "IndexIVFScalarQuantizer", "IndexIVFRaBitQ", "IndexPQ", "IndexPQFastScan", "IndexScalarQuantizer",
+        "IndexLSH", "IndexRaBitQ",
+    ] {
+        let resolved = resolve(class, None, 16, &IndexOptions::default(), 600).unwrap();
+        survey(&fixture, &resolved.factory);
+    }
+}
+
+/// FAISS is asked with a selector whatever the table says.
+#[test]
+fn the_table_of_selectors_is_what_faiss_does() {
+    let hidden: Positions = (0..300).filter(|row| row % 2 == 0).collect();
+    let pages: Vec<Option<&Page>> = hidden.pages().collect();
+    for metric in METRICS {
+        let fixture = Fixture::new(&rows(300, 100, 3), 100, metric);
+        for factory in TYPES {
+            let Ok(recipe) = Recipe::new(factory, metric, 100) else { continue };
+            if recipe.is_ivf() && !recipe.takes_selector() {
+                // It throws out of a parallel region of OpenMP, which ends the process: IndexIVFAdditiveQuantizer.cpp, `IF_NOT(!sel)`.
+                continue;
+            }
+            let Built::Ann { file, tuning, .. } = fixture.build(&recipe, 0.0).unwrap() else { panic!("{factory}") };
+            let ann = fixture.open(file, &recipe, tuning).unwrap();
+            let kind = match recipe.kind(64, 64) {
+                SearchKind::Bare => SearchKind::Selected,
+                kind => kind,
+            };
+            let (mut distances, mut labels) = ([0.0; 50], [-1; 50]);
+            let outcome = ann.index.search(kind, &fixture.query(1), &pages, &mut distances, &mut labels);
+            assert_eq!(outcome.is_ok(), recipe.takes_selector(), "{factory}: {outcome:?}");
+            if outcome.is_ok() {
+                assert!(labels.iter().all(|label| label % 2 != 0), "{factory} gives hidden rows: {labels:?}");
+            }
+            fixture.io.remove_file(&fixture.path()).unwrap();
         }
     }
 }
