@@ -139,6 +139,11 @@ struct StopFlag final : faiss::InterruptCallback {
     }
 };
 
+// FAISS reads flat indexes as another class than its factory makes.
+const std::type_info& type_of(const faiss::Index& index) {
+    return dynamic_cast<const faiss::IndexFlat*>(&index) ? typeid(faiss::IndexFlat) : typeid(index);
+}
+
 void settle(faiss::IndexIVF* ivf, uint32_t nprobe) {
     ivf->nprobe = nprobe;
     if (auto* hnsw = dynamic_cast<faiss::IndexHNSW*>(ivf->quantizer)) {
@@ -374,15 +379,10 @@ extern "C" void* faiss_proxy_read(
 extern "C" int faiss_proxy_same_type(const void* a, const void* b) noexcept {
     auto* left = static_cast<const faiss::Index*>(a);
     auto* right = static_cast<const faiss::Index*>(b);
-    if (typeid(*left) != typeid(*right)) {
-        return 0;
-    }
     auto* left_chain = dynamic_cast<const faiss::IndexPreTransform*>(left);
-    if (!left_chain) {
-        return 1;
-    }
     auto* right_chain = dynamic_cast<const faiss::IndexPreTransform*>(right);
-    const faiss::Index& left_core = *left_chain->index;
-    const faiss::Index& right_core = *right_chain->index;
-    return left_chain->chain.size() == right_chain->chain.size() && typeid(left_core) == typeid(right_core);
+    if (left_chain && right_chain) {
+        return left_chain->chain.size() == right_chain->chain.size() && type_of(*left_chain->index) == type_of(*right_chain->index);
+    }
+    return type_of(*left) == type_of(*right);
 }

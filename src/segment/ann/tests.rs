@@ -10,6 +10,8 @@ use crate::segment::words::TextEnd;
 use crate::types::{IndexId, IndexOptions};
 use std::sync::atomic::AtomicBool;
 
+mod types;
+
 const INDEX: IndexId = IndexId::nil();
 
 /// Numbers that look random and are the same each time, -1 to 1.
@@ -31,7 +33,7 @@ impl Noise {
 /// Rows around as many centres as there are for forty each, so that neighbours mean something.
 pub(super) fn rows(count: usize, dimension: usize, seed: u64) -> Vec<f32> {
     let mut noise = Noise::new(seed);
-    let centres: Vec<f32> = (0..count.div_ceil(40) * dimension).map(|_| noise.next() * 2.0).collect();
+    let centres: Vec<f32> = (0..count.div_ceil(40) * dimension).map(|_| noise.next() * 0.7).collect();
     let mut rows = Vec::with_capacity(count * dimension);
     for row in 0..count {
         let centre = (row * 7919) % count.div_ceil(40);
@@ -64,7 +66,7 @@ impl Fixture {
     }
 
     pub(super) fn build_with(&self, recipe: &Recipe, min_recall: f32, tuning: Tuning, stop: &AtomicBool) -> Result<Built> {
-        let options = BuildOptions { ef_construction: 40, tuning, min_recall, threads: 2 };
+        let options = BuildOptions { ef_construction: 40, tuning, min_recall, threads: 1 };
         build(&self.io, &self.path(), recipe, &options, &self.sealed, &self.extreme, stop)
     }
 

@@ -22,23 +22,16 @@ pub(crate) fn pick(rows: u64, dimension: usize, metric: Metric, memory_budget_by
     }
     let lists = lists(rows);
     let scalar = format!("IVF{lists},SQ8");
-    let scalar_bytes = bytes(&scalar);
-    if scalar_bytes <= memory_budget_bytes {
-        let why = format!(
-            "IVF and a byte a float, about {}: HNSW would take {} of a budget of {budget}",
-            mib(scalar_bytes),
-            mib(hnsw_bytes)
-        );
-        return (scalar, why);
-    }
     let product = format!("IVF{lists},PQ{}", product_parts(dimension));
-    let product_bytes = bytes(&product);
-    let why = format!(
-        "IVF and a product quantiser, about {}: a byte a float would take {} of a budget of {budget}",
-        mib(product_bytes),
-        mib(scalar_bytes)
-    );
-    (product, why)
+    let (scalar_bytes, product_bytes) = (bytes(&scalar), bytes(&product));
+    // The tables of a product quantiser can be larger than what it saves.
+    let (factory, what, taken) = if scalar_bytes <= memory_budget_bytes.max(product_bytes) {
+        (scalar, "a byte a float", scalar_bytes)
+    } else {
+        (product, "a product quantiser", product_bytes)
+    };
+    let why = format!("IVF and {what}, about {}: HNSW would take {} of a budget of {budget}", mib(taken), mib(hnsw_bytes));
+    (factory, why)
 }
 
 /// The power of two under four times the root, which FAISS advises, but with enough rows to each list.
