@@ -65,7 +65,7 @@ fn make(store: &Store, seed: u64) {
 }
 
 fn measure(opening: Opening, dir: &Path) {
-    let query = Query { vector: vec![0.5; DIMENSION], k: 1, filter: None };
+    let query = Query { vector: vec![0.5; DIMENSION], k: 1, ..Query::default() };
     let before = Process::now();
     let started = Instant::now();
     let store = Store::open(StoreOptions { opening, ..StoreOptions::new(dir) }).expect("the store opens");

@@ -99,7 +99,20 @@ fn every_type_is_built_opened_and_finds_what_is_visible() {
 
 #[test]
 fn padding_and_odd_dimensions_change_nothing_for_the_caller() {
-    let types = ["HNSW16", "HNSW16,SQ8", "HNSW16,SQ4", "SQ8", "SQ6", "SQbf16", "IVF8,SQ8", "NSG16", "PQ1x6", "RaBitQ", "IVF8,RaBitQ", "PQ1x4fs"];
+    let types = [
+        "HNSW16",
+        "HNSW16,SQ8",
+        "HNSW16,SQ4",
+        "SQ8",
+        "SQ6",
+        "SQbf16",
+        "IVF8,SQ8",
+        "NSG16",
+        "PQ1x6",
+        "RaBitQ",
+        "IVF8,RaBitQ",
+        "PQ1x4fs",
+    ];
     for dimension in [3, 17, 128] {
         for metric in METRICS {
             let fixture = Fixture::new(&rows(600, dimension, 2), dimension, metric);
@@ -114,9 +127,22 @@ fn padding_and_odd_dimensions_change_nothing_for_the_caller() {
 fn every_class_name_is_built_at_its_own_numbers() {
     let fixture = Fixture::new(&rows(600, 16, 4), 16, Metric::L2);
     for class in [
-        "IndexHNSWFlat", "IndexHNSWSQ", "IndexHNSWPQ", "IndexNSGFlat", "IndexNSGSQ", "IndexNSGPQ", "IndexIVFFlat", "IndexIVFPQ",
-        "IndexIVFPQFastScan", "IndexIVFScalarQuantizer", "IndexIVFRaBitQ", "IndexPQ", "IndexPQFastScan", "IndexScalarQuantizer",
-        "IndexLSH", "IndexRaBitQ",
+        "IndexHNSWFlat",
+        "IndexHNSWSQ",
+        "IndexHNSWPQ",
+        "IndexNSGFlat",
+        "IndexNSGSQ",
+        "IndexNSGPQ",
+        "IndexIVFFlat",
+        "IndexIVFPQ",
+        "IndexIVFPQFastScan",
+        "IndexIVFScalarQuantizer",
+        "IndexIVFRaBitQ",
+        "IndexPQ",
+        "IndexPQFastScan",
+        "IndexScalarQuantizer",
+        "IndexLSH",
+        "IndexRaBitQ",
     ] {
         let resolved = resolve(class, None, 16, &IndexOptions::default(), 600).unwrap();
         survey(&fixture, &resolved.factory);
