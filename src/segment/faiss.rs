@@ -43,6 +43,7 @@ unsafe extern "C" {
         error: *mut c_char,
         error_bytes: usize,
     ) -> c_int;
+    fn faiss_proxy_add_nsg(index: *mut c_void, count: usize, rows: *const f32, error: *mut c_char, error_bytes: usize) -> c_int;
     fn faiss_proxy_set_defaults(index: *mut c_void, ef: u32, nprobe: u32);
     fn faiss_proxy_search(
         index: *const c_void,
@@ -58,13 +59,7 @@ unsafe extern "C" {
         error: *mut c_char,
         error_bytes: usize,
     ) -> c_int;
-    fn faiss_proxy_write(
-        index: *const c_void,
-        context: *mut c_void,
-        put: Put,
-        error: *mut c_char,
-        error_bytes: usize,
-    ) -> c_int;
+    fn faiss_proxy_write(index: *const c_void, context: *mut c_void, put: Put, error: *mut c_char, error_bytes: usize) -> c_int;
     fn faiss_proxy_read(
         data: *const u8,
         bytes: usize,
@@ -234,6 +229,15 @@ impl Index {
         self.native.add(rows).map_err(reason)
     }
 
+    /// Adds all rows to an NSG index, which FAISS's own function may never finish where many rows are alike.
+    pub(crate) fn add_nsg(&mut self, rows: &[f32], stop: &AtomicBool) -> Result<(), String> {
+        let _watch = Watch::new(stop);
+        let count = rows.len() / self.dimension();
+        assert_eq!(rows.len(), count * self.dimension(), "rows are whole vectors");
+        // SAFETY: the index is ours alone, and `rows` are `count` vectors of its dimension. The shim catches what FAISS throws.
+        call(|error, bytes| unsafe { faiss_proxy_add_nsg(self.pointer(), count, rows.as_ptr(), error, bytes) })
+    }
+
     /// What a search takes that brings no parameters of its own.
     pub(crate) fn set_defaults(&mut self, ef: u32, nprobe: u32) {
         // SAFETY: the index is ours alone. The shim is `noexcept`.
@@ -287,9 +291,8 @@ impl Index {
         extern "C" fn relay(context: *mut c_void, bytes: *const u8, count: usize) -> c_int {
             // SAFETY: `write` below passes this function with a pointer to its own `put`, which is borrowed for as long as the shim runs and
             // used by nobody else meanwhile; FAISS gives `count` readable bytes. A panic here aborts, and does not unwind into C++.
-            let (put, bytes) = unsafe {
-                (&mut *context.cast::<&mut dyn FnMut(&[u8]) -> bool>(), std::slice::from_raw_parts(bytes, count))
-            };
+            let (put, bytes) =
+                unsafe { (&mut *context.cast::<&mut dyn FnMut(&[u8]) -> bool>(), std::slice::from_raw_parts(bytes, count)) };
             c_int::from(!put(bytes))
         }
         let mut put = put;
@@ -384,7 +387,9 @@ fn reason(error: faiss::error::Error) -> String {
 /// What FAISS says without where in its source it says so: `Error in <function> at <file>:<line>: Error: '<condition>' failed: <reason>`.
 fn shortened(message: &str) -> String {
     let text = message.trim_end_matches('\0').trim();
-    let Some((_, after)) = text.strip_prefix("Error in ").and_then(|text| text.split_once(" at ")) else { return text.to_owned() };
+    let Some((_, after)) = text.strip_prefix("Error in ").and_then(|text| text.split_once(" at ")) else {
+        return text.to_owned();
+    };
     let after = after.split_once(": ").map_or(after, |(_, said)| said);
     let said = after.strip_prefix("Error: ").unwrap_or(after);
     match said.split_once(" failed: ") {
@@ -392,4 +397,3 @@ fn shortened(message: &str) -> String {
         _ => said.trim_end_matches(" failed").trim_end_matches(" failed: ").trim().to_owned(),
     }
 }
-

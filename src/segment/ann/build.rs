@@ -114,9 +114,9 @@ fn stopped() -> Error {
 
 fn has_large_row(sealed: &Sealed, extreme: &Positions) -> bool {
     let vectors = mapped(sealed.floats(0..sealed.len())).chunks_exact(sealed.dimension());
-    vectors.enumerate().any(|(position, vector)| {
-        norm::squared_norm(vector) > SUMMED_SQUARED_NORM_MAX && !extreme.contains(position)
-    })
+    vectors
+        .enumerate()
+        .any(|(position, vector)| norm::squared_norm(vector) > SUMMED_SQUARED_NORM_MAX && !extreme.contains(position))
 }
 
 /// A trained index with all rows.
@@ -139,7 +139,13 @@ fn fill(
     outcome.map(|()| index)
 }
 
-fn train_and_add(index: &mut Index, recipe: &Recipe, sealed: &Sealed, extreme: &Positions, stop: &AtomicBool) -> Result<(), String> {
+fn train_and_add(
+    index: &mut Index,
+    recipe: &Recipe,
+    sealed: &Sealed,
+    extreme: &Positions,
+    stop: &AtomicBool,
+) -> Result<(), String> {
     let rows = sealed.len();
     if recipe.train_rows_min() > 0 || recipe.is_quantised() {
         index.train(&training_rows(recipe, sealed, extreme), stop)?;
@@ -152,6 +158,7 @@ fn train_and_add(index: &mut Index, recipe: &Recipe, sealed: &Sealed, extreme: &
         }
         let end = (start + batch).min(rows);
         let vectors = mapped(sealed.floats(start..end));
+        let mut add = |vectors: &[f32]| if recipe.is_nsg() { index.add_nsg(vectors, stop) } else { index.add(vectors, stop) };
         if (start..end).any(|position| extreme.contains(position)) {
             let mut copy = vectors.to_vec();
             for (position, vector) in (start..end).zip(copy.chunks_exact_mut(sealed.dimension())) {
@@ -161,9 +168,9 @@ fn train_and_add(index: &mut Index, recipe: &Recipe, sealed: &Sealed, extreme: &
                     vector[0] = if recipe.metric() == Metric::Cosine { 1.0 } else { 0.0 };
                 }
             }
-            index.add(&copy, stop)?;
+            add(&copy)?;
         } else {
-            index.add(vectors, stop)?;
+            add(vectors)?;
         }
     }
     Ok(())

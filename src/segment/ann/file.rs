@@ -23,7 +23,8 @@ const SYNC_BLOCKS: u64 = 4;
 /// [`Error::Full`], [`Error::Io`]: the file is gone.
 pub(super) fn write(io: &dyn Io, path: &Path, index: &Index) -> Result<Checksum> {
     let file = io.create(path).map_err(|error| Error::io("create", path, error))?;
-    let mut writer = Writer { file, path, block: Vec::with_capacity(BLOCK_BYTES), written: 0, crc: crc32fast::Hasher::new(), failed: None };
+    let mut writer =
+        Writer { file, path, block: Vec::with_capacity(BLOCK_BYTES), written: 0, crc: crc32fast::Hasher::new(), failed: None };
     let outcome = index.write(&mut |bytes| writer.put(bytes));
     let outcome = match (writer.failed.take(), outcome) {
         (Some(error), _) => Err(error),

@@ -23,10 +23,20 @@ pub(super) struct Tree {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Transform {
     /// A rotation that suits a product quantiser of `parts`.
-    Opq { parts: u32, out: Option<u32> },
-    Pca { rotate: bool, out: u32 },
-    Rotation { out: Option<u32> },
-    Itq { out: Option<u32> },
+    Opq {
+        parts: u32,
+        out: Option<u32>,
+    },
+    Pca {
+        rotate: bool,
+        out: u32,
+    },
+    Rotation {
+        out: Option<u32>,
+    },
+    Itq {
+        out: Option<u32>,
+    },
 }
 
 /// How rows are found.
@@ -269,13 +279,8 @@ fn code(text: &str, shape: Shape) -> Option<Code> {
     None
 }
 
-const SCALARS: [(Scalar, &str); 5] = [
-    (Scalar::Bits4, "SQ4"),
-    (Scalar::Bits6, "SQ6"),
-    (Scalar::Bits8, "SQ8"),
-    (Scalar::Fp16, "SQfp16"),
-    (Scalar::Bf16, "SQbf16"),
-];
+const SCALARS: [(Scalar, &str); 5] =
+    [(Scalar::Bits4, "SQ4"), (Scalar::Bits6, "SQ6"), (Scalar::Bits8, "SQ8"), (Scalar::Fp16, "SQfp16"), (Scalar::Bf16, "SQbf16")];
 
 const ADDITIVES: [(Additive, &str); 4] = [
     (Additive::Residual, "RQ"),

@@ -135,7 +135,8 @@ impl Recipe {
             let detail = format!("FAISS has {} for L2 only, which serves metrics l2 and cosine", recipe.factory);
             return Err(Error::invalid("metric", "invalid_metric", detail));
         }
-        let index = recipe.index().map_err(|why| refused("invalid_index_type", format!("FAISS refuses {}: {why}", recipe.factory)))?;
+        let index =
+            recipe.index().map_err(|why| refused("invalid_index_type", format!("FAISS refuses {}: {why}", recipe.factory)))?;
         // What FAISS makes of a string is not always what was asked for: it takes a metric for some types and passes over it.
         if index.is_inner_product() == recipe.is_inner_product() {
             Ok(recipe)
@@ -277,7 +278,10 @@ impl Recipe {
 
     /// FAISS has the type for L2 alone. Of unit vectors, that orders as the cosine does.
     fn is_l2_only(&self) -> bool {
-        matches!((self.tree.shape, self.tree.code), (Shape::Hnsw { .. } | Shape::Nsg { .. }, Code::Product { .. }) | (_, Code::Lsh { .. }))
+        matches!(
+            (self.tree.shape, self.tree.code),
+            (Shape::Hnsw { .. } | Shape::Nsg { .. }, Code::Product { .. }) | (_, Code::Lsh { .. })
+        )
     }
 }
 
@@ -313,4 +317,3 @@ impl Scalar {
         !matches!(self, Self::Fp16 | Self::Bf16)
     }
 }
-

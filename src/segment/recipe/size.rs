@@ -14,8 +14,10 @@ const LINKS_MAX: u32 = 512;
 /// FAISS calls more "not practical"; its training takes hours long before.
 const CODE_BITS_MAX: u32 = 16;
 
-/// FAISS chooses the neighbours that an NSG graph is made of among 64 of each row, and refuses where many of those are missing.
+/// FAISS chooses the links of an NSG graph among the 64 nearest of each row, and in a search for as many rows as there are links and 32: in a
+/// smaller segment, that search would not end.
 const NSG_ROWS_MIN: u64 = 128;
+const NSG_POOL_ROWS: u64 = 32;
 
 /// Rows for each centre under which FAISS warns that they are few.
 const ROWS_PER_CENTRE: u64 = 39;
@@ -68,7 +70,10 @@ impl Tree {
     /// Rows without which FAISS refuses to train or to build; 0 where it takes any.
     pub(super) fn train_rows_min(&self) -> u64 {
         let transforms = self.transforms.iter().map(|transform| transform.train_rows_min());
-        let build = if matches!(self.shape, Shape::Nsg { .. }) { NSG_ROWS_MIN } else { 0 };
+        let build = match self.shape {
+            Shape::Nsg { links } => NSG_ROWS_MIN.max(2 * (u64::from(links) + NSG_POOL_ROWS)),
+            _ => 0,
+        };
         transforms.chain([self.centres(), self.code.train_rows_min(), build]).max().unwrap_or(0)
     }
 
@@ -115,7 +120,9 @@ impl Tree {
                     tables += if precomputed > PRECOMPUTED_BYTES_MAX { 0 } else { precomputed };
                 }
             }
-            (Shape::Hnsw { .. } | Shape::Nsg { .. }, Code::Product { parts, bits }) => tables += u64::from(parts) * (4 << (2 * bits)),
+            (Shape::Hnsw { .. } | Shape::Nsg { .. }, Code::Product { parts, bits }) => {
+                tables += u64::from(parts) * (4 << (2 * bits))
+            }
             _ => {}
         }
         rows.saturating_mul(row).saturating_add(tables)
@@ -185,7 +192,10 @@ impl Code {
                 let books = u64::from(splits) * u64::from(steps);
                 let entries = u64::from(steps) << bits;
                 // The codebooks, and for residual quantisers the products between all their entries. A norm is kept with each code.
-                ((books * u64::from(bits)).div_ceil(8) + 4, books * (4 << bits) * dimension + u64::from(splits) * entries * entries * 4)
+                (
+                    (books * u64::from(bits)).div_ceil(8) + 4,
+                    books * (4 << bits) * dimension + u64::from(splits) * entries * entries * 4,
+                )
             }
             Self::Lsh { bits, .. } => {
                 let bits = bits.map_or(dimension, u64::from);
@@ -230,7 +240,9 @@ fn check_links(links: u32) -> Result<(), String> {
 
 fn check_parts(parts: u32, dimension: u64) -> Result<(), String> {
     if parts == 0 || !dimension.is_multiple_of(parts.into()) {
-        return Err(format!("a product quantiser of {parts} parts needs a dimension that is a multiple of {parts}, and not {dimension}"));
+        return Err(format!(
+            "a product quantiser of {parts} parts needs a dimension that is a multiple of {parts}, and not {dimension}"
+        ));
     }
     Ok(())
 }

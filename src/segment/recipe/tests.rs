@@ -176,7 +176,9 @@ fn what_cannot_be_is_refused_with_a_reason_and_without_allocating() {
         assert!(resolve_at(class, None, 100).is_err_and(|why| why.contains(class)));
     }
     // At the dimension that the server takes at most.
-    for (index_type, expected) in [("OPQ16,PQ16", "16384 MiB"), ("PCA64,Flat", "16384 MiB"), ("IVF65536,Flat", "the lists' centres")] {
+    for (index_type, expected) in
+        [("OPQ16,PQ16", "16384 MiB"), ("PCA64,Flat", "16384 MiB"), ("IVF65536,Flat", "the lists' centres")]
+    {
         let why = resolve_at(index_type, None, 65_536).unwrap_err();
         assert!(why.contains(expected), "{why}");
     }
