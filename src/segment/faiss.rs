@@ -33,6 +33,7 @@ unsafe extern "C" {
         out: *mut f32,
     );
     fn faiss_proxy_set_threads(threads: c_int);
+    fn faiss_proxy_initialise();
     fn faiss_proxy_watch(flag: *const u8);
     fn faiss_proxy_prepare(
         index: *mut c_void,
@@ -43,6 +44,7 @@ unsafe extern "C" {
         error: *mut c_char,
         error_bytes: usize,
     ) -> c_int;
+    fn faiss_proxy_add_nsg(index: *mut c_void, count: usize, rows: *const f32, error: *mut c_char, error_bytes: usize) -> c_int;
     fn faiss_proxy_set_defaults(index: *mut c_void, ef: u32, nprobe: u32);
     fn faiss_proxy_search(
         index: *const c_void,
@@ -176,6 +178,7 @@ impl Index {
     /// # Errors
     /// FAISS's reason, for a person. So for all methods here.
     pub(crate) fn new(factory: &str, dimension: usize, inner_product: bool) -> Result<Self, String> {
+        initialise();
         let metric = if inner_product { MetricType::InnerProduct } else { MetricType::L2 };
         let dimension = u32::try_from(dimension).map_err(|_| "too many dimensions".to_owned())?;
         Ok(Self { native: index_factory(dimension, factory, metric).map_err(reason)?, rows: None })
@@ -226,6 +229,15 @@ impl Index {
     pub(crate) fn add(&mut self, rows: &[f32], stop: &AtomicBool) -> Result<(), String> {
         let _watch = Watch::new(stop);
         self.native.add(rows).map_err(reason)
+    }
+
+    /// Adds all rows to an NSG index, which FAISS's own function may never finish where many rows are alike.
+    pub(crate) fn add_nsg(&mut self, rows: &[f32], stop: &AtomicBool) -> Result<(), String> {
+        let _watch = Watch::new(stop);
+        let count = rows.len() / self.dimension();
+        assert_eq!(rows.len(), count * self.dimension(), "rows are whole vectors");
+        // SAFETY: the index is ours alone, and `rows` are `count` vectors of its dimension. The shim catches what FAISS throws.
+        call(|error, bytes| unsafe { faiss_proxy_add_nsg(self.pointer(), count, rows.as_ptr(), error, bytes) })
     }
 
     /// What a search takes that brings no parameters of its own.
@@ -294,6 +306,7 @@ impl Index {
     /// Reads what [`Index::write`] gave. FAISS trusts what it reads: the caller has compared a checksum. `flat_graph` says that it is a graph
     /// over flat storage; where `rows` are the same vectors, the index reads them there and keeps no copy.
     pub(crate) fn read(bytes: &[u8], flat_graph: bool, rows: Option<Arc<Sealed>>) -> Result<Self, String> {
+        initialise();
         let first = rows.as_deref().map_or(ptr::null(), |rows| first_float(rows));
         let count = rows.as_deref().map_or(0, Sealed::len);
         let mut pointer = ptr::null_mut();
@@ -330,6 +343,12 @@ fn first_float(rows: &Sealed) -> *const f32 {
         Floats::Mapped(floats) => floats.as_ptr(),
         Floats::Growing(_) => unreachable!("sealed rows are in a file"),
     }
+}
+
+/// Sets, once, what FAISS keeps for the whole process.
+fn initialise() {
+    // SAFETY: the shim does it once, and is `noexcept`. No FAISS index exists before, since every one is made behind this call.
+    unsafe { faiss_proxy_initialise() }
 }
 
 /// Makes FAISS look at a flag while it works for this thread.

@@ -1,6 +1,7 @@
 // What is needed of FAISS and is not in its C API. Nothing here throws across the border: a function that can fail returns 0 where it did
 // not, and writes what FAISS said to the caller's buffer where it did.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -18,6 +19,7 @@
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
 #include <faiss/IndexIVFPQ.h>
+#include <faiss/IndexNNDescent.h>
 #include <faiss/IndexNSG.h>
 #include <faiss/IndexPQ.h>
 #include <faiss/IndexPreTransform.h>
@@ -27,6 +29,27 @@
 #include <faiss/impl/zerocopy_io.h>
 #include <faiss/index_io.h>
 #include <faiss/utils/distances.h>
+
+// As in FAISS 1.12's impl/NSG.cpp, whose header only declares it; `faiss-sys` is pinned to that version.
+namespace faiss::nsg {
+
+struct Node {
+    int32_t id;
+    float distance;
+
+    Node() = default;
+    Node(int id, float distance) : id(id), distance(distance) {}
+
+    inline bool operator<(const Node& other) const {
+        return distance < other.distance;
+    }
+
+    inline bool operator<(int other) const {
+        return id < other;
+    }
+};
+
+} // namespace faiss::nsg
 
 namespace {
 
@@ -144,6 +167,102 @@ const std::type_info& type_of(const faiss::Index& index) {
     return dynamic_cast<const faiss::IndexFlat*>(&index) ? typeid(faiss::IndexFlat) : typeid(index);
 }
 
+// The `index.GK` nearest rows of each row, without itself; -1 where there are no more.
+std::vector<faiss::idx_t> neighbours(faiss::IndexNSG& index, faiss::idx_t n, const float* x) {
+    size_t k = size_t(index.GK);
+    std::vector<faiss::idx_t> result(size_t(n) * k, -1);
+    if (index.build_type == 1) {
+        faiss::IndexNNDescent descent(index.storage, index.GK);
+        descent.own_fields = false;
+        descent.nndescent.S = index.nndescent_S;
+        descent.nndescent.R = index.nndescent_R;
+        descent.nndescent.L = std::max(index.nndescent_L, index.GK + 50);
+        descent.nndescent.iter = index.nndescent_iter;
+        // Adds to the storage too.
+        descent.add(n, x);
+        std::copy_n(descent.nndescent.final_graph.begin(), result.size(), result.begin());
+        return result;
+    }
+    index.storage->add(n, x);
+    std::vector<faiss::idx_t> nearest(size_t(n) * (k + 1));
+    index.storage->assign(n, x, nearest.data(), faiss::idx_t(k) + 1);
+    for (size_t row = 0; row < size_t(n); row++) {
+        size_t count = 0;
+        for (size_t at = 0; at <= k && count < k; at++) {
+            faiss::idx_t id = nearest[row * (k + 1) + at];
+            if (id >= 0 && id != faiss::idx_t(row)) {
+                result[row * k + count++] = id;
+            }
+        }
+    }
+    return result;
+}
+
+// What `IndexNSG::add` does, but for its end: where FAISS ties rows to the graph that cannot be reached, it draws a row with room for another
+// link at random until it finds one, and so for ever where every row that can be reached is full, as equal rows are.
+void add_nsg(faiss::IndexNSG& index, faiss::idx_t n, const float* x) {
+    if (index.is_built || index.ntotal != 0) {
+        throw std::logic_error("NSG takes all rows at once");
+    }
+    auto& nsg = index.nsg;
+    int count = int(n);
+    // A smaller graph never fills the pool of its own building.
+    if (count <= nsg.L || count <= index.GK) {
+        throw std::invalid_argument("too few rows for NSG");
+    }
+    std::vector<faiss::idx_t> nearest = neighbours(index, n, x);
+    index.ntotal = n;
+    faiss::nsg::Graph<faiss::idx_t> knn(nearest.data(), count, index.GK);
+    nsg.ntotal = count;
+    nsg.init_graph(index.storage, knn);
+    std::vector<int> degrees(size_t(count), 0);
+    {
+        faiss::nsg::Graph<faiss::nsg::Node> linked(count, nsg.R);
+        nsg.link(index.storage, knn, linked, false);
+        nsg.final_graph = std::make_shared<faiss::nsg::Graph<int32_t>>(count, nsg.R);
+        std::fill_n(nsg.final_graph->data, size_t(count) * size_t(nsg.R), -1);
+        for (int row = 0; row < count; row++) {
+            for (int at = 0; at < nsg.R; at++) {
+                int id = linked.at(row, at).id;
+                if (id >= 0) {
+                    nsg.final_graph->at(row, degrees[row]++) = id;
+                }
+            }
+        }
+    }
+    faiss::VisitedTable reached(count);
+    int reached_count = nsg.dfs(reached, nsg.enterpoint, 0);
+    int unlinked = 0;
+    int with_room = 0;
+    while (reached_count < count) {
+        while (reached.get(unlinked)) {
+            unlinked++;
+        }
+        auto can_take = [&](faiss::idx_t row) { return row >= 0 && reached.get(int(row)) && degrees[row] < nsg.R; };
+        // One of its own neighbours, else any row: each is passed over once, since a row that is full stays so.
+        const faiss::idx_t* own = nearest.data() + size_t(unlinked) * size_t(index.GK);
+        const faiss::idx_t* near = std::find_if(own, own + index.GK, can_take);
+        faiss::idx_t parent = near == own + index.GK ? -1 : *near;
+        if (parent < 0) {
+            for (int looked = 0; looked < count && parent < 0; looked++) {
+                if (can_take(with_room)) {
+                    parent = with_room;
+                } else {
+                    with_room = (with_room + 1) % count;
+                }
+            }
+        }
+        if (parent < 0) {
+            throw std::runtime_error("too many rows are alike: the graph falls apart");
+        }
+        nsg.final_graph->at(int(parent), degrees[parent]++) = unlinked;
+        reached_count = nsg.dfs(reached, unlinked, reached_count);
+    }
+    nsg.check_graph();
+    nsg.is_built = true;
+    index.is_built = true;
+}
+
 void settle(faiss::IndexIVF* ivf, uint32_t nprobe) {
     ivf->nprobe = nprobe;
     if (auto* hnsw = dynamic_cast<faiss::IndexHNSW*>(ivf->quantizer)) {
@@ -184,10 +303,14 @@ extern "C" void faiss_proxy_set_threads(int threads) noexcept {
     }
 }
 
-// What FAISS does on the calling thread from now on ends with an exception soon after the byte at `flag` is not 0. Null: it is not asked.
-extern "C" void faiss_proxy_watch(const uint8_t* flag) noexcept {
+// Before the first index is made: every search looks at what this sets, without a lock.
+extern "C" void faiss_proxy_initialise() noexcept {
     static std::once_flag once;
     std::call_once(once, [] { faiss::InterruptCallback::instance.reset(new StopFlag); });
+}
+
+// What FAISS does on the calling thread from now on ends with an exception soon after the byte at `flag` is not 0. Null: it is not asked.
+extern "C" void faiss_proxy_watch(const uint8_t* flag) noexcept {
     stop_flag = flag;
 }
 
@@ -235,6 +358,22 @@ extern "C" int faiss_proxy_prepare(
             delete *storage;
             *storage = elsewhere.release();
         }
+    });
+}
+
+// Adds all rows to an NSG index, behind its transforms.
+extern "C" int faiss_proxy_add_nsg(void* index, size_t count, const float* rows, char* error, size_t error_bytes) noexcept {
+    return guarded(error, error_bytes, [&] {
+        auto* outer = static_cast<faiss::Index*>(index);
+        auto* transformed = dynamic_cast<faiss::IndexPreTransform*>(outer);
+        auto* nsg = dynamic_cast<faiss::IndexNSG*>(core(outer));
+        if (!nsg || !outer->is_trained) {
+            throw std::logic_error("no trained NSG index");
+        }
+        const float* seen = transformed ? transformed->apply_chain(faiss::idx_t(count), rows) : rows;
+        std::unique_ptr<const float[]> owned(seen == rows ? nullptr : seen);
+        add_nsg(*nsg, faiss::idx_t(count), seen);
+        outer->ntotal = nsg->ntotal;
     });
 }
 

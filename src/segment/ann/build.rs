@@ -16,7 +16,7 @@ use crate::segment::recipe::Recipe;
 use crate::segment::sealed::Sealed;
 use crate::types::Metric;
 
-/// Rows added at once, between two looks at `stop`.
+/// Rows added at once, which takes memory beside the index where they are transformed or encoded.
 const BATCH_ROWS: usize = 8_192;
 
 /// FAISS takes no more than 256 rows for each centre itself.
@@ -150,14 +150,16 @@ fn train_and_add(
     if recipe.train_rows_min() > 0 || recipe.is_quantised() {
         index.train(&training_rows(recipe, sealed, extreme), stop)?;
     }
-    // NSG takes all rows at once or none.
-    let batch = if recipe.is_nsg() { rows } else { BATCH_ROWS };
+    // Of the rows that it is given at once, a graph takes those of its upper levels first and the others in no order: in batches, one of rows
+    // that are ordered by anything is worse. NSG takes all rows at once or none.
+    let batch = if recipe.is_graph() { rows } else { BATCH_ROWS };
     for start in (0..rows).step_by(batch) {
         if stop.load(Relaxed) {
             return Err("stopped".to_owned());
         }
         let end = (start + batch).min(rows);
         let vectors = mapped(sealed.floats(start..end));
+        let mut add = |vectors: &[f32]| if recipe.is_nsg() { index.add_nsg(vectors, stop) } else { index.add(vectors, stop) };
         if (start..end).any(|position| extreme.contains(position)) {
             let mut copy = vectors.to_vec();
             for (position, vector) in (start..end).zip(copy.chunks_exact_mut(sealed.dimension())) {
@@ -167,9 +169,9 @@ fn train_and_add(
                     vector[0] = if recipe.metric() == Metric::Cosine { 1.0 } else { 0.0 };
                 }
             }
-            index.add(&copy, stop)?;
+            add(&copy)?;
         } else {
-            index.add(vectors, stop)?;
+            add(vectors)?;
         }
     }
     Ok(())

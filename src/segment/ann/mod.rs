@@ -30,8 +30,8 @@ const SUMMED_SQUARED_NORM_MAX: f64 = (1_u128 << 80) as f64;
 /// Candidates that one search may ask FAISS for, beyond `k` itself: 12 bytes each, and a heap of them.
 const CANDIDATES_MAX: usize = 1 << 16;
 
-/// `ef` grows with the share of hidden rows up to so many times: beyond that, few rows are left, and a scan of them is better.
-const HIDDEN_EF_FACTOR_MAX: u64 = 8;
+/// `ef` and `nprobe` grow with the share of hidden rows up to so many times: beyond that, few rows are left, and a scan of them is better.
+const HIDDEN_FACTOR_MAX: u64 = 8;
 
 /// What a segment is searched with where the query does not say; 0 where it has no meaning for the type.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -114,7 +114,10 @@ impl Ann {
         let rows = self.sealed.len();
         let visible = rows.saturating_sub(hidden.len() as usize);
         let k = k.min(visible);
-        if k == 0 || (self.recipe.is_summing() && norm::squared_norm(query) > SUMMED_SQUARED_NORM_MAX) {
+        let squared_norm = norm::squared_norm(query);
+        // Infinite distances, and what is no number, can keep a graph's search busy for minutes.
+        let is_beyond = !squared_norm.is_finite() || norm::is_extreme(Metric::L2, squared_norm);
+        if k == 0 || is_beyond || (self.recipe.is_summing() && squared_norm > SUMMED_SQUARED_NORM_MAX) {
             return Ok(0);
         }
         let wanted = if self.recipe.is_quantised() && params.rescore != Some(false) {
@@ -168,16 +171,15 @@ impl Ann {
         if self.recipe.is_nsg() && fetch > rows / 2 {
             return Ok(Vec::new());
         }
-        let mut ef = params.ef.unwrap_or(self.tuning.ef);
-        if params.ef.is_none() && !hidden.is_empty() {
-            // Hidden rows take places among the candidates.
-            let visible = (rows as u64 - hidden.len()).max(1);
-            let factor = (rows as u64).div_ceil(visible).min(HIDDEN_EF_FACTOR_MAX);
-            let grown = (u64::from(ef) * rows as u64 / visible).min(u64::from(ef) * factor);
-            ef = u32::try_from(grown).unwrap_or(u32::MAX);
-        }
+        // Hidden rows take places among the candidates, and in the lists.
+        let grown = |value: u32| {
+            let visible = (rows as u64).saturating_sub(hidden.len()).max(1);
+            let most = u64::from(value) * HIDDEN_FACTOR_MAX;
+            u32::try_from((u64::from(value) * rows as u64 / visible).min(most)).unwrap_or(u32::MAX)
+        };
+        let ef = params.ef.unwrap_or_else(|| grown(self.tuning.ef));
         let ef = ef.clamp(1, EF_MAX).min(u32::try_from(rows).unwrap_or(u32::MAX));
-        let nprobe = params.nprobe.unwrap_or(self.tuning.nprobe).clamp(1, self.recipe.lists().unwrap_or(1));
+        let nprobe = params.nprobe.unwrap_or_else(|| grown(self.tuning.nprobe)).clamp(1, self.recipe.lists().unwrap_or(1));
         let pages: Vec<Option<&Page>> =
             if self.recipe.takes_selector() && !hidden.is_empty() { hidden.pages().collect() } else { Vec::new() };
         let mut distances = vec![0.0; fetch];

@@ -10,6 +10,8 @@ use crate::segment::words::TextEnd;
 use crate::types::{IndexId, IndexOptions};
 use std::sync::atomic::AtomicBool;
 
+mod life;
+mod python;
 mod types;
 
 const INDEX: IndexId = IndexId::nil();
@@ -102,8 +104,8 @@ impl Fixture {
         let at = (seed as usize * 131) % self.sealed.len();
         let mut query: Vec<f32> = mapped(self.sealed.floats(at..at + 1)).iter().map(|x| x + noise.next() * 0.3).collect();
         if self.metric == Metric::Cosine {
-            let norm = norm::squared_norm(&query).sqrt() as f32;
-            query.iter_mut().for_each(|x| *x /= norm);
+            let norm = norm::squared_norm(&query).sqrt();
+            query.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
         }
         query
     }

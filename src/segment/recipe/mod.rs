@@ -223,6 +223,11 @@ impl Recipe {
         matches!(self.tree.shape, Shape::Nsg { .. })
     }
 
+    /// Rows are linked to each other.
+    pub(super) fn is_graph(&self) -> bool {
+        self.tree.is_graph()
+    }
+
     /// A graph over flat storage: FAISS reads its floats one row at a time, wherever they are.
     pub(super) fn is_flat_graph(&self) -> bool {
         self.tree.is_graph() && self.tree.code == Code::Flat

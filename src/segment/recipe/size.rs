@@ -14,8 +14,10 @@ const LINKS_MAX: u32 = 512;
 /// FAISS calls more "not practical"; its training takes hours long before.
 const CODE_BITS_MAX: u32 = 16;
 
-/// FAISS chooses the neighbours that an NSG graph is made of among 64 of each row, and refuses where many of those are missing.
+/// FAISS chooses the links of an NSG graph among the 64 nearest of each row, and in a search for as many rows as there are links and 32: in a
+/// smaller segment, that search would not end.
 const NSG_ROWS_MIN: u64 = 128;
+const NSG_POOL_ROWS: u64 = 32;
 
 /// Rows for each centre under which FAISS warns that they are few.
 const ROWS_PER_CENTRE: u64 = 39;
@@ -68,7 +70,10 @@ impl Tree {
     /// Rows without which FAISS refuses to train or to build; 0 where it takes any.
     pub(super) fn train_rows_min(&self) -> u64 {
         let transforms = self.transforms.iter().map(|transform| transform.train_rows_min());
-        let build = if matches!(self.shape, Shape::Nsg { .. }) { NSG_ROWS_MIN } else { 0 };
+        let build = match self.shape {
+            Shape::Nsg { links } => NSG_ROWS_MIN.max(2 * (u64::from(links) + NSG_POOL_ROWS)),
+            _ => 0,
+        };
         transforms.chain([self.centres(), self.code.train_rows_min(), build]).max().unwrap_or(0)
     }
 
