@@ -161,7 +161,7 @@ impl Slots {
     pub(super) fn open(&self, key: &Key) -> Result<Arc<Index>> {
         let slot = self.slot(key)?;
         slot.last_used.store(self.clock.fetch_add(1, Relaxed), Relaxed);
-        let mut state = slot.settled();
+        let state = slot.settled();
         match &*state {
             State::Open(index) => return Ok(Arc::clone(index)),
             State::Refused(error) => return Err(error.clone()),
