@@ -9,7 +9,7 @@ use super::view::Segment;
 use crate::error::Error;
 
 /// Bytes of an open index that has no row: its structures, its manifests, its View. Measured by `benches/many.rs`.
-const INDEX_BYTES: u64 = 8 << 10;
+const INDEX_BYTES: u64 = 6 << 10;
 
 impl Segment {
     /// Bytes of memory that are this process's own. What is mapped from a file is the kernel's to keep or to drop.
