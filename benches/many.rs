@@ -104,6 +104,7 @@ fn measure(opening: Opening, dir: &Path) {
 
 /// What the kernel says of this process.
 struct Process {
+    /// Bytes of memory, without what is mapped from files.
     resident: i64,
     threads: usize,
     descriptors: usize,
@@ -112,7 +113,9 @@ struct Process {
 impl Process {
     fn now() -> Self {
         let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-        let pages: i64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("resident pages");
+        let column = |at| statm.split(' ').nth(at).and_then(|pages| pages.parse::<i64>().ok()).expect("a number of pages");
+        // Resident, and of that shared.
+        let pages = column(1) - column(2);
         let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
         let threads = status.lines().find_map(|line| line.strip_prefix("Threads:")).and_then(|n| n.trim().parse().ok());
         let descriptors = std::fs::read_dir("/proc/self/fd").expect("Linux").count();

@@ -247,6 +247,32 @@ fn a_delete_whose_outcome_is_not_known_leaves_an_index_that_is_not_opened_again(
     assert!(matches!(store.index(&tenant(), ids[0]), Err(Error::NotFound(_))));
 }
 
+/// The same of one that is open: what it would take after being opened again could be lost.
+#[test]
+fn an_index_that_a_failed_delete_left_without_writes_is_not_closed_and_opened_again() {
+    let (disk, ids) = indices(2);
+    let is_failing = Arc::new(Mutex::new(false));
+    let ask = {
+        let is_failing = Arc::clone(&is_failing);
+        move |path: &Path| match path.ends_with("tenant-1") && *is_failing.lock() {
+            true => Err(io::Error::other("a sync failed")),
+            false => Ok(()),
+        }
+    };
+    let disk = AskedDisk { disk, ask: Arc::new(ask) };
+    let store = open_store_as(Opening::Lazy, disk, "/data", &with_budget(1)).unwrap();
+    store.index(&tenant(), ids[0]).unwrap();
+    *is_failing.lock() = true;
+    assert!(matches!(store.delete_index(&tenant(), ids[0]), Err(Error::OutcomeUnknown(_))));
+    *is_failing.lock() = false;
+    store.index(&tenant(), ids[1]).unwrap();
+    let index = store.index(&tenant(), ids[0]).unwrap();
+    let mut batch = index.batch();
+    batch.push("later", &[1.0; 4], "{}").unwrap();
+    assert!(matches!(index.upsert(batch, Durability::Fsync), Err(Error::NotFound(_))));
+    assert_eq!(dump(&index).len(), 2);
+}
+
 #[test]
 fn a_store_that_is_closed_opens_no_index_and_those_that_are_open_still_read() {
     let (disk, ids) = indices(2);

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 
 use faiss_proxy::config::Limits;
 use faiss_proxy::{Durability, Index, Metric, Opening, Store, StoreOptions};

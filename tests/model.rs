@@ -28,6 +28,7 @@ enum Op {
     Compact,
     Erase,
     Sync,
+    CloseAndOpenAgain,
     Reopen { opening: Opening },
     Kill { opening: Opening },
     PowerCut { seed: u64, opening: Opening },
@@ -63,6 +64,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Compact),
         1 => Just(Op::Erase),
         2 => Just(Op::Sync),
+        2 => Just(Op::CloseAndOpenAgain),
         1 => opening().prop_map(|opening| Op::Reopen { opening }),
         2 => opening().prop_map(|opening| Op::Kill { opening }),
         2 => (any::<u64>(), opening()).prop_map(|(seed, opening)| Op::PowerCut { seed, opening }),
@@ -194,11 +196,14 @@ struct Counts {
     operations: AtomicU64,
     searches: AtomicU64,
     reopenings: AtomicU64,
+    closings: AtomicU64,
     faults: AtomicU64,
 }
 
 fn run(case: &Case, counts: &Counts) {
     let limits = if case.is_tiny { Limits { log_segment_bytes: 4096, ..tiny_limits() } } else { Limits::default() };
+    // Whatever nobody has is closed.
+    let limits = Limits { memory_budget_bytes: 1, ..limits };
     let mut session = Session::create(&SimIo::new(), &limits, case.dimension, case.metric);
     for op in &case.ops {
         counts.operations.fetch_add(1, Relaxed);
@@ -229,6 +234,15 @@ fn run(case: &Case, counts: &Counts) {
             Op::Compact => drop(session.compact()),
             Op::Erase => drop(session.erase()),
             Op::Sync => drop(session.sync()),
+            Op::CloseAndOpenAgain => match session.close_and_open_again() {
+                Ok(is_closed) => {
+                    counts.closings.fetch_add(u64::from(is_closed), Relaxed);
+                }
+                Err(_) => {
+                    let disk = session.disk.fork();
+                    session = reopen(Opening::Lazy, session, disk, &limits, Before::Kill, counts);
+                }
+            },
             Op::Reopen { opening } => {
                 let _ = session.store.close();
                 let disk = session.disk.clone();
@@ -285,4 +299,5 @@ fn store_answers_as_the_model_does_through_kills_power_cuts_and_faults() {
         panic!("{error}");
     }
     assert!(counts.searches.into_inner() > 0 && counts.reopenings.into_inner() > 0);
+    assert!(counts.closings.into_inner() > 0);
 }

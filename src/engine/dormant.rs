@@ -61,19 +61,17 @@ impl Index {
         About { name: self.settings.name.as_str().into(), created_at_us: self.created_at_us() }
     }
 
-    /// Whether it takes writes. One that does not, because a sync failed or a delete did, must not be opened again while this process
-    /// lives: what the disk has of it is not known.
-    pub(super) fn takes_writes(&self) -> bool {
-        self.poison.get().is_none() && self.writer.lock().closed.is_none()
-    }
-
     /// Makes sure that dropping it loses nothing: what was acknowledged is durable. What no checkpoint holds is covered by a watermark where
     /// there is room for one, so that the next opening need not copy it.
     ///
     /// # Errors
-    /// [`Error::OutcomeUnknown`]: a sync failed.
+    /// It takes no more writes, because a sync failed, now or before, or because a delete of it did or the store is closed. It must not be
+    /// opened again while this process lives: what the disk has of it is not known.
     pub(super) fn make_durable(&self) -> Result<()> {
         let mut writer = self.writer.lock();
+        if let Some(error) = &writer.closed {
+            return Err(error.clone());
+        }
         let has_checkpoint = self.checkpoint_lsn.load(Relaxed) == writer.log.written_lsn();
         let synced = writer.log.sync();
         if synced.is_ok()
@@ -84,11 +82,49 @@ impl Index {
             tracing::warn!(index = %self.id, %error, "no marker; the next opening copies what is not in a checkpoint");
         }
         self.note_log(&writer.log);
-        writer.log.check()
+        self.poison.get().map_or(Ok(()), |why| Err(Error::Closed(Arc::clone(why))))
     }
 
     /// Shares again an instance that was taken out of its `Arc`. What was scheduled for it is forgotten.
     pub(super) fn share(self) -> Arc<Self> {
         Arc::new_cyclic(|weak| Self { weak: weak.clone(), scheduled: Scheduled::default(), ..self })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Opening, Store, StoreOptions};
+    use crate::io::sim::{SimIo, Survival};
+    use crate::types::{Durability, IndexSpec, TenantId};
+
+    fn open(disk: &SimIo) -> Store {
+        let options = StoreOptions { io: Arc::new(disk.clone()), background: false, ..StoreOptions::new("/data") };
+        Store::open(StoreOptions { opening: Opening::Lazy, ..options }).unwrap()
+    }
+
+    /// Also what was written after the last checkpoint, while it was looked for somebody who has the index.
+    #[test]
+    fn what_is_settled_survives_a_power_cut_and_need_not_be_copied_at_the_next_opening() {
+        let (disk, tenant) = (SimIo::new(), TenantId::new("t").unwrap());
+        let store = open(&disk);
+        let spec = IndexSpec { name: "n".into(), dimension: 1, index_type: "Flat".into(), metric: None, ..IndexSpec::default() };
+        let index = store.create_index(&tenant, &spec).unwrap();
+        for id in ["a", "b"] {
+            let mut batch = index.batch();
+            batch.push(id, &[1.0], "{}").unwrap();
+            index.upsert(batch, Durability::Interval).unwrap();
+        }
+        index.make_durable().unwrap();
+        let after = disk.crash(Survival::None);
+        let store = open(&after);
+        let newest_manifest = || {
+            let entries = crate::io::Io::list(&after, &index.directory).unwrap();
+            entries.into_iter().map(|entry| entry.name).filter(|name| name.starts_with("manifest")).max()
+        };
+        let before = newest_manifest();
+        let found = store.index(&tenant, index.id()).unwrap();
+        assert_eq!((found.info().vector_count, found.info().lsn), (2, 2));
+        assert_eq!(newest_manifest(), before, "the opening had to list a new log segment");
     }
 }

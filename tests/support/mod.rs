@@ -10,7 +10,8 @@ use faiss_proxy::config::Limits;
 use faiss_proxy::io::Io;
 use faiss_proxy::io::sim::SimIo;
 use faiss_proxy::{
-    CheckpointReport, Durability, Error, Index, IndexSpec, Lsn, Metric, Opening, Query, Result, Store, StoreOptions, TenantId,
+    CheckpointReport, Durability, Error, Index, IndexSpec, IndexState, Lsn, Metric, Opening, Query, Result, Store, StoreOptions,
+    TenantId,
 };
 
 /// SplitMix64, so that a seed in a failure message brings the failure back on every machine.
@@ -317,6 +318,31 @@ impl Session {
     pub fn sync(&mut self) -> Result<()> {
         let synced = self.index.sync();
         self.note_sync(synced)
+    }
+
+    /// Closes the index as a memory budget does, and opens it again: others are opened while nobody has it. For a budget that one index
+    /// alone is over. Whether it was closed: not where a fault struck.
+    ///
+    /// # Errors
+    /// Where it cannot be opened again. The session is of no use then.
+    pub fn close_and_open_again(&mut self) -> Result<bool> {
+        let other = TenantId::new("other").unwrap();
+        let id = self.index.id();
+        // A fault that was planned may strike these: then nothing is closed.
+        let Ok(first) = self.store.create_index(&other, &spec(1, Metric::L2)) else { return Ok(false) };
+        self.index = first;
+        drop(self.store.create_index(&other, &spec(1, Metric::L2)));
+        let is_closed = self.store.opened(&tenant()).is_empty();
+        if is_closed {
+            assert!(!self.is_poisoned, "an index whose sync failed was closed");
+            self.history.durable = self.history.acked;
+        }
+        self.index = self.store.index(&tenant(), id).or_else(|_| self.store.index(&tenant(), id))?;
+        // A sync may have failed while it was to be closed.
+        self.is_poisoned |= matches!(self.index.info().state, IndexState::ReadOnly { .. });
+        let acked = self.history.acked;
+        assert_eq!(self.history.check(&self.index, acked), Ok(acked), "closed and opened again");
+        Ok(is_closed)
     }
 
     fn note_sync<T>(&mut self, result: Result<T>) -> Result<T> {

@@ -89,10 +89,6 @@ impl Ann {
         Ok(Self { index, recipe: recipe.clone(), sealed, tuning, resident_bytes })
     }
 
-    pub(crate) fn tuning(&self) -> Tuning {
-        self.tuning
-    }
-
     /// Bytes in memory beside the segment's map: the graph, the codes, or floats that FAISS keeps for itself.
     pub(crate) fn resident_bytes(&self) -> u64 {
         self.resident_bytes

@@ -155,10 +155,6 @@ impl Recipe {
         self.metric
     }
 
-    pub(crate) fn dimension(&self) -> usize {
-        self.dimension
-    }
-
     /// An empty index of FAISS.
     pub(super) fn index(&self) -> Result<Index, String> {
         Index::new(&self.native, self.dimension, self.is_inner_product())
