@@ -92,7 +92,7 @@ fn survey(fixture: &Fixture, factory: &str) {
         "{factory:20} {:7} {:4} built at {recall:.3}, found {all:.3} of all and {some:.3} of the visible, {:?}, {} ms",
         fixture.metric.as_str(),
         fixture.sealed.dimension(),
-        ann.tuning(),
+        ann.tuning,
         started.elapsed().as_millis(),
     );
     assert!(all > 0.8 && some > 0.8, "{factory}");
