@@ -459,15 +459,14 @@ fn quantised(data: &Data) {
         let bytes: u64 = files(&directory).iter().filter(is_index).map(|path| path.metadata().expect("a file").len()).sum();
         let builds: Vec<_> = index.info().builds;
         println!(
-            "ann: {index_type:<22} {:>6.1} bytes a vector beside {} raw; recall@10 {:.4} ({:.0} us), ranked again {:.4} ({:.0} us)  {:?} {:?}",
+            "ann: {index_type:<22} {:>6.1} bytes a vector beside {} raw; recall@10 {:.4} ({:.0} us), ranked again {:.4} ({:.0} us)  {:?}",
             bytes as f64 / data.rows() as f64,
             4 * data.dimension,
             before.0,
             before.1,
             after.0,
             after.1,
-            builds[0].factory,
-            builds[0].reason
+            builds[0],
         );
         store.delete_index(&tenant(), index.id()).expect("deleted");
     }

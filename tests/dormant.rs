@@ -98,6 +98,10 @@ impl<F: Fn(&Path) -> io::Result<()> + Send + Sync> Io for AskedDisk<F> {
         self.disk.sync_dir(path)
     }
 
+    fn available(&self, directory: &Path) -> io::Result<u64> {
+        self.disk.available(directory)
+    }
+
     fn lock(&self, path: &Path) -> io::Result<Lock> {
         self.disk.lock(path)
     }

@@ -22,6 +22,11 @@ use crate::types::{CheckpointReport, Metric, Row};
 /// grows by.
 const MERGE_SEGMENTS: usize = 8;
 
+/// A checkpoint lets the log go on in a new segment where the present one has grown past this and past such a share of the data (a divisor): only
+/// whole segments are removed, and what is in them is in the checkpoint.
+const ROTATE_BYTES_MIN: u64 = 4 << 20;
+const ROTATE_SHARE: u64 = 16;
+
 /// The files of the newest manifest.
 #[derive(Debug, Default)]
 pub(super) struct Files {
@@ -160,7 +165,12 @@ fn freeze(index: &Index, rotates: bool) -> Result<Option<Frozen>> {
     if let Some(error @ Error::NotFound(_)) = &writer.closed {
         return Err(error.clone());
     }
-    let synced = if rotates { index.start_log_segment(&mut writer.log) } else { writer.log.sync() };
+    let is_large = writer.log.segment_bytes() > ROTATE_BYTES_MIN.max(index.sealed_bytes.load(Relaxed) / ROTATE_SHARE);
+    let mut synced = if rotates || is_large { index.start_log_segment(&mut writer.log) } else { writer.log.sync() };
+    if !rotates && matches!(synced, Err(Error::Full(_) | Error::Io(_))) {
+        // It was to save space, and can wait.
+        synced = writer.log.sync();
+    }
     index.note_log(&writer.log);
     synced?;
     let position = writer.log.position();

@@ -126,6 +126,11 @@ impl FileLog {
         self.appended_bytes
     }
 
+    /// Bytes of the segment that is appended to.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.active.as_ref().map_or(0, |active| active.offset)
+    }
+
     /// Whether something is above every watermark, so that a marker would spare the next opening some work.
     pub(crate) fn wants_marker(&self) -> bool {
         self.marked_lsn < self.written_lsn

@@ -194,6 +194,19 @@ fn training_rows(recipe: &Recipe, sealed: &Sealed, extreme: &Positions) -> Vec<f
     rows
 }
 
+/// One position of each of so many equal stretches of the rows, rising, drawn so that no regularity of their order shows: rows that come in turns
+/// are not all of one kind.
+fn sample_positions(rows: usize) -> impl Iterator<Item = usize> {
+    let stretches = SAMPLE.min(rows);
+    (0..stretches).map(move |number| {
+        let [start, end] = [number, number + 1].map(|n| n * rows / stretches);
+        // 2^64 divided by the golden ratio: the fractional parts of its multiples are spread evenly (Knuth, The Art of Computer Programming 3,
+        // §6.4).
+        let drawn = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        start + (drawn * (end - start) as u64 >> 32) as usize
+    })
+}
+
 /// Rows of the segment as queries, and how far their true neighbours are.
 struct Sample {
     queries: Vec<Sampled>,
@@ -211,8 +224,7 @@ struct Sampled {
 impl Sample {
     fn take(sealed: &Sealed, metric: Metric, extreme: &Positions, stop: &AtomicBool) -> Result<Self> {
         let rows = sealed.len();
-        let step = rows.div_ceil(SAMPLE).max(1);
-        let positions = (0..rows).step_by(step).filter(|&position| !extreme.contains(position));
+        let positions = sample_positions(rows).filter(|&position| !extreme.contains(position));
         let mut queries: Vec<Sampled> = positions
             .map(|position| {
                 let mut query = mapped(sealed.floats(position..position + 1)).to_vec();
