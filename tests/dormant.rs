@@ -9,7 +9,7 @@ use std::sync::{Arc, Barrier};
 use faiss_proxy::config::Limits;
 use faiss_proxy::io::sim::{SimIo, Survival};
 use faiss_proxy::io::{Entry, File, Io, Lock, Map};
-use faiss_proxy::{Durability, Error, Index, IndexCounts, IndexId, Metric, Opening, Result, Store, TenantId};
+use faiss_proxy::{Durability, Error, Index, IndexCounts, IndexId, Metric, Opening, Result, Store, StoreOptions, TenantId};
 use parking_lot::{Condvar, Mutex};
 use support::{dump, open_store, open_store_as, point, spec, tenant};
 
@@ -339,6 +339,27 @@ fn over_the_budget_the_index_that_was_not_used_for_longest_is_closed_and_opens_a
     for (id, state) in ids.iter().zip(&states) {
         assert_eq!(dump(&store.index(&tenant(), *id).unwrap()), *state);
     }
+}
+
+#[test]
+fn an_index_that_grows_past_the_budget_is_closed_when_nobody_has_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StoreOptions { limits: with_budget(128 << 10), opening: Opening::Lazy, ..StoreOptions::new(directory.path()) };
+    let store = Store::open(options).unwrap();
+    let index = store.create_index(&tenant(), &spec(4, Metric::L2)).unwrap();
+    let mut batch = index.batch();
+    for n in 0..5_000 {
+        batch.push(&n.to_string(), &[1.0; 4], "{}").unwrap();
+    }
+    index.upsert(batch, Durability::Interval).unwrap();
+    let id = index.id();
+    drop(index);
+    // Nobody opens anything: it is the store's own thread that looks.
+    while store.counts(None) != counts(0, 1, 0) {
+        std::thread::yield_now();
+    }
+    assert_eq!(store.memory_bytes(), 0);
+    assert_eq!(store.index(&tenant(), id).unwrap().info().vector_count, 5_000);
 }
 
 #[test]

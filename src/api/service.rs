@@ -63,14 +63,21 @@ pub async fn ready(server: Arc<Server>, request: Request) -> Result<Response, Pr
         id: IndexId,
         reason: String,
     }
-    let tenant = server.config.keys.tenant(&request.headers).ok();
+    let Ok(tenant) = server.config.keys.tenant(&request.headers) else {
+        // A probe must not wait behind other calls, and counting waits for nobody.
+        let indices = server.store.counts(None);
+        return Ok(json(StatusCode::OK, &Ready { status: "ready", indices, refused: None, reason: None }));
+    };
     let store = Arc::clone(&server.store);
     let work = move || {
-        let tenant = tenant.as_ref();
-        let refused = tenant.map(|tenant| store.refused(tenant));
-        let refused = refused.map(|all| all.into_iter().map(|(id, error)| Refused { id, reason: error.to_string() }).collect());
-        let reason = tenant.and_then(|tenant| store.list(tenant).err()).map(|error| error.to_string());
-        Ok(json(StatusCode::OK, &Ready { status: "ready", indices: store.counts(tenant), refused, reason }))
+        let refused = store.refused(&tenant).into_iter().map(|(id, error)| Refused { id, reason: error.to_string() });
+        let ready = Ready {
+            status: "ready",
+            indices: store.counts(Some(&tenant)),
+            refused: Some(refused.collect()),
+            reason: store.list(&tenant).err().map(|error| error.to_string()),
+        };
+        Ok(json(StatusCode::OK, &ready))
     };
     server.reads.run(work).await
 }
