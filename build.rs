@@ -8,7 +8,8 @@ fn main() {
         .cpp(true)
         .std("c++17")
         .file("src/segment/faiss_shim.cpp")
-        .include(format!("{root}/include"))
+        // As a system's headers: their warnings are not ours.
+        .flag(format!("-isystem{root}/include"))
         .opt_level(3)
         .flag("-fopenmp")
         .warnings(true)

@@ -307,7 +307,7 @@ impl Index {
     /// over flat storage; where `rows` are the same vectors, the index reads them there and keeps no copy.
     pub(crate) fn read(bytes: &[u8], flat_graph: bool, rows: Option<Arc<Sealed>>) -> Result<Self, String> {
         initialise();
-        let first = rows.as_deref().map_or(ptr::null(), |rows| first_float(rows));
+        let first = rows.as_deref().map_or(ptr::null(), first_float);
         let count = rows.as_deref().map_or(0, Sealed::len);
         let mut pointer = ptr::null_mut();
         // SAFETY: `bytes` is a slice, and the shim keeps no pointer into it: what FAISS would leave there it copies. `first` points to `count`

@@ -45,6 +45,7 @@ pub(crate) struct BuildOptions {
     pub(crate) tuning: Tuning,
     /// Recall@10 that the index must have on the sample, 0 to 1.
     pub(crate) min_recall: f32,
+    /// That add rows; a training has one.
     pub(crate) threads: usize,
 }
 
@@ -132,24 +133,23 @@ fn fill(
     let in_place = recipe.is_over_raw_rows() && extreme.is_empty();
     let nn_descent = rows > ALL_PAIRS_ROWS_MAX;
     index.prepare(options.ef_construction.max(1), nn_descent, in_place.then(|| Arc::clone(sealed)))?;
+    // A training is made of many small parallel regions, and where other threads want the cores, each one's barrier waits for a time slice: 25
+    // codebooks from 1,000 rows take 50 ms on one thread, and took 10 s on two beside a compiler.
+    faiss::set_threads(1);
+    let outcome = if recipe.train_rows_min() > 0 || recipe.is_quantised() {
+        index.train(&training_rows(recipe, sealed, extreme), stop)
+    } else {
+        Ok(())
+    };
     faiss::set_threads(options.threads);
-    let outcome = train_and_add(&mut index, recipe, sealed, extreme, stop);
+    let outcome = outcome.and_then(|()| add(&mut index, recipe, sealed, extreme, stop));
     // The same thread may search next.
     faiss::set_threads(1);
     outcome.map(|()| index)
 }
 
-fn train_and_add(
-    index: &mut Index,
-    recipe: &Recipe,
-    sealed: &Sealed,
-    extreme: &Positions,
-    stop: &AtomicBool,
-) -> Result<(), String> {
+fn add(index: &mut Index, recipe: &Recipe, sealed: &Sealed, extreme: &Positions, stop: &AtomicBool) -> Result<(), String> {
     let rows = sealed.len();
-    if recipe.train_rows_min() > 0 || recipe.is_quantised() {
-        index.train(&training_rows(recipe, sealed, extreme), stop)?;
-    }
     // Of the rows that it is given at once, a graph takes those of its upper levels first and the others in no order: in batches, one of rows
     // that are ordered by anything is worse. NSG takes all rows at once or none.
     let batch = if recipe.is_graph() { rows } else { BATCH_ROWS };

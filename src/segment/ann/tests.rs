@@ -68,7 +68,7 @@ impl Fixture {
     }
 
     pub(super) fn build_with(&self, recipe: &Recipe, min_recall: f32, tuning: Tuning, stop: &AtomicBool) -> Result<Built> {
-        let options = BuildOptions { ef_construction: 40, tuning, min_recall, threads: 1 };
+        let options = BuildOptions { ef_construction: 40, tuning, min_recall, threads: if recipe.has_ef() { 2 } else { 1 } };
         build(&self.io, &self.path(), recipe, &options, &self.sealed, &self.extreme, stop)
     }
 

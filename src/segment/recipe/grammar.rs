@@ -68,8 +68,6 @@ pub(super) enum Code {
     },
     ProductFastScan {
         parts: u32,
-        /// IVF only: the difference from the list's centre is encoded.
-        residual: bool,
     },
     Additive {
         kind: Additive,
@@ -146,6 +144,9 @@ fn built_in(text: &str) -> Option<&'static str> {
         Some("normalising is built in: use metric \"cosine\"")
     } else if has("Pad") {
         Some("padding is built in: scalar quantisers pad to a multiple of 16 by themselves")
+    } else if text.ends_with("x4fsr") {
+        // IndexIVFPQFastScan::compute_LUT makes them for the index's own nprobe, and the scan reads as many as the search's.
+        Some("this FAISS reads beyond its tables where a search says nprobe: use x4fs without r")
     } else if has("PCAW") {
         Some("PCA with whitening changes the distances: use PCA or PCAR")
     } else if ["BFlat", "BHNSW", "BIVF", "BHash"].iter().any(|name| has(name)) {
@@ -249,8 +250,7 @@ fn code(text: &str, shape: Shape) -> Option<Code> {
     if reader.word("PQ") {
         let parts = reader.number()?;
         if !is_graph && reader.word("x4fs") {
-            let residual = is_ivf && reader.word("r");
-            return reader.end(Code::ProductFastScan { parts, residual });
+            return reader.end(Code::ProductFastScan { parts });
         }
         let bits = if reader.word("x") { reader.number()? } else { 8 };
         // Polysemous training is never done: it is for a search that is not used.
@@ -340,7 +340,7 @@ impl fmt::Display for Code {
             Self::Scalar(scalar) => f.write_str(SCALARS.iter().find(|(other, _)| *other == scalar).map_or("", |(_, name)| name)),
             Self::Product { parts, bits: 8 } => write!(f, "PQ{parts}"),
             Self::Product { parts, bits } => write!(f, "PQ{parts}x{bits}"),
-            Self::ProductFastScan { parts, residual } => write!(f, "PQ{parts}x4fs{}", if residual { "r" } else { "" }),
+            Self::ProductFastScan { parts } => write!(f, "PQ{parts}x4fs"),
             Self::Additive { kind, splits, steps, bits } => {
                 f.write_str(ADDITIVES.iter().find(|(other, _)| *other == kind).map_or("", |(_, name)| name))?;
                 if kind.is_product() {

@@ -69,7 +69,7 @@ fn factory_strings_are_written_one_way_and_read_again_the_same() {
         ("IVF1k,Flat", "IVF1024,Flat"),
         ("IVF256_HNSW,PQ10", "IVF256_HNSW32,PQ10"),
         ("IVF256,PQ10x8", "IVF256,PQ10"),
-        ("IVF256,PQ10x4fsr", "IVF256,PQ10x4fsr"),
+        ("IVF256,PQ10x4fs", "IVF256,PQ10x4fs"),
         ("IVF256,PQ10x12", "IVF256,PQ10x12"),
         ("OPQ10_60,IVF256,PQ10", "OPQ10_60,IVF256,PQ10"),
         ("PCA64,HNSW32", "PCA64,HNSW32"),
@@ -120,7 +120,7 @@ fn metrics_go_with_types_as_faiss_has_them() {
 #[test]
 fn what_cannot_be_is_refused_with_a_reason_and_without_allocating() {
     let long = "PQ1,".repeat(100);
-    let cases: [(&str, &str); 44] = [
+    let cases: [(&str, &str); 45] = [
         ("", "1 to 256 bytes"),
         (&long, "1 to 256 bytes"),
         ("Flät", "no part"),
@@ -153,6 +153,7 @@ fn what_cannot_be_is_refused_with_a_reason_and_without_allocating() {
         ("RQ64x12", "would take"),
         ("PRQ3x2x4", "cannot be split into 3"),
         ("SQ8_direct", "takes bytes"),
+        ("IVF16,PQ25x4fsr", "reads beyond its tables"),
         ("MinMax,SQ8", "encode with this type and not search"),
         ("ZnLattice2x3_4", "encode with this type and not search"),
         ("IDMap,Flat", "ids of its own"),

@@ -1,18 +1,18 @@
 //! Files of ours in the hands of Python's stock FAISS.
 
-use std::fs;
+use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::*;
 use crate::io::os::OsIo;
 
-/// Reads indexes, asks each for the neighbours of the same queries, and prints its dimensions, its rows and a line of positions for each query.
+/// Reads indexes, asks each for the neighbours of the queries that come on standard input, and prints its dimensions, its rows and a line of positions for each query.
 const SCRIPT: &str = "
 import sys, numpy, faiss
 faiss.omp_set_num_threads(1)
-queries = numpy.fromfile(sys.argv[1], dtype='float32').reshape(-1, int(sys.argv[2]))
-for path in sys.argv[3:]:
+queries = numpy.frombuffer(sys.stdin.buffer.read(), dtype='float32').reshape(-1, int(sys.argv[1]))
+for path in sys.argv[2:]:
     index = faiss.read_index(path)
     print(index.d, index.ntotal)
     for row in index.search(queries, 10)[1]:
@@ -77,7 +77,6 @@ const TYPES: [&str; 15] = [
 fn stock_python_opens_the_files_and_finds_the_same_neighbours() {
     let Some(python) = python() else { return };
     let directory = tempfile::tempdir().unwrap();
-    let query_path = directory.path().join("queries");
     let dimension = 17;
     for metric in METRICS {
         let fixture = Fixture::new(&rows(500, dimension, 6), dimension, metric);
@@ -88,10 +87,9 @@ fn stock_python_opens_the_files_and_finds_the_same_neighbours() {
                 fixture.query(seed).into_iter().map(move |x| if metric == Metric::Cosine { x * stretch } else { x })
             })
             .collect();
-        fs::write(&query_path, bytemuck::cast_slice(&queries)).unwrap();
         let recipes: Vec<Recipe> = TYPES.iter().filter_map(|factory| Recipe::new(factory, metric, dimension).ok()).collect();
         let mut command = Command::new(&python);
-        command.args(["-c", SCRIPT]).arg(&query_path).arg(dimension.to_string());
+        command.args(["-c", SCRIPT]).arg(dimension.to_string());
         let mut ours = Vec::new();
         for (number, recipe) in recipes.iter().enumerate() {
             let path = directory.path().join(format!("{}-{number}.faiss", metric.as_str()));
@@ -107,7 +105,9 @@ fn stock_python_opens_the_files_and_finds_the_same_neighbours() {
             ours.push(Ann::open(&OsIo, &path, file, recipe, tuning, Arc::clone(&fixture.sealed), &fixture.extreme).unwrap());
             command.arg(&path);
         }
-        let output = command.output().unwrap();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(bytemuck::cast_slice(&queries)).unwrap();
+        let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).unwrap();
         let mut lines = text.lines();

@@ -5,7 +5,7 @@ use crate::segment::faiss::SearchKind;
 use crate::segment::recipe::resolve;
 
 /// Types at dimension 100, where all of them fit; the others below are for what padding and odd numbers do.
-const TYPES: [&str; 48] = [
+const TYPES: [&str; 47] = [
     "HNSW16",
     "HNSW32,SQ8",
     "HNSW16,SQfp16",
@@ -39,7 +39,6 @@ const TYPES: [&str; 48] = [
     "IVF16,PQ20",
     "IVF16,PQ20x4",
     "IVF16,PQ25x4fs",
-    "IVF16,PQ25x4fsr",
     "IVF16,RQ4x5",
     "IVF16,LSQ4x4",
     "IVF16,PRQ2x2x5",
