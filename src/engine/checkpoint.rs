@@ -76,7 +76,7 @@ pub(super) fn checkpoint(index: &Index, rotates: bool) -> Result<CheckpointRepor
     }
     if done.is_ok() {
         index.reserve.restore();
-        index.schedule_build();
+        index.schedule_builds();
     }
     done
 }

@@ -27,15 +27,22 @@ use crate::types::CompactReport;
 const SPARE_SHARE: u64 = 8;
 
 impl Index {
-    /// Does the most urgent building or compaction that is due; whether there was any.
+    /// Builds an index over rows that have none, if enough wait for one; whether there were.
     ///
     /// # Errors
     /// [`Error::Full`] where there is too little space for it: nothing was begun. [`Error::Io`], [`Error::Closed`]: all is as before.
     pub(super) fn build_one(&self) -> Result<bool> {
         let _one = self.building.lock();
-        let Some(work) = begin(self, |policy, segments| policy::due(policy, segments))? else { return Ok(false) };
-        work.run()?;
-        Ok(true)
+        begin(self, policy::build)?.map_or(Ok(false), |work| work.run().map(|()| true))
+    }
+
+    /// Rewrites a segment of which much is dead, or several small ones as one, if any are due; whether there were.
+    ///
+    /// # Errors
+    /// As [`build_one`](Self::build_one).
+    pub(super) fn compact_one(&self) -> Result<bool> {
+        let _one = self.compacting.lock();
+        begin(self, policy::compaction)?.map_or(Ok(false), |work| work.run().map(|()| true))
     }
 
     /// Does all building and compaction that is due, as the background does it by and by.
@@ -43,7 +50,7 @@ impl Index {
     /// # Errors
     /// As [`compact`](Self::compact).
     pub fn settle(&self) -> Result<()> {
-        while self.build_one()? {}
+        while self.build_one()? || self.compact_one()? {}
         Ok(())
     }
 
@@ -60,7 +67,7 @@ impl Index {
             if policy.build_rows == u64::MAX {
                 return None;
             }
-            policy::due(&policy::Policy { build_rows: rows.min(policy.build_rows), ..policy.clone() }, segments)
+            policy::build(&policy::Policy { build_rows: rows.min(policy.build_rows), ..policy.clone() }, segments)
         };
         while let Some(work) = begin(self, now)? {
             work.run()?;
@@ -83,10 +90,10 @@ impl Index {
         let bytes_before = self.bytes();
         let segments_before = self.shared.view.load().segments.len();
         let lsn = self.checkpoint()?.lsn;
-        let _one = self.building.lock();
+        let _one = self.compacting.lock();
         let (mut at, mut rows_dropped) = (0, 0);
         while at < self.files.lock().segments.len() {
-            if let Some(work) = begin(self, |policy, segments| policy::all(policy, segments, at))? {
+            if let Some(work) = self.begin_alone(|policy, segments| policy::all(policy, segments, at))? {
                 rows_dropped += work.rows_dropped();
                 work.run()?;
             }
@@ -94,6 +101,17 @@ impl Index {
         }
         let segments_after = self.shared.view.load().segments.len();
         Ok(CompactReport { lsn, segments_before, segments_after, rows_dropped, bytes_before, bytes_after: self.bytes() })
+    }
+}
+
+impl Index {
+    /// Begins when no build is under way that has taken what is chosen. For who holds `compacting`.
+    pub(super) fn begin_alone(
+        &self,
+        choose: impl FnOnce(&policy::Policy, &[Candidate]) -> Option<Job>,
+    ) -> Result<Option<Work<'_>>> {
+        let _no_build = self.building.lock();
+        begin(self, choose)
     }
 }
 
@@ -120,10 +138,7 @@ struct New {
 }
 
 /// Chooses, and marks what is chosen, so that no checkpoint merges it away.
-pub(super) fn begin(
-    index: &Index,
-    choose: impl FnOnce(&policy::Policy, &[Candidate]) -> Option<Job>,
-) -> Result<Option<Work<'_>>> {
+fn begin(index: &Index, choose: impl FnOnce(&policy::Policy, &[Candidate]) -> Option<Job>) -> Result<Option<Work<'_>>> {
     index.check_compactable()?;
     let (policy, recipe) = index.policy()?;
     let mut files = index.files.lock();
@@ -137,6 +152,7 @@ pub(super) fn begin(
             rows: segment.len as u64,
             dead: file.dead.len(),
             is_built: file.file.built.is_some(),
+            is_busy: file.busy,
         })
         .collect();
     let Some(job) = choose(&policy, &candidates) else { return Ok(None) };

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::checkpoint::{self, publish};
-use super::compact::begin;
 use super::index::Index;
 use super::policy::{Candidate, Job};
 use crate::error::{Error, Result};
@@ -21,7 +20,7 @@ impl Index {
     /// [`Error::Full`], [`Error::Io`]: some of it may still be there; call it again. [`Error::OutcomeUnknown`]: the same, and the index is
     /// read-only.
     pub fn erase(&self) -> Result<EraseReport> {
-        let _one = self.building.lock();
+        let _one = self.compacting.lock();
         let (before, bytes_before) = (self.file_names()?, self.bytes());
         let rows_erased = self.shared.view.load().tombstones();
         // 1. From here on, nothing that is deleted already is written anywhere: neither to this log nor to a segment.
@@ -32,7 +31,7 @@ impl Index {
         for number in decayed {
             let place = |segments: &[Candidate]| segments.iter().position(|segment| segment.number == number);
             let alone = |at| Job { run: at..at + 1, rewrites: true };
-            if let Some(work) = begin(self, |_, segments| place(segments).map(alone))? {
+            if let Some(work) = self.begin_alone(|_, segments| place(segments).map(alone))? {
                 work.run()?;
             }
         }

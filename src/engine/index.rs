@@ -33,7 +33,7 @@ use crate::wal::file_log::FileLog;
 
 /// One index, open. Calls block; any number of threads may make them.
 ///
-/// Locks, in the order in which they may be taken: `building`, `files`, `writer`, `queue` or `root` or `shared.ids`. A search takes none.
+/// Locks, in the order in which they may be taken: `compacting`, `building`, `files`, `writer`, `queue` or `root` or `shared.ids`. A search takes none.
 #[derive(Debug)]
 pub struct Index {
     pub(super) id: IndexId,
@@ -51,7 +51,9 @@ pub struct Index {
     pub(super) root: Mutex<Root>,
     /// Held through a checkpoint: there is one at a time.
     pub(super) files: Mutex<Files>,
-    /// Held through a build or a compaction: there is one at a time.
+    /// Held through a compaction: there is one at a time.
+    pub(super) compacting: Mutex<()>,
+    /// Held through a build of rows that had no index, for which nothing else should have to wait.
     pub(super) building: Mutex<()>,
     /// Ends a build that is under way.
     pub(super) stop: AtomicBool,
@@ -104,6 +106,7 @@ impl Kind {
 #[derive(Debug, Default)]
 pub(super) struct Scheduled {
     build: AtomicBool,
+    compact: AtomicBool,
     sync: AtomicBool,
     marker: AtomicBool,
     spare: AtomicBool,
@@ -147,7 +150,12 @@ impl Index {
             state: match self.poison.get() {
                 Some(reason) => IndexState::ReadOnly { reason: reason.to_string() },
                 None if is_exact => IndexState::Ready,
-                None if self.building.is_locked() || view.unbuilt() >= self.build_rows.load(Relaxed) => IndexState::Building,
+                None if self.building.is_locked()
+                    || self.compacting.is_locked()
+                    || view.unbuilt() >= self.build_rows.load(Relaxed) =>
+                {
+                    IndexState::Building
+                }
                 None => IndexState::Ready,
             },
             options: self.options.clone(),
@@ -364,9 +372,10 @@ impl Index {
         }
     }
 
-    /// Has the next due build or compaction done, if there is one.
-    pub(super) fn schedule_build(&self) {
+    /// Has done what is due of builds and compactions.
+    pub(super) fn schedule_builds(&self) {
         self.schedule(Task::Build, &self.scheduled.build, 0);
+        self.schedule(Task::Compact, &self.scheduled.compact, 0);
     }
 
     fn schedule(&self, task: Task, scheduled: &AtomicBool, after_ms: u64) {
@@ -409,14 +418,14 @@ impl Index {
                 self.scheduled.checkpoint_later.store(false, SeqCst);
                 self.checkpoint().map(drop)
             }
+            // One at a time: other indices have some too. And one may make another due.
             Task::Build => {
                 self.scheduled.build.store(false, SeqCst);
-                // One at a time: other indices have jobs too.
-                self.build_one().map(|found_one| {
-                    if found_one {
-                        self.schedule_build();
-                    }
-                })
+                self.build_one().map(|found_one| found_one.then(|| self.schedule_builds())).map(drop)
+            }
+            Task::Compact => {
+                self.scheduled.compact.store(false, SeqCst);
+                self.compact_one().map(|found_one| found_one.then(|| self.schedule_builds())).map(drop)
             }
         };
         match done {

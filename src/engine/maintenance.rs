@@ -1,4 +1,4 @@
-//! What is done later, by three threads for all indices: markers and interval syncs on time, and closing what is over the memory budget;
+//! What is done later, by four threads for all indices: markers and interval syncs on time, and closing what is over the memory budget;
 //! checkpoints; builds and compactions.
 
 use std::cmp::Reverse;
@@ -24,8 +24,10 @@ pub(super) enum Task {
     /// Make the next chunk of rows.
     Spare,
     Checkpoint,
-    /// Build an index, or compact.
+    /// Build an index over rows that have none.
     Build,
+    /// Rewrite segments.
+    Compact,
 }
 
 /// How often the memory of the open indices is summed, where there is a budget. Opening one sums it too: this is for those that grow.
@@ -112,12 +114,13 @@ impl Agenda {
     }
 }
 
-/// The three threads of a store.
+/// The four threads of a store.
 #[derive(Debug)]
 pub(super) struct Maintenance {
     timely: Arc<Agenda>,
     lengthy: Arc<Agenda>,
-    patient: Arc<Agenda>,
+    building: Arc<Agenda>,
+    compacting: Arc<Agenda>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -125,9 +128,14 @@ impl Maintenance {
     /// # Errors
     /// [`Error::Io`] where the system gives no thread.
     pub(super) fn start() -> Result<Arc<Self>> {
-        let [timely, lengthy, patient] = std::array::from_fn(|_| Arc::new(Agenda::default()));
+        let [timely, lengthy, building, compacting] = std::array::from_fn(|_| Arc::new(Agenda::default()));
         let mut threads = Vec::new();
-        let agendas = [("faiss-proxy-timer", &timely), ("faiss-proxy-checkpoint", &lengthy), ("faiss-proxy-build", &patient)];
+        let agendas = [
+            ("faiss-proxy-timer", &timely),
+            ("faiss-proxy-checkpoint", &lengthy),
+            ("faiss-proxy-build", &building),
+            ("faiss-proxy-compact", &compacting),
+        ];
         for (name, agenda) in agendas {
             let agenda = Arc::clone(agenda);
             let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
@@ -152,7 +160,7 @@ impl Maintenance {
             });
             threads.push(thread.map_err(|error| Error::io("start a thread", name.as_ref(), error))?);
         }
-        Ok(Arc::new(Self { timely, lengthy, patient, threads: Mutex::new(threads) }))
+        Ok(Arc::new(Self { timely, lengthy, building, compacting, threads: Mutex::new(threads) }))
     }
 
     pub(super) fn schedule(&self, index: Weak<Index>, task: Task, after: Duration) {
@@ -160,7 +168,8 @@ impl Maintenance {
         match task {
             Task::Sync | Task::Marker | Task::Spare => self.timely.add(due),
             Task::Checkpoint => self.lengthy.add(due),
-            Task::Build => self.patient.add(due),
+            Task::Build => self.building.add(due),
+            Task::Compact => self.compacting.add(due),
         }
     }
 
@@ -173,7 +182,8 @@ impl Maintenance {
     pub(super) fn stop(&self) {
         self.timely.stop();
         self.lengthy.stop();
-        self.patient.stop();
+        self.building.stop();
+        self.compacting.stop();
         let own = std::thread::current().id();
         // The last index can be dropped by one of the threads, which cannot wait for itself.
         for thread in self.threads.lock().drain(..).filter(|thread| thread.thread().id() != own) {

@@ -35,6 +35,8 @@ pub(super) struct Candidate {
     pub(super) dead: u64,
     /// Whether a build was tried; what came of it counts only for its size.
     pub(super) is_built: bool,
+    /// Another job is about it.
+    pub(super) is_busy: bool,
 }
 
 impl Candidate {
@@ -51,16 +53,17 @@ pub(super) struct Job {
     pub(super) rewrites: bool,
 }
 
-/// The most urgent job, if anything is due: rows that searches have to scan first, then space, then fewer segments.
-pub(super) fn due(policy: &Policy, segments: &[Candidate]) -> Option<Job> {
-    unbuilt(policy, segments).or_else(|| decayed(policy, segments)).or_else(|| tier(policy, segments))
+/// What makes space and fewer segments, if it is due. It takes as long as its segments are large: [`build`] does not wait for it.
+pub(super) fn compaction(policy: &Policy, segments: &[Candidate]) -> Option<Job> {
+    decayed(policy, segments).or_else(|| tier(policy, segments))
 }
 
-/// Segments without an index that are large enough for one, together if need be.
-fn unbuilt(policy: &Policy, segments: &[Candidate]) -> Option<Job> {
+/// Segments without an index that are large enough for one, together if need be: what spares searches a scan, if it is due.
+pub(super) fn build(policy: &Policy, segments: &[Candidate]) -> Option<Job> {
+    let waits = |segment: &Candidate| !segment.is_built && !segment.is_busy;
     let mut at = 0;
     while at < segments.len() {
-        if segments[at].is_built {
+        if !waits(&segments[at]) {
             at += 1;
             continue;
         }
@@ -68,7 +71,7 @@ fn unbuilt(policy: &Policy, segments: &[Candidate]) -> Option<Job> {
             return Some(Job { run: at..at + 1, rewrites: is_decayed(policy, &segments[at]) });
         }
         let (mut end, mut live) = (at, 0);
-        while end < segments.len() && !segments[end].is_built && live < policy.build_rows {
+        while end < segments.len() && waits(&segments[end]) && live < policy.build_rows {
             live += segments[end].live();
             end += 1;
         }
@@ -86,7 +89,7 @@ fn is_decayed(policy: &Policy, segment: &Candidate) -> bool {
 
 fn decayed(policy: &Policy, segments: &[Candidate]) -> Option<Job> {
     // One without a live row is dropped by the next checkpoint, and is not worth a job.
-    let at = segments.iter().position(|segment| segment.live() > 0 && is_decayed(policy, segment))?;
+    let at = segments.iter().position(|segment| segment.live() > 0 && !segment.is_busy && is_decayed(policy, segment))?;
     Some(Job { run: at..at + 1, rewrites: true })
 }
 
@@ -100,7 +103,7 @@ fn tier(policy: &Policy, segments: &[Candidate]) -> Option<Job> {
     let tier_of = |segment: &Candidate| (segment.live() / policy.build_rows.max(1)).max(1).ilog(MERGE_SEGMENTS as u64);
     let highest = segments.iter().filter(|segment| segment.is_built).map(tier_of).max()?;
     for tier in 0..=highest {
-        let is_in = |segment: &Candidate| segment.is_built && tier_of(segment) <= tier;
+        let is_in = |segment: &Candidate| segment.is_built && !segment.is_busy && tier_of(segment) <= tier;
         let mut at = 0;
         while at < segments.len() {
             let (mut end, mut live, mut largest) = (at, 0, 0);
@@ -122,7 +125,7 @@ fn tier(policy: &Policy, segments: &[Candidate]) -> Option<Job> {
 /// as they should be.
 pub(super) fn all(policy: &Policy, segments: &[Candidate], at: usize) -> Option<Job> {
     let (mut end, mut live) = (at, 0);
-    while end < segments.len() && (end == at || live + segments[end].live() <= policy.rows_max) {
+    while end < segments.len() && !segments[end].is_busy && (end == at || live + segments[end].live() <= policy.rows_max) {
         live += segments[end].live();
         end += 1;
     }
@@ -139,11 +142,15 @@ mod tests {
     const POLICY: Policy = Policy { build_rows: 100, train_rows: 0, dead_share: 0.2, rows_max: 10_000 };
 
     fn built(live: u64) -> Candidate {
-        Candidate { number: 0, rows: live, dead: 0, is_built: true }
+        Candidate { number: 0, rows: live, dead: 0, is_built: true, is_busy: false }
     }
 
     fn new(live: u64) -> Candidate {
-        Candidate { number: 0, rows: live, dead: 0, is_built: false }
+        Candidate { number: 0, rows: live, dead: 0, is_built: false, is_busy: false }
+    }
+
+    fn due(policy: &Policy, segments: &[Candidate]) -> Option<Job> {
+        build(policy, segments).or_else(|| compaction(policy, segments))
     }
 
     fn job(run: Range<usize>, rewrites: bool) -> Option<Job> {
@@ -156,13 +163,15 @@ mod tests {
         assert_eq!(due(&POLICY, &[built(100), new(100)]), job(1..2, false));
         assert_eq!(due(&POLICY, &[built(100), new(60), new(30), new(20), new(5)]), job(1..4, true));
         assert_eq!(due(&POLICY, &[new(60), built(100), new(60)]), None, "what is between them keeps them apart");
-        let decayed = Candidate { number: 0, rows: 200, dead: 60, is_built: false };
+        let busy = |candidate| Candidate { is_busy: true, ..candidate };
+        assert_eq!(due(&POLICY, &[busy(new(100)), new(60), busy(new(60)), new(60)]), None, "nor what another job is about");
+        let decayed = Candidate { number: 0, rows: 200, dead: 60, is_built: false, is_busy: false };
         assert_eq!(due(&POLICY, &[decayed]), job(0..1, true), "dead rows are not built first and dropped then");
     }
 
     #[test]
     fn a_fifth_dead_is_rewritten() {
-        let with = |dead| Candidate { number: 0, rows: 100, dead, is_built: true };
+        let with = |dead| Candidate { number: 0, rows: 100, dead, is_built: true, is_busy: false };
         assert_eq!(due(&POLICY, &[built(100), with(19)]), None);
         assert_eq!(due(&POLICY, &[built(100), with(20)]), job(1..2, true));
         assert_eq!(due(&POLICY, &[with(100)]), None);
@@ -196,7 +205,7 @@ mod tests {
 
     #[test]
     fn compacting_all_leaves_one_segment_without_dead_rows() {
-        let decayed = Candidate { number: 0, rows: 100, dead: 1, is_built: true };
+        let decayed = Candidate { number: 0, rows: 100, dead: 1, is_built: true, is_busy: false };
         assert_eq!(all(&POLICY, &[built(5), decayed, new(3)], 0), job(0..3, true));
         assert_eq!(all(&POLICY, &[built(5)], 0), None);
         assert_eq!(all(&POLICY, &[decayed], 0), job(0..1, true));

@@ -105,6 +105,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         writer: Mutex::new(Writer { log, state, closed: None, last_commit: Instant::now(), checkpoint_appended_bytes: 0 }),
         root: Mutex::new(root),
         files: Mutex::new(files),
+        compacting: Mutex::new(()),
         building: Mutex::new(()),
         stop: AtomicBool::new(false),
         build_rows: AtomicU64::new(u64::MAX),
@@ -125,7 +126,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     if let Some((log_bytes, new_rows)) = dirty {
         index.schedule_after_commit(false, false, log_bytes, new_rows);
     }
-    index.schedule_build();
+    index.schedule_builds();
     Ok(index)
 }
 

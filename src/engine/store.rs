@@ -196,6 +196,7 @@ impl Store {
             if let Some(index) = open {
                 index.close(Error::NotFound(What::Index));
                 // A build or a checkpoint that is under way would write into the directory.
+                drop(index.compacting.lock());
                 drop(index.building.lock());
                 drop(index.files.lock());
             }
