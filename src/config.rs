@@ -91,7 +91,7 @@ impl Default for Limits {
             reserve_bytes: 0,
             memory_budget_bytes: 0,
             marker_delay_ms: 500,
-            seal_rows: 8_192,
+            seal_rows: 16_384,
             compact_dead_share: 0.2,
             segment_rows_max: 1 << 24,
             unbuilt_rows_max: 1 << 18,

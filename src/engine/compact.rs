@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+};
+
 use super::checkpoint::{Files, SealedFile, carry_over, open_new, publish, write_segment};
 use super::index::Index;
 use super::policy::{self, Candidate, Job};
@@ -310,7 +314,10 @@ fn build(
         min_recall: options.min_recall.unwrap_or(index.limits.min_recall),
         threads: index.limits.build_threads,
     };
-    let built = with_low_priority(|| ann::build(&*index.io, &path, recipe, &build_options, sealed, extreme, &index.stop))?;
+    // Before writers are held up: an idle thread gets nothing of a machine that searches keep busy.
+    let is_urgent = index.shared.view.load().unbuilt() > index.unbuilt_rows_bearable() / 2;
+    let built =
+        with_low_priority(is_urgent, || ann::build(&*index.io, &path, recipe, &build_options, sealed, extreme, &index.stop))?;
     let factory = recipe.factory().to_owned();
     let in_file = |recall: f32| (recall.clamp(0.0, 1.0) * 10_000.0) as u16;
     match built {
@@ -327,13 +334,16 @@ fn build(
     }
 }
 
-/// Does work on a thread of its own, which takes what searches and commits leave of the processors. Only what holds no lock: who waits for it
-/// would wait as long.
-fn with_low_priority<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+/// Does work on a thread of its own, which takes what searches and commits leave of the processors; all that it can get where it is urgent. Only
+/// what holds no lock: who waits for it would wait as long.
+///
+/// A low *nice* value alone is not enough: such a thread still has its turns, of some milliseconds, and each is one that a search waits for.
+fn with_low_priority<T: Send>(is_urgent: bool, work: impl FnOnce() -> T + Send) -> T {
     let thread = move || {
-        // On Linux a priority is a thread's, and those that FAISS starts from it inherit it.
-        if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19) {
-            tracing::warn!(%error, "a build runs at the priority of searches");
+        // Threads that FAISS starts from this one inherit it.
+        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        if !is_urgent && let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle) {
+            tracing::warn!(?error, "a build runs at the priority of searches");
         }
         work()
     };

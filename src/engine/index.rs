@@ -204,13 +204,18 @@ impl Index {
         self.options.seal_rows.unwrap_or(self.limits.seal_rows)
     }
 
+    /// Rows without an index up to which no writer is held up: some segments' worth at least.
+    pub(super) fn unbuilt_rows_bearable(&self) -> u64 {
+        self.limits.unbuilt_rows_max.max(self.build_rows.load(Relaxed).saturating_mul(4))
+    }
+
     /// Slows a writer down where builds do not keep up, for a searcher scans what has no index.
     fn hold_back(&self) -> Result<()> {
         let build_rows = self.build_rows.load(Relaxed);
         if self.maintenance.is_none() || build_rows == u64::MAX {
             return Ok(());
         }
-        let bearable = self.limits.unbuilt_rows_max.max(build_rows.saturating_mul(4));
+        let bearable = self.unbuilt_rows_bearable();
         let over = self.shared.view.load().unbuilt().saturating_sub(bearable);
         if over >= bearable {
             return Err(Error::Busy("too many rows wait for their index; deletes and searches go on"));
