@@ -6,7 +6,7 @@ use std::path::Path;
 
 use faiss_proxy::config::Limits;
 use faiss_proxy::io::sim::{SimIo, Survival};
-use faiss_proxy::{Durability, Error, Metric};
+use faiss_proxy::{Durability, Error, IndexSpec, Metric};
 use support::{Before, Session, dump, files_below};
 
 /// Whether any file below the directory holds these bytes.
@@ -119,4 +119,22 @@ fn compaction_that_has_too_little_space_is_not_begun_and_deletes_go_on() {
     disk.set_capacity(None);
     // The third that was deleted first never came to a file.
     assert_eq!(session.index.compact().unwrap().rows_dropped, 668);
+}
+
+#[test]
+fn training_builds_what_the_type_can_be_trained_on_and_says_where_there_is_too_little() {
+    let spec = IndexSpec { index_type: "IVF8,Flat".to_owned(), ..support::spec(4, Metric::L2) };
+    let mut session = Session::create_as(&SimIo::new(), &Limits::default(), &spec);
+    session.put(&["a", "b"], 1).unwrap();
+    let error = session.index.train().unwrap_err();
+    assert!(matches!(error, Error::Conflict(_)) && error.to_string().contains("8 rows"), "{error}");
+    let ids: Vec<String> = (0..50).map(|n| format!("document-{n}")).collect();
+    session.put(&ids.iter().map(String::as_str).collect::<Vec<_>>(), 1).unwrap();
+    session.index.settle().unwrap();
+    assert_eq!(session.index.info().unindexed_rows, 52, "as many are not advised");
+    session.index.train().unwrap();
+    let info = session.index.info();
+    assert_eq!(info.unindexed_rows, 0, "{:?}", info.builds);
+    assert_eq!(dump(&session.index), *session.history.last());
+    session.index.train().unwrap();
 }

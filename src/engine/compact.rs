@@ -73,13 +73,13 @@ impl Index {
             }
             policy::build(&policy::Policy { build_rows: rows.min(policy.build_rows), ..policy.clone() }, segments)
         };
+        let live = self.shared.view.load().live();
+        if recipe.is_some() && live < rows {
+            let detail = format!("{} trains on {rows} rows at least, and there are {live}", self.settings.factory);
+            return Err(Error::Conflict(detail));
+        }
         while let Some(work) = begin(self, now)? {
             work.run()?;
-        }
-        let view = self.shared.view.load();
-        if recipe.is_some() && view.live() < rows {
-            let detail = format!("{} trains on {rows} rows at least, and there are {}", self.settings.factory, view.live());
-            return Err(Error::Conflict(detail));
         }
         Ok(())
     }
@@ -128,8 +128,8 @@ pub(super) struct Work<'a> {
     dead: Vec<Positions>,
     /// Of the inputs.
     numbers: Vec<u64>,
+    /// What is built, if anything.
     recipe: Option<Recipe>,
-    builds: bool,
     /// For the new files: a segment, an index, dead rows.
     new_numbers: [u64; 3],
 }
@@ -156,6 +156,7 @@ fn begin(index: &Index, choose: impl FnOnce(&policy::Policy, &[Candidate]) -> Op
             rows: segment.len as u64,
             dead: file.dead.len(),
             is_built: file.file.built.is_some(),
+            has_index: file.file.index().is_some(),
             is_busy: file.busy,
         })
         .collect();
@@ -168,16 +169,14 @@ fn begin(index: &Index, choose: impl FnOnce(&policy::Policy, &[Candidate]) -> Op
         inputs: sealed[job.run.clone()].to_vec(),
         dead: chosen.iter().map(|file| file.dead.clone()).collect(),
         numbers: chosen.iter().map(|file| file.file.number).collect(),
-        builds: recipe.is_some() && live >= policy.build_rows.min(policy.rebuild_rows()),
-        recipe,
+        recipe: recipe.filter(|_| job.builds),
         job,
         new_numbers: [0; 3],
     };
     let bytes: u64 = chosen.iter().map(|file| file.file.checksum.bytes).sum();
     work.new_numbers = std::array::from_fn(|_| files.number());
     drop(files);
-    let wanted =
-        if work.job.rewrites { bytes } else { 0 } + work.recipe.as_ref().filter(|_| work.builds).map_or(0, |r| r.bytes(live));
+    let wanted = if work.job.rewrites { bytes } else { 0 } + work.recipe.as_ref().map_or(0, |recipe| recipe.bytes(live));
     // Checked while `work` holds the marks: it lets go of them where there is too little.
     index.check_space(wanted + wanted / SPARE_SHARE)?;
     Ok(Some(work))
@@ -242,7 +241,7 @@ impl Work<'_> {
         } else {
             New { file: None, segment: self.inputs[0].clone() }
         };
-        if let Some(recipe) = self.recipe.as_ref().filter(|_| self.builds)
+        if let Some(recipe) = &self.recipe
             && let Rows::Sealed(sealed) = &new.segment.rows
         {
             let build = build(self.index, directory, index_number, recipe, sealed, &new.segment.extreme)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::checkpoint::{self, publish};
 use super::index::Index;
-use super::policy::{Candidate, Job};
+use super::policy::{self, Candidate};
 use crate::error::{Error, Result};
 use crate::format::manifest::{LOG_DIRECTORY, SEGMENT_DIRECTORY};
 use crate::format::position::SegmentName;
@@ -30,8 +30,9 @@ impl Index {
             self.files.lock().segments.iter().filter(|file| !file.dead.is_empty()).map(|file| file.file.number).collect();
         for number in decayed {
             let place = |segments: &[Candidate]| segments.iter().position(|segment| segment.number == number);
-            let alone = |at| Job { run: at..at + 1, rewrites: true };
-            if let Some(work) = self.begin_alone(|_, segments| place(segments).map(alone))? {
+            if let Some(work) =
+                self.begin_alone(|policy, segments| place(segments).map(|at| policy::alone(policy, segments, at)))?
+            {
                 work.run()?;
             }
         }

@@ -23,6 +23,9 @@ impl Policy {
     /// Live rows from which on a segment that is rewritten gets an index, though it may not have as many as one that is new: those that died
     /// do not take its index away.
     pub(super) fn rebuild_rows(&self) -> u64 {
+        if self.build_rows == u64::MAX {
+            return u64::MAX;
+        }
         (self.build_rows / 4).max(self.train_rows).max(1)
     }
 }
@@ -33,8 +36,9 @@ pub(super) struct Candidate {
     pub(super) number: u64,
     pub(super) rows: u64,
     pub(super) dead: u64,
-    /// Whether a build was tried; what came of it counts only for its size.
+    /// Whether a build was tried: what came of it counts only for its size, until somebody asks for all to be done again.
     pub(super) is_built: bool,
+    pub(super) has_index: bool,
     /// Another job is about it.
     pub(super) is_busy: bool,
 }
@@ -51,6 +55,7 @@ pub(super) struct Job {
     pub(super) run: Range<usize>,
     /// Whether the rows are written anew. Else an index is built over the one segment as it is.
     pub(super) rewrites: bool,
+    pub(super) builds: bool,
 }
 
 /// What makes space and fewer segments, if it is due. It takes as long as its segments are large: [`build`] does not wait for it.
@@ -68,7 +73,7 @@ pub(super) fn build(policy: &Policy, segments: &[Candidate]) -> Option<Job> {
             continue;
         }
         if segments[at].live() >= policy.build_rows {
-            return Some(Job { run: at..at + 1, rewrites: is_decayed(policy, &segments[at]) });
+            return Some(Job { run: at..at + 1, rewrites: is_decayed(policy, &segments[at]), builds: true });
         }
         let (mut end, mut live) = (at, 0);
         while end < segments.len() && waits(&segments[end]) && live < policy.build_rows {
@@ -76,7 +81,7 @@ pub(super) fn build(policy: &Policy, segments: &[Candidate]) -> Option<Job> {
             end += 1;
         }
         if live >= policy.build_rows {
-            return Some(Job { run: at..end, rewrites: true });
+            return Some(Job { run: at..end, rewrites: true, builds: true });
         }
         at = end;
     }
@@ -90,7 +95,12 @@ fn is_decayed(policy: &Policy, segment: &Candidate) -> bool {
 fn decayed(policy: &Policy, segments: &[Candidate]) -> Option<Job> {
     // One without a live row is dropped by the next checkpoint, and is not worth a job.
     let at = segments.iter().position(|segment| segment.live() > 0 && !segment.is_busy && is_decayed(policy, segment))?;
-    Some(Job { run: at..at + 1, rewrites: true })
+    Some(alone(policy, segments, at))
+}
+
+/// Rewriting one segment.
+pub(super) fn alone(policy: &Policy, segments: &[Candidate], at: usize) -> Job {
+    Job { run: at..at + 1, rewrites: true, builds: segments[at].live() >= policy.rebuild_rows() }
 }
 
 /// Neighbours of at most one size, enough of them; smaller ones between them go along. None is written again for rows that are fewer than its
@@ -113,7 +123,7 @@ fn tier(policy: &Policy, segments: &[Candidate]) -> Option<Job> {
                 end += 1;
             }
             if end - at >= MERGE_SEGMENTS && live >= 2 * largest {
-                return Some(Job { run: at..end, rewrites: true });
+                return Some(Job { run: at..end, rewrites: true, builds: live >= policy.rebuild_rows() });
             }
             at = end.max(at + 1);
         }
@@ -131,8 +141,9 @@ pub(super) fn all(policy: &Policy, segments: &[Candidate], at: usize) -> Option<
     }
     let run = &segments[at..end];
     let rewrites = run.len() > 1 || run.iter().any(|segment| segment.dead > 0);
-    let builds = policy.build_rows < u64::MAX && live >= policy.rebuild_rows() && run.iter().any(|segment| !segment.is_built);
-    (rewrites || builds).then_some(Job { run: at..end, rewrites })
+    let can_build = live >= policy.rebuild_rows();
+    let lacks_index = can_build && run.iter().any(|segment| !segment.has_index);
+    (rewrites || lacks_index).then_some(Job { run: at..end, rewrites, builds: can_build })
 }
 
 #[cfg(test)]
@@ -142,11 +153,11 @@ mod tests {
     const POLICY: Policy = Policy { build_rows: 100, train_rows: 0, dead_share: 0.2, rows_max: 10_000 };
 
     fn built(live: u64) -> Candidate {
-        Candidate { number: 0, rows: live, dead: 0, is_built: true, is_busy: false }
+        Candidate { number: 0, rows: live, dead: 0, is_built: true, has_index: true, is_busy: false }
     }
 
     fn new(live: u64) -> Candidate {
-        Candidate { number: 0, rows: live, dead: 0, is_built: false, is_busy: false }
+        Candidate { number: 0, rows: live, dead: 0, is_built: false, has_index: false, is_busy: false }
     }
 
     fn due(policy: &Policy, segments: &[Candidate]) -> Option<Job> {
@@ -154,7 +165,7 @@ mod tests {
     }
 
     fn job(run: Range<usize>, rewrites: bool) -> Option<Job> {
-        Some(Job { run, rewrites })
+        Some(Job { run, rewrites, builds: true })
     }
 
     #[test]
@@ -165,18 +176,21 @@ mod tests {
         assert_eq!(due(&POLICY, &[new(60), built(100), new(60)]), None, "what is between them keeps them apart");
         let busy = |candidate| Candidate { is_busy: true, ..candidate };
         assert_eq!(due(&POLICY, &[busy(new(100)), new(60), busy(new(60)), new(60)]), None, "nor what another job is about");
-        let decayed = Candidate { number: 0, rows: 200, dead: 60, is_built: false, is_busy: false };
+        let decayed = Candidate { number: 0, rows: 200, dead: 60, is_built: false, has_index: false, is_busy: false };
         assert_eq!(due(&POLICY, &[decayed]), job(0..1, true), "dead rows are not built first and dropped then");
     }
 
     #[test]
     fn a_fifth_dead_is_rewritten() {
-        let with = |dead| Candidate { number: 0, rows: 100, dead, is_built: true, is_busy: false };
+        let with = |dead| Candidate { number: 0, rows: 100, dead, is_built: true, has_index: true, is_busy: false };
         assert_eq!(due(&POLICY, &[built(100), with(19)]), None);
         assert_eq!(due(&POLICY, &[built(100), with(20)]), job(1..2, true));
         assert_eq!(due(&POLICY, &[with(100)]), None);
         let exact = Policy { build_rows: u64::MAX, ..POLICY };
-        assert_eq!(due(&exact, &[new(100), Candidate { is_built: false, ..with(20) }]), job(1..2, true));
+        assert_eq!(
+            due(&exact, &[new(100), Candidate { is_built: false, ..with(20) }]),
+            Some(Job { run: 1..2, rewrites: true, builds: false })
+        );
     }
 
     #[test]
@@ -205,7 +219,7 @@ mod tests {
 
     #[test]
     fn compacting_all_leaves_one_segment_without_dead_rows() {
-        let decayed = Candidate { number: 0, rows: 100, dead: 1, is_built: true, is_busy: false };
+        let decayed = Candidate { number: 0, rows: 100, dead: 1, is_built: true, has_index: true, is_busy: false };
         assert_eq!(all(&POLICY, &[built(5), decayed, new(3)], 0), job(0..3, true));
         assert_eq!(all(&POLICY, &[built(5)], 0), None);
         assert_eq!(all(&POLICY, &[decayed], 0), job(0..1, true));
