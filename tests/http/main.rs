@@ -5,6 +5,7 @@ mod bad_input;
 mod connections;
 mod contract;
 mod dormant;
+mod index_types;
 mod process;
 mod support;
 mod tenants;
