@@ -262,7 +262,9 @@ fn ingest(data: &Data) {
         let started = Instant::now();
         for number in 0..RATE * SECONDS / BATCH {
             let due = Duration::from_secs_f64((number * BATCH) as f64 / RATE as f64);
-            std::thread::sleep(due.saturating_sub(started.elapsed()));
+            while let Some(left) = due.checked_sub(started.elapsed()) {
+                std::thread::park_timeout(left);
+            }
             let first = preloaded + number * BATCH;
             let vectors = &data.rows[first * data.dimension..][..BATCH * data.dimension];
             let call = Instant::now();

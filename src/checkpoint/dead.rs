@@ -9,15 +9,13 @@ use crate::error::{Error, Result};
 use crate::format::crc32;
 use crate::format::manifest::{Checksum, DeadFile, dead_name};
 use crate::io::{Io, durable};
-use crate::segment::positions::Positions;
 
 /// Writes and syncs the positions of dead rows under a new name, which the caller makes durable with the directory.
 ///
 /// # Errors
 /// [`Error::Full`], [`Error::Io`]: nothing of use was written.
-pub(crate) fn write(io: &dyn Io, directory: &Path, number: u64, positions: &Positions) -> Result<DeadFile> {
+pub(crate) fn write(io: &dyn Io, directory: &Path, number: u64, positions: &RoaringBitmap) -> Result<DeadFile> {
     let path = directory.join(dead_name(number));
-    let positions: RoaringBitmap = positions.iter().map(|position| position as u32).collect();
     let mut bytes = Vec::with_capacity(positions.serialized_size());
     positions.serialize_into(&mut bytes).expect("serialising into memory");
     let checksum = Checksum { bytes: bytes.len() as u64, crc: crc32(&[&bytes]) };
@@ -31,7 +29,7 @@ pub(crate) fn write(io: &dyn Io, directory: &Path, number: u64, positions: &Posi
 ///
 /// # Errors
 /// [`Error::Corrupt`] where it is not the file that the manifest names, or not of this segment.
-pub(crate) fn read(io: &dyn Io, directory: &Path, file: &DeadFile, rows: usize) -> Result<Positions> {
+pub(crate) fn read(io: &dyn Io, directory: &Path, file: &DeadFile, rows: usize) -> Result<RoaringBitmap> {
     let path = directory.join(dead_name(file.number));
     let corrupt = |problem: &str| Error::corrupt(&path, 0, problem);
     let bytes = durable::read_all(io, &path, file.checksum.bytes).map_err(|error| match error {
@@ -47,5 +45,5 @@ pub(crate) fn read(io: &dyn Io, directory: &Path, file: &DeadFile, rows: usize) 
     if positions.max().is_some_and(|position| position as usize >= rows) {
         return Err(corrupt("more rows are dead than there are"));
     }
-    Ok(positions.into_iter().map(|position| position as usize).collect())
+    Ok(positions)
 }

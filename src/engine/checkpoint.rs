@@ -7,11 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use roaring::RoaringBitmap;
+
 use super::index::Index;
 use super::view::{Segment, View};
 use crate::checkpoint::dead;
 use crate::error::{Error, Result};
-use crate::format::manifest::{Manifest, SEGMENT_DIRECTORY, SegmentFile, dead_name, segment_name};
+use crate::format::manifest::{DeadFile, Manifest, SEGMENT_DIRECTORY, SegmentFile, dead_name, segment_name};
 use crate::format::position::Position;
 use crate::segment::Rows;
 use crate::segment::positions::Positions;
@@ -232,14 +234,13 @@ struct Written {
 }
 
 fn write_files(index: &Index, directory: &Path, view: &View, plan: &Plan, files: &mut Files) -> Result<Written> {
-    let io = &*index.io;
     let mut written = Written { kept: Vec::new(), new: None, bytes: 0 };
     for at in (0..plan.merge_from).filter(|at| !plan.dropped.contains(at)) {
         let segment = &view.segments[at];
         let mut kept = files.segments[at].clone();
         // Rows of a sealed segment only ever die: an equal count is an equal set.
         if segment.dead.len() != kept.dead.len() {
-            let dead = dead::write(io, directory, files.number(), &segment.dead)?;
+            let dead = write_dead(index, directory, files.number(), &segment.dead)?;
             written.bytes += dead.checksum.bytes;
             kept.file.dead = Some(dead);
             kept.dead = segment.dead.clone();
@@ -256,6 +257,12 @@ fn write_files(index: &Index, directory: &Path, view: &View, plan: &Plan, files:
         written.new = Some(file);
     }
     Ok(written)
+}
+
+/// Writes and syncs which rows of a segment are dead; the name is made durable by the caller.
+pub(super) fn write_dead(index: &Index, directory: &Path, number: u64, dead: &Positions) -> Result<DeadFile> {
+    let positions: RoaringBitmap = dead.iter().map(|position| position as u32).collect();
+    dead::write(&*index.io, directory, number, &positions)
 }
 
 /// Writes and syncs a new segment of these rows; its name is made durable by the caller.

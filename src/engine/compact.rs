@@ -13,11 +13,10 @@ use thread_priority::{
     NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
 };
 
-use super::checkpoint::{Files, SealedFile, carry_over, open_new, publish, write_segment};
+use super::checkpoint::{Files, SealedFile, carry_over, open_new, publish, write_dead, write_segment};
 use super::index::Index;
 use super::policy::{self, Candidate, Job};
 use super::view::{Build, Segment};
-use crate::checkpoint::dead;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Built, IndexFile, SEGMENT_DIRECTORY, SegmentFile, dead_name, index_name, segment_name};
 use crate::segment::Rows;
@@ -37,7 +36,7 @@ impl Index {
     /// [`Error::Full`] where there is too little space for it: nothing was begun. [`Error::Io`], [`Error::Closed`]: all is as before.
     pub(super) fn build_one(&self) -> Result<bool> {
         let _one = self.building.lock();
-        begin(self, policy::build)?.map_or(Ok(false), |work| work.run().map(|()| true))
+        begin(self, policy::build)?.map(|work| work.run()).transpose().map(|done| done.is_some())
     }
 
     /// Rewrites a segment of which much is dead, or several small ones as one, if any are due; whether there were.
@@ -46,7 +45,7 @@ impl Index {
     /// As [`build_one`](Self::build_one).
     pub(super) fn compact_one(&self) -> Result<bool> {
         let _one = self.compacting.lock();
-        begin(self, policy::compaction)?.map_or(Ok(false), |work| work.run().map(|()| true))
+        begin(self, policy::compaction)?.map(|work| work.run()).transpose().map(|done| done.is_some())
     }
 
     /// Does all building and compaction that is due, as the background does it by and by.
@@ -222,6 +221,8 @@ impl Work<'_> {
                 }
             }
         }
+        // Writers may be held up until there is less to build.
+        self.index.progressed.notify_all();
         done
     }
 
@@ -283,7 +284,7 @@ impl Work<'_> {
         let then: Vec<Segment> = inputs.map(|(input, old)| Segment { dead: old.dead.clone(), ..input.clone() }).collect();
         let dead = carry_over(new.segment.clone(), &then, |at, position| !self.is_kept(at, position)).dead;
         let [.., dead_number] = self.new_numbers;
-        let dead_file = if dead.is_empty() { None } else { Some(dead::write(&*self.index.io, directory, dead_number, &dead)?) };
+        let dead_file = if dead.is_empty() { None } else { Some(write_dead(self.index, directory, dead_number, &dead)?) };
         Ok(SealedFile { file: SegmentFile { dead: dead_file, built, ..file.clone() }, dead, busy: false })
     }
 

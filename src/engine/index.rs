@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::apply::{Shared, State, has_id};
 use super::batch::{Batch, check_id, check_vector};
@@ -57,6 +57,9 @@ pub struct Index {
     pub(super) building: Mutex<()>,
     /// Ends a build that is under way.
     pub(super) stop: AtomicBool,
+    /// Where writers wait, for a bounded time, for a build to end.
+    pub(super) progress: Mutex<()>,
+    pub(super) progressed: Condvar,
     /// [`Policy::build_rows`] when it was last asked for.
     pub(super) build_rows: AtomicU64,
     /// Last LSN known to be synced, for information.
@@ -221,7 +224,8 @@ impl Index {
             return Err(Error::Busy("too many rows wait for their index; deletes and searches go on"));
         }
         if over > 0 {
-            std::thread::sleep(Duration::from_millis(1 + (WRITE_DELAY_MAX_MS - 1) * over / bearable));
+            let delay = Duration::from_millis(1 + (WRITE_DELAY_MAX_MS - 1) * over / bearable);
+            self.progressed.wait_for(&mut self.progress.lock(), delay);
         }
         Ok(())
     }

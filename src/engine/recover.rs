@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::apply::{Shared, State};
 use super::checkpoint::{self, Files, SealedFile};
@@ -108,6 +108,8 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         compacting: Mutex::new(()),
         building: Mutex::new(()),
         stop: AtomicBool::new(false),
+        progress: Mutex::new(()),
+        progressed: Condvar::new(),
         build_rows: AtomicU64::new(u64::MAX),
         durable_lsn,
         checkpoint_lsn: AtomicU64::new(manifest.position.lsn),
@@ -161,7 +163,8 @@ fn load_segments(io: &dyn Io, directory: &Path, index: IndexId, metric: Metric, 
             return Err(Error::corrupt(&path, 52, "this segment was written for another metric"));
         }
         let dead = file.dead.as_ref().map(|dead| dead::read(io, &directory, dead, sealed.len())).transpose()?;
-        let mut segment = checkpoint::segment(sealed, dead.unwrap_or_default());
+        let dead = dead.into_iter().flatten().map(|position| position as usize).collect();
+        let mut segment = checkpoint::segment(sealed, dead);
         if let Some(record) = &file.built {
             segment.build = Some(Arc::new(load_build(io, &directory, metric, &segment, record)?));
         }

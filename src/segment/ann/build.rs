@@ -203,7 +203,7 @@ fn sample_positions(rows: usize) -> impl Iterator<Item = usize> {
         // 2^64 divided by the golden ratio: the fractional parts of its multiples are spread evenly (Knuth, The Art of Computer Programming 3,
         // §6.4).
         let drawn = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        start + (drawn * (end - start) as u64 >> 32) as usize
+        start + ((drawn * (end - start) as u64) >> 32) as usize
     })
 }
 
