@@ -13,6 +13,9 @@
 //! Later, a *checkpoint* writes the new rows to a *segment* file, names it in a new *manifest* by one atomic rename, puts the mapped file in
 //! the place of the rows in memory, and lets the log before it go.
 //!
+//! Sealed rows are built into a FAISS index behind the reads, where the index's type has one: [`Index::search`] asks it, and scans what has none.
+//! Segments are merged, and rewritten without their dead rows, while reads and writes go on ([`Index::compact`], [`Index::erase`]).
+//!
 //! After a crash, [`Store::open`] takes the newest manifest, verifies its segments, and replays the log behind it through the same code that
 //! applied it. A frame that was acknowledged and is damaged makes that one index refuse ([`Error::Corrupt`]); what a crash left of a frame that nobody
 //! was told of is copied aside.
@@ -22,9 +25,9 @@
 //! | module | what |
 //! | --- | --- |
 //! | `cli`, `api` | the server (feature `server`): arguments; HTTP |
-//! | [`engine`] | store, index, group commit, the state and its Views, search, checkpoint, recovery |
+//! | [`engine`] | store, index, group commit, the state and its Views, search, checkpoint, compaction, recovery |
 //! | `wal` | the log: operations, appending, scanning, what of it may be served |
-//! | [`segment`] | rows in memory and in mapped files, the id map, filters, FAISS's kernels |
+//! | [`segment`] | rows in memory and in mapped files, the id map, filters, FAISS: kernels, index types, indexes over segments |
 //! | `checkpoint` | manifests and the files beside segments |
 //! | `format` | bytes of headers, frames, manifests, segments |
 //! | [`io`] | the storage seam: the real disk, and a simulated one that crashes on demand |
