@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use faiss_proxy::config::Limits;
 use faiss_proxy::io::sim::{Fault, SimIo, Survival};
-use faiss_proxy::{Durability, Error, Filter, Metric, Opening, Query};
+use faiss_proxy::{Durability, Error, Filter, IndexOptions, IndexSpec, Metric, Opening, Query};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use support::{Before, Chance, NewPoint, Row, Session, env_or, tiny_limits};
@@ -21,10 +21,11 @@ const IDS: usize = 14;
 enum Op {
     Upsert { points: Vec<(usize, u64)>, durability: Durability },
     Delete { ids: Vec<usize>, durability: Durability },
-    Search { seed: u64, k: usize, tag: Option<u64> },
+    Search { seed: u64, k: usize, tag: Option<u64>, exact: bool },
     Get { id: usize },
     Checkpoint,
     Settle,
+    Train,
     Compact,
     Erase,
     Sync,
@@ -39,6 +40,9 @@ enum Op {
 struct Case {
     metric: Metric,
     dimension: usize,
+    /// What is built of very few rows.
+    index_type: &'static str,
+    options: IndexOptions,
     is_tiny: bool,
     ops: Vec<Op>,
 }
@@ -57,10 +61,12 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (prop::collection::vec((0..IDS, any::<u64>()), 1..8), durability())
             .prop_map(|(points, durability)| Op::Upsert { points, durability }),
         3 => (prop::collection::vec(0..IDS + 2, 1..5), durability()).prop_map(|(ids, durability)| Op::Delete { ids, durability }),
-        8 => (any::<u64>(), 1..IDS + 3, prop::option::of(0_u64..4)).prop_map(|(seed, k, tag)| Op::Search { seed, k, tag }),
+        8 => (any::<u64>(), 1..IDS + 3, prop::option::of(0_u64..4), any::<bool>())
+            .prop_map(|(seed, k, tag, exact)| Op::Search { seed, k, tag, exact }),
         2 => (0..IDS + 2).prop_map(|id| Op::Get { id }),
         3 => Just(Op::Checkpoint),
         3 => Just(Op::Settle),
+        1 => Just(Op::Train),
         1 => Just(Op::Compact),
         1 => Just(Op::Erase),
         2 => Just(Op::Sync),
@@ -75,12 +81,33 @@ fn op() -> impl Strategy<Value = Op> {
 fn case() -> impl Strategy<Value = Case> {
     let metric = prop_oneof![Just(Metric::L2), Just(Metric::InnerProduct), Just(Metric::Cosine)];
     let dimension = prop_oneof![Just(1_usize), Just(3), Just(8), Just(17)];
-    (metric, dimension, any::<bool>(), prop::collection::vec(op(), 1..60)).prop_map(|(metric, dimension, is_tiny, ops)| Case {
-        metric,
-        dimension,
-        is_tiny,
-        ops,
-    })
+    let index_type = prop_oneof![
+        4 => Just("Flat"),
+        3 => Just("HNSW4"),
+        2 => Just("IVF2,Flat"),
+        2 => Just("SQ8"),
+        1 => Just("PQ1x2"),
+        1 => Just("HNSW4,SQ8"),
+        1 => Just("LSH"),
+        1 => Just("auto"),
+    ];
+    let options = (1_u32..6, 1..6, any::<bool>()).prop_map(|(seal_rows, tenths, takes_any)| IndexOptions {
+        seal_rows: Some(seal_rows),
+        compact_dead_share: Some(tenths as f32 / 10.0),
+        min_recall: takes_any.then_some(0.0),
+        ..IndexOptions::default()
+    });
+    let ops = prop::collection::vec(op(), 1..60);
+    (metric, dimension, index_type, options, any::<bool>(), ops).prop_map(
+        |(metric, dimension, index_type, options, is_tiny, ops)| {
+            // FAISS has it for the other metrics only.
+            let index_type = if index_type == "LSH" && metric == Metric::InnerProduct { "SQ8" } else { index_type };
+            // Two rows to train on are more than one segment may have.
+            let needs = if matches!(index_type, "IVF2,Flat" | "PQ1x2") { 4 } else { 1 };
+            let options = IndexOptions { seal_rows: options.seal_rows.map(|rows| rows.max(needs)), ..options };
+            Case { metric, dimension, index_type, options, is_tiny, ops }
+        },
+    )
 }
 
 fn id(n: usize) -> String {
@@ -149,9 +176,10 @@ fn brute_force(metric: Metric, a: &[f32], b: &[f32]) -> (f64, f64) {
 /// What squares and products of f32 lose where they fall under the smallest one, for each value of the longest vector here.
 const UNDERFLOW: f64 = 1e-43;
 
-fn check_search(session: &Session, metric: Metric, query: &[f32], k: usize, tag: Option<u64>) {
+/// An `exact` answer is the best there is; any other has as many live points, each once, as they are, best first.
+fn check_search(session: &Session, metric: Metric, query: &[f32], k: usize, tag: Option<u64>, exact: bool) {
     let filter = tag.map(|tag| Filter::parse(&format!("{{\"tag\":{tag}}}")).unwrap());
-    let hits = session.index.search(&Query { vector: query.to_vec(), k, filter, ..Query::default() }).unwrap();
+    let hits = session.index.search(&Query { vector: query.to_vec(), k, filter, exact, ..Query::default() }).unwrap();
     // Smaller is nearer.
     let sign = if metric == Metric::L2 { 1.0 } else { -1.0 };
     let matching = |row: &&Row| tag.is_none_or(|tag| has_tag(&row.metadata, tag));
@@ -183,6 +211,9 @@ fn check_search(session: &Session, metric: Metric, query: &[f32], k: usize, tag:
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), hits.len(), "an id came twice");
+    if !exact && tag.is_none() {
+        return;
+    }
     // f32 kernels choose: who is as near as the last one, within their precision, may be in its place.
     for (id, row) in state.iter().filter(|(id, row)| matching(row) && !ids.contains(id)) {
         let (distance, magnitude) = truth(row);
@@ -195,6 +226,8 @@ fn check_search(session: &Session, metric: Metric, query: &[f32], k: usize, tag:
 struct Counts {
     operations: AtomicU64,
     searches: AtomicU64,
+    /// FAISS indexes that searches asked.
+    asked: AtomicU64,
     reopenings: AtomicU64,
     closings: AtomicU64,
     faults: AtomicU64,
@@ -204,7 +237,12 @@ fn run(case: &Case, counts: &Counts) {
     let limits = if case.is_tiny { Limits { log_segment_bytes: 4096, ..tiny_limits() } } else { Limits::default() };
     // Whatever nobody has is closed.
     let limits = Limits { memory_budget_bytes: 1, ..limits };
-    let mut session = Session::create(&SimIo::new(), &limits, case.dimension, case.metric);
+    let spec = IndexSpec {
+        index_type: case.index_type.to_owned(),
+        options: case.options.clone(),
+        ..support::spec(case.dimension, case.metric)
+    };
+    let mut session = Session::create_as(&SimIo::new(), &limits, &spec);
     for op in &case.ops {
         counts.operations.fetch_add(1, Relaxed);
         // Whether a write failed, and what that means, the session notes.
@@ -220,9 +258,11 @@ fn run(case: &Case, counts: &Counts) {
                 let ids: Vec<String> = ids.iter().map(|&n| id(n)).collect();
                 let _ = session.delete(&ids.iter().map(String::as_str).collect::<Vec<_>>(), *durability);
             }
-            Op::Search { seed, k, tag } => {
+            Op::Search { seed, k, tag, exact } => {
                 counts.searches.fetch_add(1, Relaxed);
-                check_search(&session, case.metric, &vector(*seed, case.dimension), *k, *tag);
+                let built = session.index.info().builds.iter().filter(|build| build.factory.is_some()).count() as u64;
+                counts.asked.fetch_add(built * u64::from(!exact && tag.is_none()), Relaxed);
+                check_search(&session, case.metric, &vector(*seed, case.dimension), *k, *tag, *exact);
             }
             Op::Get { id: n } => {
                 let point = session.index.get(&id(*n)).unwrap();
@@ -231,6 +271,7 @@ fn run(case: &Case, counts: &Counts) {
             }
             Op::Checkpoint => drop(session.checkpoint()),
             Op::Settle => drop(session.settle_builds()),
+            Op::Train => drop(session.train()),
             Op::Compact => drop(session.compact()),
             Op::Erase => drop(session.erase()),
             Op::Sync => drop(session.sync()),
@@ -298,6 +339,7 @@ fn store_answers_as_the_model_does_through_kills_power_cuts_and_faults() {
     if let Err(error) = result {
         panic!("{error}");
     }
+    assert!(counts.asked.into_inner() > 100, "indexes were built and asked");
     assert!(counts.searches.into_inner() > 0 && counts.reopenings.into_inner() > 0);
     assert!(counts.closings.into_inner() > 0);
 }

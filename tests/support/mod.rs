@@ -304,6 +304,14 @@ impl Session {
         self.note_sync(compacted)
     }
 
+    pub fn train(&mut self) -> Result<()> {
+        match self.index.train() {
+            // Too few rows.
+            Err(Error::Conflict(_)) => Ok(()),
+            trained => trained.inspect_err(|error| self.note_failure(error)),
+        }
+    }
+
     pub fn settle_builds(&mut self) -> Result<()> {
         let settled = self.index.settle();
         // Nothing is synced of the log.
