@@ -17,7 +17,7 @@ fn copy(from: &Path, to: &Path) {
         if entry.file_type().unwrap().is_dir() {
             copy(&entry.path(), &target)
         } else {
-            drop(std::fs::copy(entry.path(), target).unwrap())
+            std::fs::copy(entry.path(), target).unwrap();
         }
     }
 }
@@ -28,7 +28,7 @@ fn values(n: usize, dimension: usize) -> Vec<f32> {
 }
 
 fn lives(n: usize) -> bool {
-    n < 59 && (n >= 40 || n % 5 != 0)
+    n < 59 && (n >= 40 || !n.is_multiple_of(5))
 }
 
 fn assert_points(index: &Index) {

@@ -202,15 +202,19 @@ impl Work<'_> {
         (0..self.inputs[input].len).filter(move |&position| self.is_kept(input, position))
     }
 
-    pub(super) fn run(&self) -> Result<()> {
+    pub(super) fn run(mut self) -> Result<()> {
         let directory = self.index.directory.join(SEGMENT_DIRECTORY);
         let started = std::time::Instant::now();
         let done = self.write(&directory).and_then(|new| self.finish(&directory, new));
         match &done {
-            Ok(()) => tracing::info!(
-                index = %self.index.id, segments = self.inputs.len(), rewritten = self.job.rewrites, dropped = self.rows_dropped(),
-                ms = started.elapsed().as_millis() as u64, "compacted"
-            ),
+            Ok(()) => {
+                tracing::info!(
+                    index = %self.index.id, segments = self.inputs.len(), rewritten = self.job.rewrites, dropped = self.rows_dropped(),
+                    ms = started.elapsed().as_millis() as u64, "compacted"
+                );
+                // Publishing has taken the marks away. One that is there now is another job's, on the segment that this one has built.
+                self.numbers.clear();
+            }
             Err(Error::OutcomeUnknown(_)) => {}
             Err(_) => {
                 // No manifest names what was written.
@@ -245,7 +249,10 @@ impl Work<'_> {
         if let Some(recipe) = &self.recipe
             && let Rows::Sealed(sealed) = &new.segment.rows
         {
-            let build = build(self.index, directory, index_number, recipe, sealed, &new.segment.extreme)?;
+            // An idle thread gets nothing of a machine that searches keep busy, and each of them scans what is not built.
+            let waits = self.inputs.iter().any(|input| input.build.is_none());
+            let is_urgent = waits && self.index.shared.view.load().unbuilt() >= 2 * self.index.build_rows.load(Relaxed);
+            let build = build(self.index, directory, index_number, recipe, sealed, &new.segment.extreme, is_urgent)?;
             new.segment.build = Some(Arc::new(build));
         }
         Ok(Some(new))
@@ -305,6 +312,7 @@ fn build(
     recipe: &Recipe,
     sealed: &Arc<Sealed>,
     extreme: &Positions,
+    is_urgent: bool,
 ) -> Result<Build> {
     let path: PathBuf = directory.join(index_name(number));
     let options = &index.options;
@@ -314,8 +322,6 @@ fn build(
         min_recall: options.min_recall.unwrap_or(index.limits.min_recall),
         threads: index.limits.build_threads,
     };
-    // Before writers are held up: an idle thread gets nothing of a machine that searches keep busy.
-    let is_urgent = index.shared.view.load().unbuilt() > index.unbuilt_rows_bearable() / 2;
     let built =
         with_low_priority(is_urgent, || ann::build(&*index.io, &path, recipe, &build_options, sealed, extreme, &index.stop))?;
     let factory = recipe.factory().to_owned();
