@@ -77,7 +77,8 @@ impl Index {
             let detail = format!("{} trains on {rows} rows at least, and there are {live}", self.settings.factory);
             return Err(Error::Conflict(detail));
         }
-        while let Some(work) = begin(self, now)? {
+        while let Some(mut work) = begin(self, now)? {
+            work.is_urgent = true;
             work.run()?;
         }
         Ok(())
@@ -114,7 +115,11 @@ impl Index {
         choose: impl FnOnce(&policy::Policy, &[Candidate]) -> Option<Job>,
     ) -> Result<Option<Work<'_>>> {
         let _no_build = self.building.lock();
-        begin(self, choose)
+        let mut work = begin(self, choose)?;
+        if let Some(work) = &mut work {
+            work.is_urgent = true;
+        }
+        Ok(work)
     }
 }
 
@@ -131,6 +136,8 @@ pub(super) struct Work<'a> {
     recipe: Option<Recipe>,
     /// For the new files: a segment, an index, dead rows.
     new_numbers: [u64; 3],
+    /// Somebody waits for it.
+    is_urgent: bool,
 }
 
 /// What a job wrote.
@@ -171,6 +178,7 @@ fn begin(index: &Index, choose: impl FnOnce(&policy::Policy, &[Candidate]) -> Op
         recipe: recipe.filter(|_| job.builds),
         job,
         new_numbers: [0; 3],
+        is_urgent: false,
     };
     let bytes: u64 = chosen.iter().map(|file| file.file.checksum.bytes).sum();
     work.new_numbers = std::array::from_fn(|_| files.number());
@@ -251,7 +259,8 @@ impl Work<'_> {
         {
             // An idle thread gets nothing of a machine that searches keep busy, and each of them scans what is not built.
             let waits = self.inputs.iter().any(|input| input.build.is_none());
-            let is_urgent = waits && self.index.shared.view.load().unbuilt() >= 2 * self.index.build_rows.load(Relaxed);
+            let is_urgent =
+                self.is_urgent || waits && self.index.shared.view.load().unbuilt() >= 2 * self.index.build_rows.load(Relaxed);
             let build = build(self.index, directory, index_number, recipe, sealed, &new.segment.extreme, is_urgent)?;
             new.segment.build = Some(Arc::new(build));
         }

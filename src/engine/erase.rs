@@ -42,8 +42,12 @@ impl Index {
             let segments = files.segments.clone();
             publish(self, &mut files, segments, |_| {})?;
         }
-        // 4. What no manifest named: leftovers and copies. While `files` is held, nothing is being written that is not named yet.
-        self.root.lock().sweep()?;
+        // 4. What no manifest named: leftovers and copies. What is being written is not named yet either: while `files` is held that is no segment, and
+        // while the writer is, no log.
+        {
+            let _no_rotation = self.writer.lock();
+            self.root.lock().sweep()?;
+        }
         let log_directory = self.directory.join(LOG_DIRECTORY);
         for entry in self.io.list(&log_directory).map_err(|error| Error::io("list", &log_directory, error))? {
             if is_torn_copy(&entry.name) {
