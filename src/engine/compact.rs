@@ -9,10 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use thread_priority::{
-    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
-};
-
 use super::checkpoint::{Files, SealedFile, carry_over, open_new, publish, write_dead, write_segment};
 use super::index::Index;
 use super::policy::{self, Candidate, Job};
@@ -257,7 +253,7 @@ impl Work<'_> {
         if let Some(recipe) = &self.recipe
             && let Rows::Sealed(sealed) = &new.segment.rows
         {
-            // An idle thread gets nothing of a machine that searches keep busy, and each of them scans what is not built.
+            // A thread that yields gets little of a machine that searches keep busy, and each of them scans what is not built.
             let waits = self.inputs.iter().any(|input| input.build.is_none());
             let is_urgent =
                 self.is_urgent || waits && self.index.shared.view.load().unbuilt() >= 2 * self.index.build_rows.load(Relaxed);
@@ -349,16 +345,17 @@ fn build(
     }
 }
 
-/// Does work on a thread of its own, which takes what searches and commits leave of the processors; all that it can get where it is urgent. Only
-/// what holds no lock: who waits for it would wait as long.
-///
-/// A low *nice* value alone is not enough: such a thread still has its turns, of some milliseconds, and each is one that a search waits for.
+/// How much a build yields to searches and commits: beside one that wants the same processor it has a tenth of it. Less, and it would hardly go on where
+/// they keep all of them busy; an idle thread (`SCHED_IDLE`) hardly did, with whoever waited for it to end.
+const NICE: i32 = 10;
+
+/// Does work on a thread of its own, which yields to searches and commits unless it is urgent. Only what holds no lock of theirs: who waits for it
+/// would wait as long.
 fn with_low_priority<T: Send>(is_urgent: bool, work: impl FnOnce() -> T + Send) -> T {
     let thread = move || {
-        // Threads that FAISS starts from this one inherit it.
-        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-        if !is_urgent && let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle) {
-            tracing::warn!(?error, "a build runs at the priority of searches");
+        // On Linux a priority is a thread's, and those that FAISS starts from this one inherit it.
+        if !is_urgent && let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
+            tracing::warn!(%error, "a build runs at the priority of searches");
         }
         work()
     };
