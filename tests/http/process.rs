@@ -14,7 +14,8 @@ use crate::support::{Call, KEY};
 fn program(data_dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_faiss-proxy"));
     command.args(["serve", "--data-dir"]).arg(data_dir);
-    let settings = ["API_KEYS", "LISTEN", "OPENING", "MEMORY_BUDGET_MB"].map(|name| format!("FAISS_PROXY_{name}"));
+    let settings = ["API_KEYS", "LISTEN", "OPENING", "MEMORY_BUDGET_MB", "BUILD_THREADS", "AUTO_MEMORY_MB"]
+        .map(|name| format!("FAISS_PROXY_{name}"));
     for variable in settings.iter().map(String::as_str).chain(["FAISS_DATA_DIR", "RUST_LOG"]) {
         command.env_remove(variable);
     }
@@ -156,6 +157,25 @@ fn indices_open_at_their_first_use_unless_it_is_told_to_open_them_at_the_start()
     assert_eq!(counts(&server), serving);
     drop(server);
     assert_eq!(counts(&start(&["--opening", "eager"])), serving);
+}
+
+#[test]
+fn an_automatic_index_keeps_to_the_memory_that_it_was_given() {
+    let data_dir = tempfile::tempdir().unwrap();
+    for (given, factory) in [("0", "IVF128,PQ1"), ("64", "HNSW32")] {
+        let arguments = ["--dev", "--listen", "127.0.0.1:0", "--build-threads", "1", "--auto-memory-mb", given];
+        let server = ServerProcess::start(program(data_dir.path()).args(arguments));
+        let spec = json!({"name": "n", "dimension": 1, "index_type": "auto"});
+        let created = server.call("POST", "/v1/index").key(KEY).json(&spec).send().json();
+        let path = format!("/v1/index/{}", created["id"].as_str().unwrap());
+        let points: Vec<_> = (0..10_000).map(|n| json!({"id": n.to_string(), "values": [n]})).collect();
+        let added = server.call("POST", &format!("{path}/vectors")).key(KEY).json(&json!({"vectors": points})).send();
+        assert_eq!(added.status, 201);
+        assert_eq!(server.call("GET", &path).key(KEY).send().json()["picked"]["factory"], factory);
+    }
+    let output = program(data_dir.path()).args(["--dev", "--build-threads", "0"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("--build-threads"), "{said}");
 }
 
 #[test]
