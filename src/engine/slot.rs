@@ -153,6 +153,11 @@ impl<T> Slot<T> {
         }
     }
 
+    fn settle(&self, state: State<T>) {
+        *self.state.lock() = state;
+        self.settled.notify_all();
+    }
+
     /// Turns it to `Opening` or `Closing`, until what this gives is told how it ended. Gives the state before, too.
     fn begin<'a>(&'a self, mut state: MutexGuard<'a, State<T>>, transition: State<T>) -> (Transition<'a, T>, State<T>) {
         (Transition { slot: self }, std::mem::replace(&mut *state, transition))
@@ -167,17 +172,15 @@ struct Transition<'a, T> {
 
 impl<T> Transition<'_, T> {
     fn end(self, state: State<T>) {
-        *self.slot.state.lock() = state;
+        self.slot.settle(state);
+        // From here on, what is `Opening` or `Closing` is another's.
+        std::mem::forget(self);
     }
 }
 
 impl<T> Drop for Transition<'_, T> {
     fn drop(&mut self) {
-        let mut state = self.slot.state.lock();
-        if matches!(*state, State::Opening | State::Closing) {
-            *state = State::Refused(Error::Closed("opening or closing this index failed by a bug; restart the server".into()));
-        }
-        drop(state);
-        self.slot.settled.notify_all();
+        let error = Error::Closed("opening or closing this index failed by a bug; restart the server".into());
+        self.slot.settle(State::Refused(error));
     }
 }

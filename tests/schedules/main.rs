@@ -9,6 +9,7 @@
 //! counts. Each scenario has mutants, kept here, that it must catch.
 
 mod commits;
+mod openings;
 mod views;
 
 mod sync;
@@ -21,8 +22,16 @@ mod positions;
 mod published;
 #[path = "../../src/engine/queue.rs"]
 mod queue;
+#[path = "../../src/engine/slot.rs"]
+#[expect(dead_code, reason = "the engine uses more of it than is checked here")]
+mod slot;
 #[path = "../support/mod.rs"]
 mod support;
+
+/// What the files of `src` find under this name there.
+mod error {
+    pub(crate) use faiss_proxy::{Error, Result, What};
+}
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{SystemTime, UNIX_EPOCH};
