@@ -66,10 +66,13 @@ impl Index {
     }
 
     fn close_idle(&self, closer: Closer) {
-        let end = |instance| match closer {
-            Closer::Sound => Ok(drop(instance)),
-            Closer::GivesBack => Err(Arc::new(instance)),
-            Closer::Keeps => Ok(std::mem::forget(instance)),
+        let end = |instance| {
+            match closer {
+                Closer::Sound => drop(instance),
+                Closer::GivesBack => return Err(Arc::new(instance)),
+                Closer::Keeps => std::mem::forget(instance),
+            }
+            Ok(())
         };
         self.slot.close_idle(|instance| instance.alive.load(SeqCst) == 1, end);
     }
