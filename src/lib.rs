@@ -96,6 +96,7 @@ mod format;
 pub mod fuzzing;
 pub mod io;
 pub mod segment;
+mod sync;
 mod types;
 mod wal;
 

@@ -281,7 +281,7 @@ impl Work<'_> {
             None => Segment { build: segment.build, ..now[run.start].clone() },
         });
         now.splice(run, new);
-        index.shared.view.store(writer.state.view());
+        index.shared.exchange(writer.state.view());
         Ok(())
     }
 

@@ -14,10 +14,11 @@ use super::batch::{Batch, check_id, check_vector};
 use super::checkpoint::Files;
 use super::maintenance::{Maintenance, Task};
 use super::policy::Policy;
+use super::queue::Queue;
 use super::reserve::Reserve;
 use super::search;
 use super::view::locate;
-use super::writer::{Queue, Request, Writer};
+use super::writer::{Outcome, Request, Write, Writer};
 use crate::checkpoint::manifest::Root;
 use crate::config::{EF_MAX, Limits, WRITE_DELAY_MAX_MS};
 use crate::error::{Error, Result};
@@ -33,7 +34,7 @@ use crate::wal::file_log::FileLog;
 
 /// One index, open. Calls block; any number of threads may make them.
 ///
-/// Locks, in the order in which they may be taken: `compacting`, `building`, `files`, `writer`, `queue` or `root` or `shared.ids`. A search takes none.
+/// Locks, in the order in which they may be taken: `compacting`, `building`, `files`, `writer`, the line of `queue` or `root` or the ids of `shared`. A search takes none.
 #[derive(Debug)]
 pub struct Index {
     pub(super) id: IndexId,
@@ -46,7 +47,7 @@ pub struct Index {
     pub(super) io: Arc<dyn Io>,
     pub(super) directory: PathBuf,
     pub(super) shared: Shared,
-    pub(super) queue: Mutex<Queue>,
+    pub(super) queue: Queue<Write, Outcome>,
     pub(super) writer: Mutex<Writer>,
     pub(super) root: Mutex<Root>,
     /// Held through a checkpoint: there is one at a time.
@@ -286,13 +287,8 @@ impl Index {
     /// # Errors
     /// [`Error::Closed`]: the memory of this machine gives back other bytes than were put into it.
     pub fn get(&self, id: &str) -> Result<Option<Point>> {
-        // Under the lock, the ids and the View are of the same state.
-        let (view, row) = {
-            let ids = self.shared.ids.read();
-            let view = self.shared.view.load_full();
-            let row = ids.get(ids.hash(id.as_bytes()), |row| has_id(&view.segments, row, id));
-            (view, row)
-        };
+        let (view, row) =
+            self.shared.look_up(|ids, view| ids.get(ids.hash(id.as_bytes()), |row| has_id(&view.segments, row, id)));
         let Some((at, position)) = row.and_then(|row| locate(&view.segments, row)) else { return Ok(None) };
         let segment = &view.segments[at];
         let (id, metadata) = search::texts(segment, position)?;

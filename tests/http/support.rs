@@ -33,9 +33,19 @@ impl TestServer {
     }
 
     pub fn start_with(data_dir: TempDir, change: impl FnOnce(&mut ServerConfig)) -> Self {
+        Self::start_on(data_dir, |_| {}, change)
+    }
+
+    /// The same over another store than the program's.
+    pub fn start_on(
+        data_dir: TempDir,
+        change_store: impl FnOnce(&mut StoreOptions),
+        change: impl FnOnce(&mut ServerConfig),
+    ) -> Self {
         let path = data_dir.path().to_owned();
         // As the program does.
-        let options = StoreOptions { opening: Opening::Lazy, ..StoreOptions::new(&path) };
+        let mut options = StoreOptions { opening: Opening::Lazy, ..StoreOptions::new(&path) };
+        change_store(&mut options);
         let store = Arc::new(Store::open(options).unwrap());
         let mut config = ServerConfig::new(ApiKeys::for_development(), path);
         change(&mut config);
