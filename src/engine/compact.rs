@@ -368,7 +368,7 @@ impl Index {
             return Err(Error::Closed(Arc::clone(why)));
         }
         if self.stop.load(Relaxed) {
-            return Err(Error::Closed("the index is being closed".into()));
+            return Err(ann::stopped());
         }
         Ok(())
     }

@@ -113,6 +113,8 @@ pub(super) struct Slots {
     clock: AtomicU64,
     /// No index is opened any more.
     closed: AtomicBool,
+    /// Nothing is built or rewritten any more.
+    stopped_building: AtomicBool,
     /// Sum of [`Slot::memory`].
     pub(super) memory: AtomicU64,
     /// Held by the one who closes indices.
@@ -134,6 +136,7 @@ impl Slots {
             unreadable,
             clock: AtomicU64::new(1),
             closed: AtomicBool::new(false),
+            stopped_building: AtomicBool::new(false),
             memory: AtomicU64::new(0),
             closing: Mutex::new(()),
         }
@@ -180,6 +183,7 @@ impl Slots {
             Err(error) => State::Refused(error.clone()),
         });
         let index = opened?;
+        self.keep_stopped(&index);
         self.note_memory(&slot, &index);
         self.keep_to_budget(false);
         Ok(index)
@@ -203,6 +207,7 @@ impl Slots {
         let slot = Arc::new(Slot::new(key.clone(), index.about(), State::Open(Arc::clone(index))));
         slot.last_used.store(self.clock.fetch_add(1, Relaxed), Relaxed);
         self.slots.write().insert(key, Arc::clone(&slot));
+        self.keep_stopped(index);
         self.note_memory(&slot, index);
         self.keep_to_budget(false);
     }
@@ -238,6 +243,24 @@ impl Slots {
         self.slots.write().remove(key);
         self.forget_memory(&slot);
         Ok(())
+    }
+
+    /// Ends builds and compactions, and lets none begin: neither of an index that is open nor of one that is opened later.
+    pub(super) fn stop_building(&self) {
+        self.stopped_building.store(true, SeqCst);
+        for slot in self.all(None) {
+            if let State::Open(index) = &*slot.state.lock() {
+                index.stop_building();
+            }
+        }
+    }
+
+    /// For an index that is in its slot since a moment ago: who called [`stop_building`](Self::stop_building) looked there before or after, and
+    /// in the first case had said so before.
+    fn keep_stopped(&self, index: &Index) {
+        if self.stopped_building.load(SeqCst) {
+            index.stop_building();
+        }
     }
 
     /// From now on no index is opened. Gives those that are open.

@@ -15,6 +15,7 @@ mod program;
 #[path = "../support/mod.rs"]
 mod record;
 mod refusals;
+mod shutdown;
 mod supervisor;
 #[path = "../http/support.rs"]
 mod support;
