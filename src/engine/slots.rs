@@ -44,6 +44,8 @@ pub(super) struct Slots {
     clock: AtomicU64,
     /// No index is opened any more.
     closed: AtomicBool,
+    /// Nothing is built or rewritten any more.
+    stopped_building: AtomicBool,
     /// Sum of [`Entry::memory`].
     pub(super) memory: AtomicU64,
     /// Held by the one who closes indices.
@@ -65,6 +67,7 @@ impl Slots {
             unreadable,
             clock: AtomicU64::new(1),
             closed: AtomicBool::new(false),
+            stopped_building: AtomicBool::new(false),
             memory: AtomicU64::new(0),
             closing: Mutex::new(()),
         }
@@ -96,6 +99,7 @@ impl Slots {
         let may_open = || if self.is_closed() { Err(closed()) } else { Ok(()) };
         let (index, is_new) = entry.slot.open(may_open, || self.recover(key), may_pass)?;
         if is_new {
+            self.keep_stopped(&index);
             self.note_memory(&entry, &index);
             self.keep_to_budget(false);
         }
@@ -120,6 +124,7 @@ impl Slots {
         let entry = Arc::new(Entry::new(key.clone(), index.about(), State::Open(Arc::clone(index))));
         entry.last_used.store(self.clock.fetch_add(1, Relaxed), Relaxed);
         self.slots.write().insert(key, Arc::clone(&entry));
+        self.keep_stopped(index);
         self.note_memory(&entry, index);
         self.keep_to_budget(false);
     }
@@ -134,6 +139,24 @@ impl Slots {
         self.slots.write().remove(key);
         self.forget_memory(&entry);
         Ok(())
+    }
+
+    /// Ends builds and compactions, and lets none begin: neither of an index that is open nor of one that is opened later.
+    pub(super) fn stop_building(&self) {
+        self.stopped_building.store(true, SeqCst);
+        for entry in self.all(None) {
+            if let Some(index) = entry.slot.state().open() {
+                index.stop_building();
+            }
+        }
+    }
+
+    /// For an index that is in its slot since a moment ago: who called [`stop_building`](Self::stop_building) looked there before or after, and
+    /// in the first case had said so before.
+    fn keep_stopped(&self, index: &Index) {
+        if self.stopped_building.load(SeqCst) {
+            index.stop_building();
+        }
     }
 
     /// From now on no index is opened. Gives those that are open.

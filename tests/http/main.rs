@@ -8,5 +8,6 @@ mod contract;
 mod dormant;
 mod index_types;
 mod process;
+mod program;
 mod support;
 mod tenants;

@@ -1,74 +1,12 @@
 //! The program itself: how it starts, refuses to start, and ends.
 
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Command;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Call, KEY};
-
-/// The program, with nothing of this process's environment that it would look at.
-fn program(data_dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_faiss-proxy"));
-    command.args(["serve", "--data-dir"]).arg(data_dir);
-    let settings = ["API_KEYS", "LISTEN", "OPENING", "MEMORY_BUDGET_MB", "BUILD_THREADS", "AUTO_MEMORY_MB"]
-        .map(|name| format!("FAISS_PROXY_{name}"));
-    for variable in settings.iter().map(String::as_str).chain(["FAISS_DATA_DIR", "RUST_LOG"]) {
-        command.env_remove(variable);
-    }
-    command
-}
-
-/// A server in a process of its own, killed when it is dropped.
-struct ServerProcess {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl ServerProcess {
-    fn start(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("listening on http://").and_then(|address| address.parse().ok());
-        let Some(address) = address else {
-            let _ = child.kill();
-            panic!("the server said {line:?}, and then {:?}", child.wait());
-        };
-        Self { child, address }
-    }
-
-    fn call(&self, method: &str, path: &str) -> Call {
-        Call::new(self.address, method, path)
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    fn wait(mut self) -> ExitStatus {
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for ServerProcess {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Runs a server that must refuse to start, and gives what it said.
-fn refusal(command: &mut Command) -> String {
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(1), "{said}");
-    said
-}
+use crate::program::{ServerProcess, program, refusal};
+use crate::support::KEY;
 
 #[test]
 fn without_keys_it_does_not_start_and_says_how_to_set_one() {

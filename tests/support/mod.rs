@@ -1,6 +1,9 @@
 //! A store beside a record of what it was told and what it answered: what the promises about durability are checked against.
 #![allow(dead_code, reason = "every test file is a crate of its own, and none uses all of this")]
 
+pub mod child;
+pub mod script;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -6,7 +6,7 @@ mod file;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use build::{BuildOptions, Built, build};
+pub(crate) use build::{BuildOptions, Built, build, stopped};
 
 use std::path::Path;
 use std::sync::Arc;
