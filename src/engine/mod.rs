@@ -12,6 +12,7 @@ mod index;
 mod limits;
 mod maintenance;
 mod policy;
+mod read;
 mod recover;
 mod reserve;
 mod search;

@@ -2,6 +2,7 @@
 //! is a test.
 
 mod evaluate;
+pub(crate) mod fields;
 mod json;
 mod parse;
 
@@ -81,6 +82,11 @@ impl Filter {
     /// more bytes (1 MiB), tests (256) or levels (16) than a filter has.
     pub fn parse(json: &str) -> Result<Self> {
         parse::parse(json)
+    }
+
+    /// Whether every point matches.
+    pub(crate) fn is_all(&self) -> bool {
+        self.expression == Expression::All(Vec::new())
     }
 
     /// Whether this metadata, the JSON text of an object, meets the condition. Reads only the fields that it needs.

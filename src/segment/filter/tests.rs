@@ -228,3 +228,102 @@ fn every_filter_means_what_the_naive_evaluator_says() {
     }
     assert!(matched.get() > all.get() / 10 && matched.get() < all.get() * 9 / 10);
 }
+
+/// What the metadata index selects, row by row, is what the evaluator says.
+#[test]
+fn the_metadata_index_selects_what_the_evaluator_matches() {
+    use super::fields::Fields;
+    use proptest::test_runner::{Config, TestRunner};
+    use std::borrow::Cow;
+    let config = Config { cases: 3_000, failure_persistence: None, ..Config::default() };
+    let rows = proptest::collection::vec(random::metadata(), 0..80);
+    let filters = proptest::collection::vec(random::filter(), 1..8);
+    let result = TestRunner::new(config).run(&(rows, filters), |(rows, filters)| {
+        let rows: Vec<String> = rows.iter().map(ToString::to_string).collect();
+        let fields = Fields::new(rows.iter().map(|row| Cow::Borrowed(row.as_bytes())));
+        for filter in filters {
+            let parsed = Filter::parse(&filter.to_string()).unwrap();
+            let read = |row: usize, text: &mut Vec<u8>| text.extend_from_slice(rows[row].as_bytes());
+            let selected = fields.select(&parsed, rows.len(), read);
+            for (row, metadata) in rows.iter().enumerate() {
+                assert_eq!(selected.contains(row), parsed.matches(metadata.as_bytes()), "{filter} on {metadata}");
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+}
+
+/// Long strings, big numbers, long arrays, many fields and many rows of one value: what the index keeps a part of, or keeps otherwise.
+#[test]
+fn the_metadata_index_is_exact_where_it_keeps_only_a_part() {
+    use super::fields::Fields;
+    use std::borrow::Cow;
+    let long = |end: &str| format!("{}{end}", "x".repeat(40));
+    let rows: Vec<String> = (0..400_u64)
+        .map(|n| match n % 8 {
+            0 => format!(r#"{{"t":"{}","same":1}}"#, long("")),
+            1 => format!(r#"{{"t":"{}","same":1}}"#, long("y")),
+            2 => format!(r#"{{"t":"{}","n":{}}}"#, long(&n.to_string()), 9_007_199_254_740_990 + n),
+            3 => format!(r#"{{"n":{n}.5,"same":"1"}}"#),
+            4 => format!(r#"{{"a":{:?}}}"#, (0..300 + n).collect::<Vec<_>>()),
+            5 => format!(r#"{{"unique{n}":1,"a":[{n},"{}"]}}"#, long("z")),
+            6 => format!(r#"{{{}}}"#, (0..40).map(|field| format!("\"{n}-{field}\":{field}")).collect::<Vec<_>>().join(",")),
+            _ => r#"{"same":[1,{"deep":[1,2,{"er":"ü"}]}],"n":1e300}"#.to_owned(),
+        })
+        .collect();
+    let fields = Fields::new(rows.iter().map(|row| Cow::Borrowed(row.as_bytes())));
+    let filters = [
+        format!(r#"{{"t":"{}"}}"#, long("")),
+        format!(r#"{{"t":"{}"}}"#, long("y")),
+        format!(r#"{{"t":{{"$ne":"{}"}}}}"#, long("yy")),
+        format!(r#"{{"t":{{"$in":["{}","{}"]}}}}"#, long("2"), long("10")),
+        r#"{"t":{"$contains":"xy"}}"#.to_owned(),
+        r#"{"n":9007199254740992}"#.to_owned(),
+        r#"{"n":9007199254740993}"#.to_owned(),
+        r#"{"n":{"$gt":9007199254740993}}"#.to_owned(),
+        r#"{"n":{"$lte":11.5}}"#.to_owned(),
+        r#"{"same":1}"#.to_owned(),
+        r#"{"same":{"$nin":[1,"1"]}}"#.to_owned(),
+        r#"{"a":299}"#.to_owned(),
+        r#"{"a":650}"#.to_owned(),
+        r#"{"a":{"$contains":13}}"#.to_owned(),
+        r#"{"390-39":39}"#.to_owned(),
+        r#"{"390-39":{"$exists":false}}"#.to_owned(),
+        r#"{"unique5":1}"#.to_owned(),
+        r#"{"same.deep":2}"#.to_owned(),
+        r#"{"same.deep.er":"ü"}"#.to_owned(),
+        r#"{"$not":{"same.deep":{"$exists":true}}}"#.to_owned(),
+    ];
+    for filter in &filters {
+        let parsed = Filter::parse(filter).unwrap();
+        let read = |row: usize, text: &mut Vec<u8>| text.extend_from_slice(rows[row].as_bytes());
+        // Also of a prefix of the rows.
+        for len in [rows.len(), 101] {
+            let selected: Vec<usize> = fields.select(&parsed, len, read).iter().collect();
+            let expected: Vec<usize> = (0..len).filter(|&row| parsed.matches(rows[row].as_bytes())).collect();
+            assert_eq!(selected, expected, "{filter} of {len}");
+        }
+    }
+}
+
+#[test]
+fn the_metadata_index_of_unique_long_values_is_bounded() {
+    use super::fields::Fields;
+    use std::borrow::Cow;
+    let per_row = |row: &dyn Fn(usize) -> String| {
+        let rows: Vec<String> = (0..20_000).map(row).collect();
+        Fields::new(rows.iter().map(|row| Cow::Borrowed(row.as_bytes()))).memory_bytes() as f64 / 20_000.0
+    };
+    let (word, number) =
+        (per_row(&|n| format!("{{\"lang\":\"{}\"}}", ["en", "de", "fr"][n % 3])), per_row(&|n| format!("{{\"n\":{n}}}")));
+    let (uuid, long) =
+        (per_row(&|n| format!("{{\"id\":\"{n:036}\"}}")), per_row(&|n| format!("{{\"text\":\"{n:08}{:0992}\"}}", 0)));
+    let array = per_row(&|n| format!("{{\"a\":{:?}}}", (n..n + 1000).collect::<Vec<_>>()));
+    println!(
+        "bytes a row: word {word:.2}, number {number:.1}, UUID {uuid:.1}, 1,000 characters {long:.1}, 1,000 numbers {array:.0}"
+    );
+    assert!(word < 1.5 && number < 20.0 && uuid < 60.0 && long < 60.0 && array < 2_000.0);
+}
