@@ -27,8 +27,8 @@ use crate::io::{Io, Lock};
 use crate::segment::growing::Growing;
 use crate::segment::recipe::{self, Recipe};
 use crate::types::{
-    BuildInfo, CheckpointReport, Deleted, Durability, Hit, IndexId, IndexInfo, IndexOptions, IndexState, Metric, Picked, Point,
-    Query, TenantId, Upserted,
+    BuildInfo, CheckpointReport, Deleted, Durability, Explanation, Hit, IndexId, IndexInfo, IndexOptions, IndexState, Metric,
+    Picked, Point, Query, TenantId, Upserted,
 };
 use crate::wal::file_log::FileLog;
 
@@ -302,6 +302,14 @@ impl Index {
     /// # Errors
     /// [`Error::Invalid`] naming `vector` or `k`.
     pub fn search(&self, query: &Query) -> Result<Vec<Hit>> {
+        self.explain(query).map(|(hits, _)| hits)
+    }
+
+    /// The same, and how the answer was found.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search).
+    pub fn explain(&self, query: &Query) -> Result<(Vec<Hit>, Explanation)> {
         if query.k == 0 || query.k > self.limits.k_max {
             return Err(Error::invalid("k", "invalid_k", format!("k is 1 to {}, and not {}", self.limits.k_max, query.k)));
         }

@@ -14,6 +14,7 @@ mod maintenance;
 mod policy;
 mod published;
 mod queue;
+mod read;
 mod recover;
 mod reserve;
 mod search;
