@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::apply::{Shared, State, has_id};
+use super::apply::{Shared, State};
 use super::batch::{Batch, check_id, check_vector};
 use super::checkpoint::Files;
 use super::maintenance::{Maintenance, Task};
@@ -17,7 +17,6 @@ use super::policy::Policy;
 use super::queue::Queue;
 use super::reserve::Reserve;
 use super::search;
-use super::view::locate;
 use super::writer::{Outcome, Request, Write, Writer};
 use crate::checkpoint::manifest::Root;
 use crate::config::{EF_MAX, Limits, WRITE_DELAY_MAX_MS};
@@ -28,7 +27,7 @@ use crate::segment::growing::Growing;
 use crate::segment::recipe::{self, Recipe};
 use crate::types::{
     BuildInfo, CheckpointReport, Deleted, Durability, Explanation, Hit, IndexId, IndexInfo, IndexOptions, IndexState, Metric,
-    Picked, Point, Query, TenantId, Upserted,
+    Picked, Query, TenantId, Upserted,
 };
 use crate::wal::file_log::FileLog;
 
@@ -280,21 +279,6 @@ impl Index {
         ids.iter().try_for_each(|id| check_id(id, &self.limits))?;
         let (lsn, effect) = self.commit(Request::Delete(ids.iter().map(|&id| id.to_owned()).collect()), durability)?;
         Ok(Deleted { lsn, deleted_count: effect.count })
-    }
-
-    /// The point of this id, if there is one.
-    ///
-    /// # Errors
-    /// [`Error::Closed`]: the memory of this machine gives back other bytes than were put into it.
-    pub fn get(&self, id: &str) -> Result<Option<Point>> {
-        let (view, row) =
-            self.shared.look_up(|ids, view| ids.get(ids.hash(id.as_bytes()), |row| has_id(&view.segments, row, id)));
-        let Some((at, position)) = row.and_then(|row| locate(&view.segments, row)) else { return Ok(None) };
-        let segment = &view.segments[at];
-        let (id, metadata) = search::texts(segment, position)?;
-        let mut values = Vec::new();
-        segment.rows.vector(position, &mut values);
-        Ok(Some(Point { id, values, metadata, lsn: segment.rows.record(position).lsn }))
     }
 
     /// The nearest points, best first; `k` of them where there are `k` that match.

@@ -9,26 +9,30 @@ use super::search::{self, Part};
 use super::view::{View, locate};
 use crate::error::{Error, Result};
 use crate::segment::filter::Filter;
-use crate::types::{Lsn, PageQuery, Point, PointPage};
+use crate::segment::id_map::IdMap;
+use crate::types::{Lsn, PageQuery, Point, PointPage, Row};
 
 impl Index {
+    /// The point of this id, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]: the memory of this machine gives back other bytes than were put into it.
+    pub fn get(&self, id: &str) -> Result<Option<Point>> {
+        let (view, row) = self.shared.look_up(|map, view| row(map, view, id));
+        let place = row.and_then(|row| locate(&view.segments, row));
+        place.map(|(at, position)| point(&view, at, position, true)).transpose()
+    }
+
     /// The points of these ids that exist, in the order of the ids, and the LSN of the one state in which they were found.
     ///
     /// # Errors
-    /// [`Error::Invalid`]: more ids than a batch has points. [`Error::Closed`]: the memory of this machine gives back other bytes than were put into it.
+    /// [`Error::Invalid`]: more ids than a batch has points. [`Error::Closed`]: as [`get`](Self::get).
     pub fn fetch(&self, ids: &[&str]) -> Result<(Vec<Point>, Lsn)> {
         if ids.len() > self.limits.batch_points_max {
             let detail = format!("at most {} ids are fetched at once", self.limits.batch_points_max);
             return Err(Error::invalid("ids", "batch_too_large", detail));
         }
-        // Under the lock, the ids and the View are of the same state.
-        let (view, rows) = {
-            let map = self.shared.ids.read();
-            let view = self.shared.view.load_full();
-            let find = |id: &&str| map.get(map.hash(id.as_bytes()), |row| has_id(&view.segments, row, id));
-            let rows: Vec<_> = ids.iter().filter_map(find).collect();
-            (view, rows)
-        };
+        let (view, rows) = self.shared.look_up(|map, view| ids.iter().filter_map(|id| row(map, view, id)).collect::<Vec<_>>());
         let places = rows.into_iter().filter_map(|row| locate(&view.segments, row));
         let points = places.map(|(at, position)| point(&view, at, position, true)).collect::<Result<_>>()?;
         Ok((points, view.lsn))
@@ -46,7 +50,7 @@ impl Index {
     /// Each page looks at the id of every point that matches, and holds `limit` of them.
     ///
     /// # Errors
-    /// [`Error::Invalid`] naming `limit`. [`Error::Closed`]: as [`fetch`](Self::fetch).
+    /// [`Error::Invalid`] naming `limit`. [`Error::Closed`]: as [`get`](Self::get).
     pub fn page(&self, query: &PageQuery) -> Result<PointPage> {
         let limit = query.limit;
         if limit == 0 || limit > self.limits.batch_points_max {
@@ -82,6 +86,10 @@ impl Index {
         let next = points.last().filter(|_| has_more).map(|last| last.id.clone());
         Ok(PointPage { points, next, lsn: view.lsn })
     }
+}
+
+fn row(map: &IdMap, view: &View, id: &str) -> Option<Row> {
+    map.get(map.hash(id.as_bytes()), |row| has_id(&view.segments, row, id))
 }
 
 fn parts<'a>(view: &'a Arc<View>, filter: Option<&'a Filter>) -> impl Iterator<Item = Part<'a>> {

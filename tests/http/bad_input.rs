@@ -252,8 +252,11 @@ fn a_path_that_names_nothing_is_a_404_and_a_wrong_method_a_405_that_says_which()
         ("POST", "/", "GET"),
         ("DELETE", "/v1/index", "GET, POST"),
         ("PUT", index.as_str(), "GET, DELETE"),
-        ("GET", &format!("{index}/vectors"), "POST"),
-        ("DELETE", &format!("{index}/vectors/"), "POST"),
+        ("PUT", &format!("{index}/vectors"), "GET, POST"),
+        ("DELETE", &format!("{index}/vectors/"), "GET, POST"),
+        ("POST", &format!("{index}/vectors/v"), "GET, DELETE"),
+        ("PUT", &format!("{index}/vectors/fetch"), "GET, DELETE, POST"),
+        ("GET", &format!("{index}/count"), "POST"),
         ("PUT", &format!("{index}/search"), "GET, POST"),
         ("OPTIONS", "/v1/health", "GET"),
     ] {

@@ -9,5 +9,6 @@ mod dormant;
 mod index_types;
 mod process;
 mod program;
+mod reads;
 mod support;
 mod tenants;

@@ -1,0 +1,132 @@
+//! Reading points: filters, explained searches, counts, pages, points by ids, and deletes by ids.
+
+use serde_json::{Value, json};
+
+use crate::support::{KEY, NO_INDEX, OTHER_KEY, TestServer};
+
+/// An index of `count` points `p0`, `p1`, … on a line.
+fn index_of(server: &TestServer, count: usize) -> String {
+    let created = server.post("/v1/index", &json!({"name": "n", "dimension": 1})).json();
+    let path = format!("/v1/index/{}", created["id"].as_str().unwrap());
+    let points: Vec<Value> = (0..count)
+        .map(|n| json!({"id": format!("p{n}"), "values": [n], "metadata": {"n": n, "even": n % 2 == 0, "tags": [n % 3, "all"]}}))
+        .collect();
+    assert_eq!(server.post(&format!("{path}/vectors"), &json!({"vectors": points})).status, 201);
+    path
+}
+
+fn ids(answer: &Value, field: &str) -> Vec<String> {
+    answer[field].as_array().unwrap().iter().map(|point| point["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_filter_has_the_whole_language_and_what_is_wrong_in_it_is_named() {
+    let server = TestServer::start();
+    let path = index_of(&server, 30);
+    let search = |filter: &Value| server.post(&format!("{path}/search"), &json!({"vector": [0], "k": 3, "filter": filter}));
+    for (filter, expected) in [
+        (json!({"n": {"$gte": 10, "$lt": 20}}), ["p10", "p11", "p12"]),
+        (json!({"even": true, "tags": 1}), ["p4", "p10", "p16"]),
+        (json!({"$or": [{"n": 7}, {"n": {"$in": [28, 29]}}]}), ["p7", "p28", "p29"]),
+        (json!({"tags": {"$contains": "all"}, "n": {"$nin": [0, 1]}}), ["p2", "p3", "p4"]),
+    ] {
+        assert_eq!(ids(&search(&filter).json(), "results"), expected, "{filter}");
+    }
+    let (code, detail) = search(&json!({"n": {"$near": 1}})).problem(422);
+    assert!(code == "invalid_filter" && detail.contains("\"$near\" of \"n\""), "{code}: {detail}");
+}
+
+#[test]
+fn a_search_says_how_it_was_answered_and_bears_what_is_asked_for() {
+    let server = TestServer::start();
+    let path = index_of(&server, 30);
+    let body = json!({"vector": [4], "k": 2, "filter": {"even": true}, "include_values": true, "include_metadata": false});
+    let plain = server.post(&format!("{path}/search"), &body).json();
+    assert!(plain.get("explain").is_none());
+    assert_eq!(plain["results"][0], json!({"id": "p4", "score": 1.0, "distance": 0.0, "values": [4.0]}));
+    let explained = server.post(&format!("{path}/search?explain=true"), &body).json();
+    assert_eq!(explained["results"], plain["results"]);
+    let segment = json!({"rows": 30, "matched": 15, "how": "scan"});
+    assert_eq!(explained["explain"], json!({"lsn": 1, "matched": 15, "segments": [segment]}));
+    let near = server.post(&format!("{path}/search"), &json!({"vector": [4], "min_score": 0.5})).json();
+    assert_eq!(ids(&near, "results"), ["p4", "p3", "p5"]);
+    server.post(&format!("{path}/search?explain=perhaps"), &body).problem(422);
+    for (field, wrong) in [("min_score", json!("high")), ("include_values", json!(1)), ("include_metadata", json!("no"))] {
+        let (_, detail) = server.post(&format!("{path}/search"), &json!({"vector": [4], (field): wrong})).problem(422);
+        assert!(detail.contains(field), "{detail}");
+    }
+}
+
+#[test]
+fn points_are_counted_fetched_listed_and_deleted_by_ids() {
+    let server = TestServer::start();
+    let path = index_of(&server, 30);
+    let counted = server.post(&format!("{path}/count"), &json!({"filter": {"n": {"$lt": 7}}})).json();
+    assert_eq!(counted, json!({"count": 7, "lsn": 1}));
+    assert_eq!(server.post(&format!("{path}/count"), &json!({})).json()["count"], 30);
+
+    let fetched = server.post(&format!("{path}/vectors/fetch"), &json!({"ids": ["p9", "absent", "p0"]})).json();
+    assert_eq!(ids(&fetched, "vectors"), ["p9", "p0"]);
+    assert_eq!(fetched["vectors"][0]["values"], json!([9.0]));
+
+    let mut seen = Vec::new();
+    let mut cursor = String::new();
+    for page in 0.. {
+        let listed = server
+            .get(&format!("{path}/vectors?limit=4&filter=%7B%22even%22:true%7D&include_values={}{cursor}", page == 0))
+            .json();
+        assert_eq!(listed["vectors"][0].get("values").is_some(), page == 0);
+        seen.extend(ids(&listed, "vectors"));
+        let Some(next) = listed["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    let mut expected: Vec<String> = (0..30).step_by(2).map(|n| format!("p{n}")).collect();
+    expected.sort();
+    assert_eq!(seen, expected, "by rising ids, each once");
+
+    let deleted = server.post(&format!("{path}/vectors/delete"), &json!({"ids": ["p0", "absent", "p1", "p1"]})).json();
+    assert_eq!(deleted, json!({"deleted_count": 2, "lsn": 2}));
+    assert_eq!(server.get(&path).json()["vector_count"], 28);
+    // A point may be called so.
+    let point = json!({"vectors": [{"id": "fetch", "values": [1]}]});
+    assert_eq!(server.post(&format!("{path}/vectors"), &point).status, 201);
+    assert_eq!(server.get(&format!("{path}/vectors/fetch")).json()["id"], "fetch");
+}
+
+#[test]
+fn wrong_reads_are_refused_by_field_and_those_of_another_tenant_find_nothing() {
+    let server = TestServer::start();
+    let path = index_of(&server, 3);
+    for (call, field) in [
+        ("vectors?limit=0", "limit"),
+        ("vectors?limit=x", "limit"),
+        ("vectors?limit=10001", "limit"),
+        ("vectors?cursor=i7", "cursor"),
+        ("vectors?cursor=nothing", "cursor"),
+        ("vectors?cursor=iff", "cursor"),
+        ("vectors?filter=1", "filter"),
+        ("vectors?include_values=2", "include_values"),
+    ] {
+        let (_, detail) = server.get(&format!("{path}/{call}")).problem(422);
+        assert!(detail.starts_with(field), "{call}: {detail}");
+    }
+    for (call, body, field) in [
+        ("vectors/fetch", json!({}), "ids"),
+        ("vectors/fetch", json!({"ids": "p1"}), "ids"),
+        ("vectors/delete", json!({"ids": [1]}), "ids"),
+        ("vectors/delete", json!({"ids": [""]}), "id"),
+        ("count", json!({"filter": {"a": {"$gt": "1"}}}), "filter"),
+    ] {
+        let (_, detail) = server.post(&format!("{path}/{call}"), &body).problem(422);
+        assert!(detail.starts_with(field), "{call}: {detail}");
+    }
+    let id = path.rsplit('/').next().unwrap();
+    for (key, id) in [(OTHER_KEY, id), (KEY, NO_INDEX)] {
+        let call = |method, rest: &str| server.call(method, &format!("/v1/index/{id}/{rest}")).key(key);
+        call("GET", "vectors").send().problem(404);
+        call("POST", "count").json(&json!({})).send().problem(404);
+        call("POST", "vectors/fetch").json(&json!({"ids": ["p1"]})).send().problem(404);
+        call("POST", "vectors/delete").json(&json!({"ids": ["p1"]})).send().problem(404);
+    }
+    server.call("POST", &format!("{path}/vectors/p1")).key(KEY).json(&json!({})).send().problem(405);
+}
