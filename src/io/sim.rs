@@ -36,16 +36,16 @@
 //! giving it (on Linux the kernel may also forget it). A file counts with its length against the capacity, holes included, and a
 //! directory with nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
-use self::plan::{Calls, Plan, PlannedFault};
+use self::plan::{Calls, Due, Plan, PlannedFault};
 use self::tree::{NodeId, Tree};
 use super::{Entry, File, Io, Lock, Map, whole};
 
@@ -99,6 +99,8 @@ impl Survival {
 
 struct Disk {
     tree: Tree,
+    /// What each file that was opened is called now, unless its directory was renamed.
+    paths: BTreeMap<NodeId, PathBuf>,
     locks: BTreeSet<NodeId>,
     capacity: Option<u64>,
     plan: Plan,
@@ -117,7 +119,7 @@ impl SimIo {
     }
 
     fn from_tree(tree: Tree, capacity: Option<u64>) -> Self {
-        let disk = Disk { tree, locks: BTreeSet::new(), capacity, plan: Plan::default() };
+        let disk = Disk { tree, paths: BTreeMap::new(), locks: BTreeSet::new(), capacity, plan: Plan::default() };
         Self { disk: Arc::new(Mutex::new(disk)) }
     }
 
@@ -154,7 +156,12 @@ impl SimIo {
     /// tries 1, 2, 3, … meets each sync, or each write, once. Several may be planned.
     pub fn fail_at(&self, n: u64, fault: Fault) {
         assert!(n > 0, "1 is the next operation");
-        self.disk.lock().plan.faults.push(PlannedFault { fault, left: n });
+        self.disk.lock().plan.faults.push(PlannedFault { fault, due: Due::After(n) });
+    }
+
+    /// Lets `fault` strike the operation of this [`Step::number`], where it can strike that one.
+    pub fn fail_step(&self, number: u64, fault: Fault) {
+        self.disk.lock().plan.faults.push(PlannedFault { fault, due: Due::At(number) });
     }
 
     /// Faults that did not strike yet.
@@ -198,7 +205,8 @@ impl SimIo {
 
     fn handle(&self, disk: &mut Disk, node: NodeId, path: &Path) -> Arc<dyn File> {
         disk.tree.add_handle(node);
-        Arc::new(SimFile { disk: Arc::clone(&self.disk), node, path: path.into() })
+        disk.paths.insert(node, path.to_owned());
+        Arc::new(SimFile { disk: Arc::clone(&self.disk), node })
     }
 }
 
@@ -213,6 +221,12 @@ impl fmt::Debug for SimIo {
 }
 
 impl Disk {
+    /// Counts an operation on a file that is open.
+    fn begin(&mut self, operation: Operation, file: NodeId) -> io::Result<Option<Fault>> {
+        let Self { plan, paths, .. } = self;
+        plan.begin(operation, &paths[&file])
+    }
+
     /// Bytes by which files may still grow.
     fn free_bytes(&self) -> u64 {
         self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.tree.used_bytes()))
@@ -278,7 +292,12 @@ impl Io for SimIo {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut disk = self.disk.lock();
         disk.plan.begin_whole(Operation::Rename, from)?;
-        disk.tree.rename(from, to)
+        let file = disk.tree.file(from);
+        disk.tree.rename(from, to)?;
+        if let Some(path) = file.ok().and_then(|file| disk.paths.get_mut(&file)) {
+            *path = to.to_owned();
+        }
+        Ok(())
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
@@ -329,12 +348,11 @@ impl Io for SimIo {
 struct SimFile {
     disk: Arc<Mutex<Disk>>,
     node: NodeId,
-    path: Box<Path>,
 }
 
 impl fmt::Debug for SimFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SimFile({})", self.path.display())
+        write!(f, "SimFile({})", self.disk.lock().paths[&self.node].display())
     }
 }
 
@@ -347,7 +365,7 @@ impl Drop for SimFile {
 impl File for SimFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let mut disk = self.disk.lock();
-        let fault = disk.plan.begin(Operation::ReadAt, &self.path)?;
+        let fault = disk.begin(Operation::ReadAt, self.node)?;
         let mut calls = Calls::new(fault, buffer.len().min(disk.tree.contents(self.node).from(offset).len()));
         whole::read(buffer, offset, |buffer, offset| Ok(disk.pread(self.node, buffer, offset, calls.next()?)))
     }
@@ -360,7 +378,7 @@ impl File for SimFile {
             // No system call is made.
             return disk.plan.check_alive();
         }
-        let fault = disk.plan.begin(Operation::WriteAt, &self.path)?;
+        let fault = disk.begin(Operation::WriteAt, self.node)?;
         let mut calls = Calls::new(fault, total);
         whole::write(parts, offset, |parts, offset| {
             let bytes_max = calls.next()?;
@@ -370,7 +388,7 @@ impl File for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        let fault = disk.plan.begin(Operation::SyncData, &self.path)?;
+        let fault = disk.begin(Operation::SyncData, self.node)?;
         let contents = disk.tree.contents_mut(self.node);
         match fault {
             None => {
@@ -388,7 +406,9 @@ impl File for SimFile {
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        disk.plan.begin_whole(Operation::SetLen, &self.path)?;
+        if let Some(fault) = disk.begin(Operation::SetLen, self.node)? {
+            return Err(fault.error());
+        }
         let length = checked_length(Some(bytes))?;
         let present = disk.tree.contents(self.node).len();
         if length > present && (length - present) as u64 > disk.free_bytes() {

@@ -49,8 +49,6 @@ pub(super) fn write(
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::disallowed_types, reason = "the calls are those of a real file")]
-
     use std::os::unix::fs::FileExt;
 
     use super::*;

@@ -87,7 +87,7 @@ pub struct Step {
     /// 1 for the first of its disk.
     pub number: u64,
     pub operation: Operation,
-    /// As it was when the file was opened; of a rename the old path.
+    /// As it is at the time, where the file itself was renamed and not its directory; of a rename the old path.
     pub path: PathBuf,
 }
 
@@ -111,8 +111,28 @@ pub(super) struct Plan {
 
 pub(super) struct PlannedFault {
     pub(super) fault: Fault,
-    /// Operations that it can strike, up to and with the one that it does.
-    pub(super) left: u64,
+    pub(super) due: Due,
+}
+
+pub(super) enum Due {
+    /// So many operations that it can strike, up to and with the one that it does.
+    After(u64),
+    /// A step's number.
+    At(u64),
+}
+
+impl PlannedFault {
+    /// Whether it strikes this one.
+    fn meets(&mut self, step: &Step) -> bool {
+        match &mut self.due {
+            _ if !self.fault.strikes(step.operation) => false,
+            Due::At(number) => *number == step.number,
+            Due::After(left) => {
+                *left -= 1;
+                *left == 0
+            }
+        }
+    }
 }
 
 impl Plan {
@@ -134,13 +154,11 @@ impl Plan {
         }
         let mut due = None;
         self.faults.retain_mut(|planned| {
-            if planned.fault.strikes(operation) {
-                planned.left -= 1;
-            }
-            if planned.left == 0 {
+            let meets = planned.meets(&step);
+            if meets {
                 due = due.or(Some(planned.fault));
             }
-            planned.left > 0
+            !meets
         });
         self.struck.extend(due.map(|fault| (fault, step)));
         Ok(due)

@@ -339,6 +339,25 @@ fn fault_strikes_the_operation_that_it_was_planned_for() {
 }
 
 #[test]
+fn fault_strikes_the_step_that_it_was_planned_for_if_it_can() {
+    let (disk, file) = disk_with_file(b"x");
+    let next = disk.operations() + 1;
+    disk.fail_step(next, Fault::FailedSync);
+    disk.fail_step(next + 1, Fault::FailedSync);
+    write(&*file, 0, b"y");
+    file.sync_data().unwrap_err();
+    assert_eq!((disk.struck().len(), disk.faults_left()), (1, 1), "a write is no sync");
+}
+
+#[test]
+fn step_on_an_open_file_has_the_name_that_the_file_has_by_then() {
+    let (disk, file) = disk_with_file(b"x");
+    disk.rename(path("/f"), path("/g")).unwrap();
+    file.sync_data().unwrap();
+    assert_eq!(disk.trace().last().unwrap().path, path("/g"));
+}
+
+#[test]
 fn eio_strikes_reads_maps_lists_and_openings_once() {
     let (disk, file) = disk_with_file(b"bytes");
     let mut buffer = [0; 5];
