@@ -7,10 +7,11 @@ use std::path::Path;
 use std::sync::{Arc, Barrier};
 
 use faiss_proxy::config::Limits;
-use faiss_proxy::io::sim::{SimIo, Survival};
-use faiss_proxy::io::{Entry, File, Io, Lock, Map};
+use faiss_proxy::io::Io;
+use faiss_proxy::io::sim::{Operation, SimIo, Survival};
 use faiss_proxy::{Durability, Error, Index, IndexCounts, IndexId, Metric, Opening, Result, Store, StoreOptions, TenantId};
 use parking_lot::{Condvar, Mutex};
+use support::detour::{Course, Detour};
 use support::{dump, open_store, open_store_as, point, spec, tenant};
 
 fn lazy(disk: impl Io + 'static) -> Result<Store> {
@@ -46,65 +47,11 @@ fn counts(serving: usize, not_verified: usize, refused: usize) -> IndexCounts {
 }
 
 /// A disk that asks before it maps, lists or syncs a path.
-#[derive(Clone)]
-struct AskedDisk<F> {
-    disk: SimIo,
-    ask: Arc<F>,
-}
-
-impl<F> std::fmt::Debug for AskedDisk<F> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.disk.fmt(f)
-    }
-}
-
-impl<F: Fn(&Path) -> io::Result<()> + Send + Sync> Io for AskedDisk<F> {
-    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        self.disk.open(path)
-    }
-
-    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        self.disk.create(path)
-    }
-
-    fn map(&self, path: &Path) -> io::Result<Map> {
-        (self.ask)(path)?;
-        self.disk.map(path)
-    }
-
-    fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
-        (self.ask)(directory)?;
-        self.disk.list(directory)
-    }
-
-    fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.create_dir(path)
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_file(path)
-    }
-
-    fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove_dir(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        (self.ask)(path)?;
-        self.disk.sync_dir(path)
-    }
-
-    fn available(&self, directory: &Path) -> io::Result<u64> {
-        self.disk.available(directory)
-    }
-
-    fn lock(&self, path: &Path) -> io::Result<Lock> {
-        self.disk.lock(path)
-    }
+fn asking(disk: SimIo, ask: impl Fn(&Path) -> io::Result<()> + Send + Sync + 'static) -> Detour {
+    Detour::new(disk, move |_, operation, path| {
+        let is_asked = matches!(operation, Operation::Map | Operation::List | Operation::SyncDir);
+        if is_asked { ask(path).map(|()| Course::Do) } else { Ok(Course::Do) }
+    })
 }
 
 #[test]
@@ -157,7 +104,7 @@ fn all_who_ask_for_an_index_at_once_get_the_same_instance_and_who_asks_for_anoth
             Ok(())
         }
     };
-    let store = lazy(AskedDisk { disk, ask: Arc::new(ask) }).unwrap();
+    let store = lazy(asking(disk, ask)).unwrap();
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| store.index(&tenant(), ids[0]).unwrap())).collect();
         // The recovery of the one stands still; the other is opened, the first is listed and counted.
@@ -211,7 +158,7 @@ fn an_index_that_could_not_be_read_for_now_is_opened_by_the_next_who_asks() {
         }
         Ok(())
     };
-    let store = lazy(AskedDisk { disk, ask: Arc::new(ask) }).unwrap();
+    let store = lazy(asking(disk, ask)).unwrap();
     assert!(matches!(store.index(&tenant(), ids[0]), Err(Error::Io(_))));
     assert_eq!(store.counts(None), counts(0, 1, 0));
     assert_eq!(dump(&store.index(&tenant(), ids[0]).unwrap()).len(), 2);
@@ -242,7 +189,7 @@ fn a_delete_whose_outcome_is_not_known_leaves_an_index_that_is_not_opened_again(
             false => Ok(()),
         }
     };
-    let store = lazy(AskedDisk { disk, ask: Arc::new(ask) }).unwrap();
+    let store = lazy(asking(disk, ask)).unwrap();
     *is_failing.lock() = true;
     assert!(matches!(store.delete_index(&tenant(), ids[0]), Err(Error::OutcomeUnknown(_))));
     *is_failing.lock() = false;
@@ -263,7 +210,7 @@ fn an_index_that_a_failed_delete_left_without_writes_is_not_closed_and_opened_ag
             false => Ok(()),
         }
     };
-    let disk = AskedDisk { disk, ask: Arc::new(ask) };
+    let disk = asking(disk, ask);
     let store = open_store_as(Opening::Lazy, disk, "/data", &with_budget(1)).unwrap();
     store.index(&tenant(), ids[0]).unwrap();
     *is_failing.lock() = true;
@@ -303,7 +250,7 @@ fn a_tenants_directory_that_cannot_be_read_is_that_tenants_matter() {
             true => Err(io::ErrorKind::PermissionDenied.into()),
             false => Ok(()),
         };
-        let disk = AskedDisk { disk: disk.clone(), ask: Arc::new(ask) };
+        let disk = asking(disk.clone(), ask);
         let store = open_store_as(opening, disk, "/data", &Limits::default()).unwrap();
         assert_eq!(dump(&store.index(&tenant(), ids[0]).unwrap()).len(), 2);
         assert!(matches!(store.index(&other, theirs), Err(Error::Io(_))), "it is there: nobody may say that it is not");

@@ -32,7 +32,8 @@ pub(super) fn find(context: Context, data_dir: PathBuf, opening: Opening) -> Res
     let tenants = find_tenants(&*context.io, &data_dir)?;
     let mut unreadable = HashMap::new();
     let mut found = Vec::new();
-    let listed = in_parallel(tenants, |tenant| (find_indices(&*context.io, &data_dir.join(tenant.as_str())), tenant));
+    let threads = threads(&context);
+    let listed = in_parallel(threads, tenants, |tenant| (find_indices(&*context.io, &data_dir.join(tenant.as_str())), tenant));
     for (indices, tenant) in listed {
         match indices {
             Ok(ids) => found.extend(ids.into_iter().map(|id| (tenant.clone(), id))),
@@ -42,7 +43,7 @@ pub(super) fn find(context: Context, data_dir: PathBuf, opening: Opening) -> Res
             }
         }
     }
-    let slots = in_parallel(found, |key| {
+    let slots = in_parallel(threads, found, |key| {
         let directory = data_dir.join(key.0.as_str()).join(key.1.to_string());
         let (about, state) = first_state(&context, &key, &directory, opening);
         (key, about, state)
@@ -99,12 +100,20 @@ fn sync_and_list(io: &dyn Io, path: &Path) -> Result<Vec<String>> {
     Ok(entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect())
 }
 
+fn threads(context: &Context) -> usize {
+    match context.maintenance {
+        Some(_) => std::thread::available_parallelism().map_or(1, usize::from).max(THREADS_MIN),
+        // Who wants no threads wants everything in one order.
+        None => 1,
+    }
+}
+
 /// The results, in no order.
-fn in_parallel<T: Send, R: Send>(todo: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
-    if todo.len() < 2 {
+fn in_parallel<T: Send, R: Send>(threads: usize, todo: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let threads = threads.min(todo.len());
+    if threads < 2 {
         return todo.into_iter().map(work).collect();
     }
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).max(THREADS_MIN).min(todo.len());
     let (todo, done) = (Mutex::new(todo.into_iter()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..threads {

@@ -45,7 +45,8 @@ pub struct StoreOptions {
     pub data_dir: PathBuf,
     pub limits: Limits,
     pub io: Arc<dyn Io>,
-    /// Run the timer and the checkpointer on threads of their own. Without, only what is called happens: for tests on the simulated disk.
+    /// Run the timer and the checkpointer on threads of their own, and open indices several at a time. Without, only what is called happens,
+    /// in one order: for tests on the simulated disk.
     pub background: bool,
     pub opening: Opening,
 }

@@ -70,6 +70,11 @@ pub(super) struct Writer {
 }
 
 impl Index {
+    /// Writes that wait at this moment for the one that is being committed; not those that are committed with it.
+    pub fn waiting_writes(&self) -> usize {
+        self.queue.lock().waiting.len()
+    }
+
     /// Commits a request, in a group with what others want at the same time.
     pub(super) fn commit(&self, request: Request, durability: Durability) -> Outcome {
         let write = Write { request, durability };

@@ -7,7 +7,8 @@
 //! What both implementations promise, and `io/conformance.rs` checks on each:
 //!
 //! * A write is visible to every later read of that file through any handle. It is *durable* only after [`File::sync_data`] on the
-//!   file returned `Ok`; until then a crash keeps any subset of its 512-byte sectors.
+//!   file returned `Ok`; until then a crash keeps any subset of its 512-byte sectors, and any part of each. Sectors that it did not touch
+//!   stay as they are.
 //! * A name (create, rename, remove) is durable only after [`Io::sync_dir`] on its directory returned `Ok`.
 //! * After a `sync_data` that failed, reads still give the new bytes, a later `sync_data` may return `Ok`, and a crash may still lose
 //!   them: no caller may sync that file again and believe it.
@@ -22,6 +23,7 @@ pub mod durable;
 pub mod map;
 pub mod os;
 pub mod sim;
+mod whole;
 
 #[cfg(test)]
 mod conformance;
@@ -67,7 +69,7 @@ pub trait Io: Debug + Send + Sync {
 /// An open file. All offsets are in bytes from its beginning.
 #[expect(clippy::len_without_is_empty, reason = "asking is a system call that can fail, and nobody asks only for that")]
 pub trait File: Debug + Send + Sync {
-    /// Fills `buffer` from `offset`; fewer bytes only at the end of the file.
+    /// Fills `buffer` from `offset`; fewer bytes only at the end of the file, however little the system calls beneath give at once.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
     /// Writes `parts` one after the other from `offset` on, extending the file where needed. On an error, any part of it may have

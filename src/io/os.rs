@@ -8,12 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
-use rustix::io::Errno;
 
-use super::{Entry, File, Io, Lock, Map};
-
-/// Parts that one `pwritev` takes; Linux's `IOV_MAX`.
-const PARTS_MAX: usize = 1024;
+use super::{Entry, File, Io, Lock, Map, whole};
 
 /// The file system of this machine.
 #[derive(Clone, Debug, Default)]
@@ -94,38 +90,11 @@ struct OsFile {
 
 impl File for OsFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(filled)
+        whole::read(buffer, offset, |buffer, offset| self.file.read_at(buffer, offset))
     }
 
     fn write_at(&self, offset: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        if let [part] = parts {
-            return self.file.write_all_at(part, offset);
-        }
-        // Empty parts are left out, so that "0 bytes written" can only mean that the disk takes no more.
-        let mut parts: Vec<IoSlice<'_>> = parts.iter().filter(|part| !part.is_empty()).copied().collect();
-        let mut rest = parts.as_mut_slice();
-        let mut offset = offset;
-        while !rest.is_empty() {
-            match rustix::io::pwritev(&self.file, &rest[..rest.len().min(PARTS_MAX)], offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => {
-                    offset += n as u64;
-                    IoSlice::advance_slices(&mut rest, n);
-                }
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(())
+        whole::write(parts, offset, |parts, offset| Ok(rustix::io::pwritev(&self.file, parts, offset)?))
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -151,7 +120,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = OsIo.create(&directory.path().join("f")).unwrap();
         let bytes: Vec<u8> = (0..10_000u32).map(|i| (i % 251) as u8).collect();
-        let mut parts = vec![IoSlice::new(&[]); PARTS_MAX + 1];
+        let mut parts = vec![IoSlice::new(&[]); 1025];
         parts.extend(bytes.chunks(3).map(IoSlice::new));
         parts.push(IoSlice::new(&[]));
         file.write_at(5, &parts).unwrap();
@@ -159,6 +128,13 @@ mod tests {
         let mut found = vec![0; bytes.len() + 100];
         assert_eq!(file.read_at(5, &mut found).unwrap(), bytes.len());
         assert_eq!(found[..bytes.len()], bytes[..]);
+    }
+
+    #[test]
+    fn full_device_says_that_it_is_full() {
+        let full = OsIo.open(Path::new("/dev/full")).unwrap();
+        let error = full.write_at(0, &[IoSlice::new(b"x"), IoSlice::new(b"y")]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 
     #[test]

@@ -30,11 +30,13 @@
 //!
 //! # What it does not do
 //!
-//! Sectors of [`SECTOR_BYTES`] are atomic. Nothing that was synced rots: damage bytes in the test. Names that are not UTF-8, links,
-//! permissions and `..` do not exist. A failed sync loses all that the file had unsynced, and reads go on giving it (on Linux the
-//! kernel may also forget it). A file counts with its length against the capacity, holes included, and a directory with nothing.
+//! A sector of [`SECTOR_BYTES`] that is written is as it was or as it shall be, or with [`Survival::Torn`] partly the one and partly the
+//! other; never something else, and never does its writing harm another sector. Nothing that was synced rots: damage bytes in the test.
+//! Names that are not UTF-8, links, permissions and `..` do not exist. A failed sync loses all that the file had unsynced, and reads go on
+//! giving it (on Linux the kernel may also forget it). A file counts with its length against the capacity, holes included, and a
+//! directory with nothing.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
 use std::path::{Path, PathBuf};
@@ -43,23 +45,23 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
+use self::plan::{Calls, Due, Plan, PlannedFault};
 use self::tree::{NodeId, Tree};
-use super::{Entry, File, Io, Lock, Map};
+use super::{Entry, File, Io, Lock, Map, whole};
 
 mod chance;
 mod contents;
+mod plan;
 mod tree;
 
 #[cfg(test)]
 mod tests;
 
 pub(super) use chance::Chance;
+pub use plan::{Fault, Operation, Step};
 
-/// The unit that a crash keeps or loses as a whole.
+/// The unit in which a crash keeps or loses what was written.
 pub const SECTOR_BYTES: usize = 512;
-
-/// Steps that [`SimIo::trace`] remembers: enough for a message, and little for a run of a million.
-const TRACE_STEPS_MAX: usize = 1000;
 
 /// A longer file is a mistake of the test, and would take as much memory.
 const FILE_BYTES_MAX: u64 = 1 << 32;
@@ -81,82 +83,27 @@ pub enum Survival {
     /// was at some time since the last sync; any of the lengths that it had since then; and any of the unsynced changes of names,
     /// each whole, as far as they are possible without the others. What a failed sync lost may be there or not.
     Random(u64),
+    /// The same, and sectors that survive may be torn: up to some byte as they are and from there on as the disk had them, or the other
+    /// way round.
+    Torn(u64),
 }
 
-/// A failure on demand: see [`SimIo::fail_at`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Strikes any operation, which does nothing and fails with `EIO`. What a sync would have synced stays unsynced, and a later sync
-    /// does it.
-    Eio,
-    /// Strikes what needs space: creating, renaming, writing and [`File::set_len`] do nothing and fail with `ENOSPC`. A sync fails as
-    /// in [`Fault::FailedSync`]: a file system that allocates late finds out only then.
-    Enospc,
-    /// Strikes [`File::write_at`]: the first half of the bytes is written, then `EIO`.
-    ShortWrite,
-    /// Strikes [`File::sync_data`] and [`Io::sync_dir`] with `EIO`, as Linux does it: what was unsynced is marked clean and is not on
-    /// the disk. Reads still give it, later syncs return `Ok` without writing it, and a crash takes it back, except sectors (and names)
-    /// that were written again and then synced. See <https://wiki.postgresql.org/wiki/Fsync_Errors>.
-    FailedSync,
-}
-
-/// Kinds of operations that are counted. Opening, locking a file that exists, and asking for a length are not: they touch no disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
-    ReadAt,
-    Map,
-    List,
-    WriteAt,
-    SetLen,
-    SyncData,
-    SyncDir,
-    Create,
-    CreateDir,
-    Rename,
-    RemoveFile,
-    RemoveDir,
-}
-
-impl Operation {
-    /// Whether it can change what a crash leaves: syncs do.
-    pub fn is_mutation(self) -> bool {
-        !matches!(self, Self::ReadAt | Self::Map | Self::List)
-    }
-}
-
-/// One counted operation.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Step {
-    /// 1 for the first of its disk.
-    pub number: u64,
-    pub operation: Operation,
-    /// As it was when the file was opened; of a rename the old path.
-    pub path: PathBuf,
-}
-
-impl fmt::Debug for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "#{} {:?} {}", self.number, self.operation, self.path.display())
+impl Survival {
+    fn seed(self) -> u64 {
+        match self {
+            Self::None | Self::All => 0,
+            Self::Random(seed) | Self::Torn(seed) => seed,
+        }
     }
 }
 
 struct Disk {
     tree: Tree,
+    /// What each file that was opened is called now, unless its directory was renamed.
+    paths: BTreeMap<NodeId, PathBuf>,
     locks: BTreeSet<NodeId>,
     capacity: Option<u64>,
-    operations: u64,
-    mutations: u64,
-    trace: VecDeque<Step>,
-    faults: Vec<PlannedFault>,
-    /// The mutation that the process does not live to do.
-    crash_at: Option<u64>,
-    is_crashed: bool,
-}
-
-struct PlannedFault {
-    fault: Fault,
-    /// Operations that it can strike, up to and with the one that it does.
-    left: u64,
+    plan: Plan,
 }
 
 impl Default for SimIo {
@@ -172,17 +119,7 @@ impl SimIo {
     }
 
     fn from_tree(tree: Tree, capacity: Option<u64>) -> Self {
-        let disk = Disk {
-            tree,
-            locks: BTreeSet::new(),
-            capacity,
-            operations: 0,
-            mutations: 0,
-            trace: VecDeque::new(),
-            faults: Vec::new(),
-            crash_at: None,
-            is_crashed: false,
-        };
+        let disk = Disk { tree, paths: BTreeMap::new(), locks: BTreeSet::new(), capacity, plan: Plan::default() };
         Self { disk: Arc::new(Mutex::new(disk)) }
     }
 
@@ -202,41 +139,51 @@ impl SimIo {
 
     /// Operations so far.
     pub fn operations(&self) -> u64 {
-        self.disk.lock().operations
+        self.disk.lock().plan.operations
     }
 
     /// Operations so far that can change what a crash leaves: the count that [`SimIo::crash_at`] goes by.
     pub fn mutations(&self) -> u64 {
-        self.disk.lock().mutations
+        self.disk.lock().plan.mutations
     }
 
     /// The last operations, oldest first; failed ones too.
     pub fn trace(&self) -> Vec<Step> {
-        self.disk.lock().trace.iter().cloned().collect()
+        self.disk.lock().plan.trace.iter().cloned().collect()
     }
 
     /// Lets `fault` strike once: the `n`-th operation from now *among those that it can strike* (1: the next), so that a test that
     /// tries 1, 2, 3, … meets each sync, or each write, once. Several may be planned.
     pub fn fail_at(&self, n: u64, fault: Fault) {
         assert!(n > 0, "1 is the next operation");
-        self.disk.lock().faults.push(PlannedFault { fault, left: n });
+        self.disk.lock().plan.faults.push(PlannedFault { fault, due: Due::After(n) });
+    }
+
+    /// Lets `fault` strike the operation of this [`Step::number`], where it can strike that one.
+    pub fn fail_step(&self, number: u64, fault: Fault) {
+        self.disk.lock().plan.faults.push(PlannedFault { fault, due: Due::At(number) });
     }
 
     /// Faults that did not strike yet.
     pub fn faults_left(&self) -> usize {
-        self.disk.lock().faults.len()
+        self.disk.lock().plan.faults.len()
+    }
+
+    /// Faults that struck, and what.
+    pub fn struck(&self) -> Vec<(Fault, Step)> {
+        self.disk.lock().plan.struck.clone()
     }
 
     /// Lets the process die at the `n`-th mutation from now (1: the next): that one does nothing, and it and all that follows fail.
     pub fn crash_at(&self, n: u64) {
         assert!(n > 0, "1 is the next mutation");
         let mut disk = self.disk.lock();
-        disk.crash_at = Some(disk.mutations + n);
+        disk.plan.crash_at = Some(disk.plan.mutations + n);
     }
 
     /// Whether the mutation of [`SimIo::crash_at`] was reached.
     pub fn is_crashed(&self) -> bool {
-        self.disk.lock().is_crashed
+        self.disk.lock().plan.is_crashed
     }
 
     /// Bytes that all files together may have. What would exceed it fails with [`ErrorKind::StorageFull`], a write after it wrote what
@@ -250,137 +197,124 @@ impl SimIo {
         self.disk.lock().tree.used_bytes()
     }
 
+    /// A number that is the same for disks that hold the same names and bytes, synced or not, and (but for one case in 2^32) another one for
+    /// others.
+    pub fn fingerprint(&self) -> u64 {
+        self.disk.lock().tree.fingerprint()
+    }
+
     fn handle(&self, disk: &mut Disk, node: NodeId, path: &Path) -> Arc<dyn File> {
         disk.tree.add_handle(node);
-        Arc::new(SimFile { disk: Arc::clone(&self.disk), node, path: path.into() })
+        disk.paths.insert(node, path.to_owned());
+        Arc::new(SimFile { disk: Arc::clone(&self.disk), node })
     }
 }
 
 impl fmt::Debug for SimIo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let disk = self.disk.lock();
-        f.debug_struct("SimIo").field("operations", &disk.operations).field("mutations", &disk.mutations).finish_non_exhaustive()
-    }
-}
-
-impl Fault {
-    fn strikes(self, operation: Operation) -> bool {
-        use Operation::{Create, CreateDir, Rename, SetLen, SyncData, SyncDir, WriteAt};
-        match self {
-            Self::Eio => true,
-            Self::Enospc => matches!(operation, Create | CreateDir | Rename | SetLen | WriteAt | SyncData | SyncDir),
-            Self::ShortWrite => operation == WriteAt,
-            Self::FailedSync => matches!(operation, SyncData | SyncDir),
-        }
-    }
-
-    fn error(self) -> io::Error {
-        match self {
-            Self::Enospc => Errno::NOSPC.into(),
-            Self::Eio | Self::ShortWrite | Self::FailedSync => Errno::IO.into(),
-        }
+        f.debug_struct("SimIo")
+            .field("operations", &disk.plan.operations)
+            .field("mutations", &disk.plan.mutations)
+            .finish_non_exhaustive()
     }
 }
 
 impl Disk {
-    /// Counts an operation, before anything of it is done. The fault that is to strike it, if any.
-    fn begin(&mut self, operation: Operation, path: &Path) -> io::Result<Option<Fault>> {
-        self.check_alive()?;
-        self.operations += 1;
-        if self.trace.len() == TRACE_STEPS_MAX {
-            self.trace.pop_front();
-        }
-        self.trace.push_back(Step { number: self.operations, operation, path: path.to_owned() });
-        if operation.is_mutation() {
-            self.mutations += 1;
-            if self.crash_at == Some(self.mutations) {
-                self.is_crashed = true;
-                self.check_alive()?;
-            }
-        }
-        let mut due = None;
-        self.faults.retain_mut(|planned| {
-            if planned.fault.strikes(operation) {
-                planned.left -= 1;
-            }
-            if planned.left == 0 {
-                due = due.or(Some(planned.fault));
-            }
-            planned.left > 0
-        });
-        Ok(due)
-    }
-
-    /// The same for operations that a fault keeps from doing anything.
-    fn begin_whole(&mut self, operation: Operation, path: &Path) -> io::Result<()> {
-        self.begin(operation, path)?.map_or(Ok(()), |fault| Err(fault.error()))
-    }
-
-    fn check_alive(&self) -> io::Result<()> {
-        if self.is_crashed { Err(io::Error::other("the simulated process has crashed")) } else { Ok(()) }
+    /// Counts an operation on a file that is open.
+    fn begin(&mut self, operation: Operation, file: NodeId) -> io::Result<Option<Fault>> {
+        let Self { plan, paths, .. } = self;
+        plan.begin(operation, &paths[&file])
     }
 
     /// Bytes by which files may still grow.
     fn free_bytes(&self) -> u64 {
         self.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.tree.used_bytes()))
     }
+
+    /// One `pread`, of at most so many bytes.
+    fn pread(&self, file: NodeId, buffer: &mut [u8], offset: u64, bytes_max: usize) -> usize {
+        let found = self.tree.contents(file).from(offset);
+        let count = buffer.len().min(found.len()).min(bytes_max);
+        buffer[..count].copy_from_slice(&found[..count]);
+        count
+    }
+
+    /// One `pwritev`, of at most so many bytes, and of as many as there is room for.
+    fn pwritev(&mut self, file: NodeId, parts: &[IoSlice<'_>], offset: u64, bytes_max: usize) -> io::Result<usize> {
+        let end_max = (self.tree.contents(file).len() as u64).saturating_add(self.free_bytes());
+        let room = usize::try_from(end_max.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes_max);
+        let contents = self.tree.contents_mut(file);
+        let mut written = 0;
+        for part in parts {
+            let part = &part[..part.len().min(room - written)];
+            contents.write(offset as usize + written, part);
+            written += part.len();
+        }
+        if written > 0 { Ok(written) } else { Err(Errno::NOSPC.into()) }
+    }
 }
 
 impl Io for SimIo {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let mut disk = self.disk.lock();
-        disk.check_alive()?;
+        disk.plan.begin_whole(Operation::Open, path)?;
         let node = disk.tree.file(path)?;
         Ok(self.handle(&mut disk, node, path))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let mut disk = self.disk.lock();
-        disk.begin_whole(Operation::Create, path)?;
+        disk.plan.begin_whole(Operation::Create, path)?;
         let node = disk.tree.create(path)?;
         Ok(self.handle(&mut disk, node, path))
     }
 
     fn map(&self, path: &Path) -> io::Result<Map> {
         let mut disk = self.disk.lock();
-        disk.begin_whole(Operation::Map, path)?;
+        disk.plan.begin_whole(Operation::Map, path)?;
         let node = disk.tree.file(path)?;
         Ok(Map::copied(disk.tree.contents(node).bytes()))
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
         let mut disk = self.disk.lock();
-        disk.begin_whole(Operation::List, directory)?;
+        disk.plan.begin_whole(Operation::List, directory)?;
         disk.tree.list(directory)
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        disk.begin_whole(Operation::CreateDir, path)?;
+        disk.plan.begin_whole(Operation::CreateDir, path)?;
         disk.tree.create_dir(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        disk.begin_whole(Operation::Rename, from)?;
-        disk.tree.rename(from, to)
+        disk.plan.begin_whole(Operation::Rename, from)?;
+        let file = disk.tree.file(from);
+        disk.tree.rename(from, to)?;
+        if let Some(path) = file.ok().and_then(|file| disk.paths.get_mut(&file)) {
+            *path = to.to_owned();
+        }
+        Ok(())
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        disk.begin_whole(Operation::RemoveFile, path)?;
+        disk.plan.begin_whole(Operation::RemoveFile, path)?;
         disk.tree.remove_file(path)
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        disk.begin_whole(Operation::RemoveDir, path)?;
+        disk.plan.begin_whole(Operation::RemoveDir, path)?;
         disk.tree.remove_dir(path)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        match disk.begin(Operation::SyncDir, path)? {
+        match disk.plan.begin(Operation::SyncDir, path)? {
             None => disk.tree.sync_dir(path, false),
             Some(fault) => {
                 if fault != Fault::Eio {
@@ -393,20 +327,16 @@ impl Io for SimIo {
 
     fn available(&self, _directory: &Path) -> io::Result<u64> {
         let disk = self.disk.lock();
-        disk.check_alive()?;
+        disk.plan.check_alive()?;
         Ok(disk.free_bytes())
     }
 
     fn lock(&self, path: &Path) -> io::Result<Lock> {
         let mut disk = self.disk.lock();
-        disk.check_alive()?;
-        let node = match disk.tree.file(path) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                disk.begin_whole(Operation::Create, path)?;
-                disk.tree.create(path)?
-            }
-            found => found?,
-        };
+        let present = disk.tree.file(path);
+        let is_absent = present.as_ref().is_err_and(|e| e.kind() == ErrorKind::NotFound);
+        disk.plan.begin_whole(if is_absent { Operation::Create } else { Operation::Open }, path)?;
+        let node = if is_absent { disk.tree.create(path)? } else { present? };
         if !disk.locks.insert(node) {
             return Err(ErrorKind::WouldBlock.into());
         }
@@ -418,12 +348,11 @@ impl Io for SimIo {
 struct SimFile {
     disk: Arc<Mutex<Disk>>,
     node: NodeId,
-    path: Box<Path>,
 }
 
 impl fmt::Debug for SimFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SimFile({})", self.path.display())
+        write!(f, "SimFile({})", self.disk.lock().paths[&self.node].display())
     }
 }
 
@@ -436,45 +365,30 @@ impl Drop for SimFile {
 impl File for SimFile {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let mut disk = self.disk.lock();
-        disk.begin_whole(Operation::ReadAt, &self.path)?;
-        let bytes = disk.tree.contents(self.node).bytes();
-        let start = usize::try_from(offset).map_or(bytes.len(), |offset| offset.min(bytes.len()));
-        let count = buffer.len().min(bytes.len() - start);
-        buffer[..count].copy_from_slice(&bytes[start..start + count]);
-        Ok(count)
+        let fault = disk.begin(Operation::ReadAt, self.node)?;
+        let mut calls = Calls::new(fault, buffer.len().min(disk.tree.contents(self.node).from(offset).len()));
+        whole::read(buffer, offset, |buffer, offset| Ok(disk.pread(self.node, buffer, offset, calls.next()?)))
     }
 
     fn write_at(&self, offset: u64, parts: &[IoSlice<'_>]) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        let fault = disk.begin(Operation::WriteAt, &self.path)?;
         let total: usize = parts.iter().map(|part| part.len()).sum();
-        let end = checked_length(offset.checked_add(total as u64))?;
-        let length = disk.tree.contents(self.node).len();
-
-        let mut writable = total;
-        let mut result = Ok(());
-        if let Some(fault) = fault {
-            writable = if fault == Fault::ShortWrite { total / 2 } else { 0 };
-            result = Err(fault.error());
-        } else if total > 0 && end > length && (end - length) as u64 > disk.free_bytes() {
-            let end_that_fits = length + disk.free_bytes() as usize;
-            writable = total.min((end_that_fits as u64).saturating_sub(offset) as usize);
-            result = Err(Errno::NOSPC.into());
+        checked_length(offset.checked_add(total as u64))?;
+        if total == 0 {
+            // No system call is made.
+            return disk.plan.check_alive();
         }
-        let contents = disk.tree.contents_mut(self.node);
-        let mut at = end - total;
-        for part in parts {
-            let part = &part[..part.len().min(writable)];
-            contents.write(at, part);
-            at += part.len();
-            writable -= part.len();
-        }
-        result
+        let fault = disk.begin(Operation::WriteAt, self.node)?;
+        let mut calls = Calls::new(fault, total);
+        whole::write(parts, offset, |parts, offset| {
+            let bytes_max = calls.next()?;
+            disk.pwritev(self.node, parts, offset, bytes_max)
+        })
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        let fault = disk.begin(Operation::SyncData, &self.path)?;
+        let fault = disk.begin(Operation::SyncData, self.node)?;
         let contents = disk.tree.contents_mut(self.node);
         match fault {
             None => {
@@ -492,7 +406,9 @@ impl File for SimFile {
 
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        disk.begin_whole(Operation::SetLen, &self.path)?;
+        if let Some(fault) = disk.begin(Operation::SetLen, self.node)? {
+            return Err(fault.error());
+        }
         let length = checked_length(Some(bytes))?;
         let present = disk.tree.contents(self.node).len();
         if length > present && (length - present) as u64 > disk.free_bytes() {
@@ -504,7 +420,7 @@ impl File for SimFile {
 
     fn len(&self) -> io::Result<u64> {
         let disk = self.disk.lock();
-        disk.check_alive()?;
+        disk.plan.check_alive()?;
         Ok(disk.tree.contents(self.node).len() as u64)
     }
 }

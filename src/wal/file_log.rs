@@ -43,6 +43,11 @@ impl LogOptions {
     pub(crate) fn new(io: Arc<dyn Io>, directory: PathBuf, index: IndexId, limits: &Limits) -> Self {
         Self { io, directory, index, segment_bytes: limits.log_segment_bytes, frame_bytes_max: limits.frame_bytes_max }
     }
+
+    /// Not more than a segment will have.
+    fn first_allocation_bytes(&self) -> u64 {
+        ALLOCATE_BYTES_MIN.min(self.segment_bytes.next_multiple_of(FRAME_ALIGN as u64))
+    }
 }
 
 /// The log of an open index.
@@ -199,7 +204,7 @@ impl FileLog {
                     salt: header.salt,
                     offset,
                     allocated,
-                    allocate_next: ALLOCATE_BYTES_MIN * 2,
+                    allocate_next: self.options.first_allocation_bytes() * 2,
                     dirty: false,
                 },
                 last_lsn: frames.last().map_or(last_lsn, |frame| frame.last_lsn),
@@ -249,7 +254,7 @@ impl FileLog {
             offset += head.frame_bytes();
             chain = head.chain;
         }
-        let allocated = offset + ALLOCATE_BYTES_MIN;
+        let allocated = offset + self.options.first_allocation_bytes();
         write_zeros(&*file, path, offset, allocated)?;
         file.sync_data().map_err(|error| Error::io("sync", path, error))?;
         Ok((file, offset, allocated, chain))
@@ -420,7 +425,7 @@ impl Active {
             Err(Error::Full(_)) => {
                 // Less than a step is left, but the frame itself may fit.
                 self.file.set_len(self.allocated).map_err(|error| Error::io("truncate", &self.path, error))?;
-                self.allocate_next = ALLOCATE_BYTES_MIN;
+                self.allocate_next = self.allocate_next.min(ALLOCATE_BYTES_MIN);
                 return Ok(());
             }
             other => other?,

@@ -1,10 +1,9 @@
 //! The same for what rewrites an index while it is served: sealing, building, compacting, erasing.
 
-use faiss_proxy::config::Limits;
 use faiss_proxy::{Durability, IndexOptions, IndexSpec, Metric};
 
+use super::procedure::{Procedure, small_limits};
 use super::support::{self, Session};
-use super::{Procedure, seeds};
 
 /// So few rows are sealed that a handful of writes builds indexes and merges segments.
 fn graph() -> IndexSpec {
@@ -35,10 +34,10 @@ fn build(spec: &IndexSpec) -> Procedure {
         let _ = session.settle_builds();
         let _ = session.put(&["t", "m"], 13);
     };
-    Procedure::of(spec, "seal, build and merge", Limits::default(), prepare, run)
+    Procedure::of(spec, "seal, build and merge", small_limits(), prepare, run)
 }
 
-fn compact(spec: &IndexSpec) -> Procedure {
+fn compact(name: &str, spec: &IndexSpec) -> Procedure {
     let prepare = |session: &mut Session| {
         for (version, ids) in [["a", "b", "c", "d"], ["e", "f", "g", "h"]].iter().enumerate() {
             put_and_checkpoint(session, ids, version as u64);
@@ -54,10 +53,10 @@ fn compact(spec: &IndexSpec) -> Procedure {
         let _ = session.put(&["j"], 6);
         let _ = session.compact();
     };
-    Procedure::of(spec, "compact", Limits::default(), prepare, run)
+    Procedure::of(spec, name, small_limits(), prepare, run)
 }
 
-fn erase(spec: &IndexSpec) -> Procedure {
+pub fn erase(name: &str, spec: &IndexSpec) -> Procedure {
     let prepare = |session: &mut Session| {
         put_and_checkpoint(session, &["a", "b", "c", "d", "e"], 1);
         session.settle_builds().unwrap();
@@ -71,22 +70,16 @@ fn erase(spec: &IndexSpec) -> Procedure {
         let _ = session.erase();
         let _ = session.put(&["h"], 4);
     };
-    Procedure::of(spec, "erase", Limits::default(), prepare, run)
+    Procedure::of(spec, name, small_limits(), prepare, run)
 }
 
-fn procedures() -> Vec<Procedure> {
+pub fn rewritings() -> Vec<Procedure> {
     let exact = support::spec(4, Metric::L2);
-    vec![build(&graph()), compact(&graph()), compact(&exact), erase(&graph()), erase(&exact)]
-}
-
-#[test]
-fn acked_write_survives_crash_at_every_operation_of_seal_build_compaction_and_erasure() {
-    let states: u64 = procedures().iter().map(Procedure::crash_everywhere).sum();
-    assert!(states >= 200 * (3 + seeds()), "{states} crash states");
-}
-
-#[test]
-fn failing_operation_of_seal_build_compaction_and_erasure_is_reported_and_loses_nothing_acked() {
-    let states: u64 = procedures().iter().map(Procedure::fail_everywhere).sum();
-    assert!(states >= 400 * (3 + seeds()), "{states} states");
+    vec![
+        build(&graph()),
+        compact("compact a graph", &graph()),
+        compact("compact", &exact),
+        erase("erase in a graph", &graph()),
+        erase("erase", &exact),
+    ]
 }

@@ -2,7 +2,9 @@
 #![allow(dead_code, reason = "every test file is a crate of its own, and none uses all of this")]
 
 pub mod child;
+pub mod detour;
 pub mod script;
+pub mod together;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -234,8 +236,20 @@ impl Session {
     }
 
     /// The same, where the index is recovered at once, or at its first use.
-    pub fn open_as(opening: Opening, disk: &SimIo, limits: &Limits, mut history: History, before: Before) -> Result<Self> {
-        let store = open_store_as(opening, disk.clone(), "/data", limits)?;
+    pub fn open_as(opening: Opening, disk: &SimIo, limits: &Limits, history: History, before: Before) -> Result<Self> {
+        Self::open_through(disk.clone(), opening, disk, limits, history, before)
+    }
+
+    /// The same by way of `io`, which has `disk` behind it.
+    pub fn open_through(
+        io: impl Io + 'static,
+        opening: Opening,
+        disk: &SimIo,
+        limits: &Limits,
+        mut history: History,
+        before: Before,
+    ) -> Result<Self> {
+        let store = open_store_as(opening, io, "/data", limits)?;
         let listed = store.list(&tenant())?;
         if let Some((_, error)) = store.refused(&tenant()).into_iter().next() {
             return Err(error);
@@ -359,6 +373,12 @@ impl Session {
         let acked = self.history.acked;
         assert_eq!(self.history.check(&self.index, acked), Ok(acked), "closed and opened again");
         Ok(is_closed)
+    }
+
+    /// Closes the store: the index takes no more writes.
+    pub fn close(&mut self) -> Result<()> {
+        let closed = self.store.close();
+        self.note_sync(closed)
     }
 
     fn note_sync<T>(&mut self, result: Result<T>) -> Result<T> {

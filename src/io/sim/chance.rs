@@ -12,6 +12,11 @@ impl Chance {
         Self { state: seed }
     }
 
+    /// Another sequence for each `part`, whatever the order in which parts are asked for.
+    pub(in crate::io) fn of_part(seed: u64, part: u64) -> Self {
+        Self::new(seed ^ Self::new(part).next())
+    }
+
     pub(in crate::io) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;

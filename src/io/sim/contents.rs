@@ -36,6 +36,11 @@ impl Contents {
         self.volatile.len()
     }
 
+    /// The bytes from an offset on; none behind the end.
+    pub(super) fn from(&self, offset: u64) -> &[u8] {
+        usize::try_from(offset).ok().and_then(|offset| self.volatile.get(offset..)).unwrap_or_default()
+    }
+
     pub(super) fn write(&mut self, offset: usize, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -122,11 +127,12 @@ impl Contents {
                 synced.sync();
                 synced.durable
             }
-            Survival::Random(_) => Arc::new(self.random_survivors(chance, length_is_open)),
+            Survival::Random(_) => Arc::new(self.random_survivors(chance, length_is_open, false)),
+            Survival::Torn(_) => Arc::new(self.random_survivors(chance, length_is_open, true)),
         }
     }
 
-    fn random_survivors(&self, chance: &mut Chance, length_is_open: bool) -> Vec<u8> {
+    fn random_survivors(&self, chance: &mut Chance, length_is_open: bool, tears: bool) -> Vec<u8> {
         let mut bytes = self.durable.to_vec();
         let mut length = bytes.len();
         // Half of the crashes have the newest length: else the contents of most appends would be cut off in most crashes.
@@ -137,16 +143,24 @@ impl Contents {
         }
         // Of 100 sectors, single coins would practically never keep all, or none, or all but one.
         let share = chance.below(5);
+        let mut put = |chance: &mut Chance, sector: usize, contents: &[u8]| {
+            if tears && chance.in_quarters(2) {
+                let torn = torn(sector_of(&self.durable, sector), contents, chance);
+                put_sector(&mut bytes, sector, &torn);
+            } else {
+                put_sector(&mut bytes, sector, contents);
+            }
+        };
         for (sector, between) in &self.unsynced {
             if chance.in_quarters(share) {
                 // The newest in half of the cases, as above.
                 let old = if chance.in_quarters(2) { None } else { between.get(chance.below(between.len() + 1)) };
-                put_sector(&mut bytes, *sector, old.map_or(sector_of(&self.volatile, *sector), |old| old));
+                put(chance, *sector, old.map_or(sector_of(&self.volatile, *sector), |old| old));
             }
         }
         for sector in &self.lost {
             if chance.in_quarters(share) {
-                put_sector(&mut bytes, *sector, sector_of(&self.volatile, *sector));
+                put(chance, *sector, sector_of(&self.volatile, *sector));
             }
         }
         bytes.resize(length, 0);
@@ -158,6 +172,14 @@ impl Contents {
 fn sector_of(bytes: &[u8], sector: usize) -> &[u8] {
     let start = (sector * SECTOR_BYTES).min(bytes.len());
     &bytes[start..(start + SECTOR_BYTES).min(bytes.len())]
+}
+
+/// A sector in whose writing the power was cut: up to some byte the one and from there on the other. What a file does not have is zeros.
+fn torn(old: &[u8], new: &[u8], chance: &mut Chance) -> Vec<u8> {
+    let cut = 1 + chance.below(SECTOR_BYTES - 1);
+    let (head, tail) = if chance.in_quarters(2) { (new, old) } else { (old, new) };
+    let byte = |at: usize| if at < cut { head.get(at) } else { tail.get(at) }.copied().unwrap_or(0);
+    (0..old.len().max(new.len())).map(byte).collect()
 }
 
 /// Puts `contents` where the sector is, extending `bytes` up to their end; the rest of the sector reads as zeros.

@@ -72,6 +72,69 @@ fn any_subset_of_unsynced_sectors_can_survive() {
 }
 
 #[test]
+fn sector_can_be_torn_only_where_that_is_asked_for_and_its_neighbours_never_are() {
+    let synced = [1; 3 * SECTOR_BYTES];
+    let (disk, file) = disk_with_file(&synced);
+    write(&*file, SECTOR_BYTES as u64, &[2; SECTOR_BYTES]);
+    let middle = |survival| {
+        let bytes = read(&disk.crash(survival), "/f").unwrap();
+        assert_eq!([&bytes[..SECTOR_BYTES], &bytes[2 * SECTOR_BYTES..]], [[1; SECTOR_BYTES]; 2], "{survival:?}");
+        bytes[SECTOR_BYTES..2 * SECTOR_BYTES].to_vec()
+    };
+    let whole = BTreeSet::from([vec![1; SECTOR_BYTES], vec![2; SECTOR_BYTES]]);
+    assert_eq!((0..SEEDS).map(|seed| middle(Survival::Random(seed))).collect::<BTreeSet<_>>(), whole);
+
+    let torn: BTreeSet<_> = (0..SEEDS).map(|seed| middle(Survival::Torn(seed))).collect();
+    assert!(torn.is_superset(&whole));
+    // Cut once, at any byte, the new bytes before it or behind.
+    let cuts = |sector: &Vec<u8>| sector.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert!(torn.iter().all(|sector| cuts(sector) == usize::from(!whole.contains(sector))), "{torn:?}");
+    assert!([1, 2].iter().all(|first| torn.iter().filter(|sector| sector[0] == *first).count() > 20));
+}
+
+#[test]
+fn sector_of_a_new_file_can_be_torn_and_one_that_was_synced_cannot() {
+    let (disk, file) = disk_with_file(b"");
+    write(&*file, 0, &[1; 600]);
+    let torn =
+        || -> BTreeSet<Vec<u8>> { (0..SEEDS).map(|seed| read(&disk.crash(Survival::Torn(seed)), "/f").unwrap()).collect() };
+    let is_torn = |bytes: &Vec<u8>| (1..SECTOR_BYTES).any(|at| bytes.get(at).is_some_and(|byte| *byte != bytes[at - 1]));
+    assert!(torn().iter().filter(|bytes| is_torn(bytes)).count() > 20);
+    file.sync_data().unwrap();
+    assert_eq!(torn(), BTreeSet::from([vec![1; 600]]));
+}
+
+#[test]
+fn seed_brings_the_same_back_whatever_the_names_are() {
+    let survivors = |names: [&str; 3], seed| {
+        let disk = SimIo::new();
+        let files = names.map(|name| disk.create(path(name)).unwrap());
+        disk.sync_dir(path("/")).unwrap();
+        for (file, byte) in files.iter().zip(1..) {
+            write(&**file, 0, &[byte; 3000]);
+        }
+        let found = disk.crash(Survival::Torn(seed));
+        names.map(|name| read(&found, name).unwrap())
+    };
+    for seed in 0..SEEDS {
+        assert_eq!(survivors(["/a", "/b", "/c"], seed), survivors(["/z", "/y", "/x"], seed), "seed {seed}");
+    }
+}
+
+#[test]
+fn fingerprint_tells_disks_apart_by_names_and_bytes() {
+    let with = |names: &[&str], bytes: &[u8]| {
+        let (disk, _) = disk_with_file(bytes);
+        names.iter().for_each(|name| disk.create_dir(path(name)).unwrap());
+        disk.fingerprint()
+    };
+    assert_eq!(with(&["/d"], b"x"), with(&["/d"], b"x"));
+    let found =
+        [with(&[], b""), with(&[], b"x"), with(&[], b"y"), with(&["/d"], b"x"), with(&["/e"], b"x"), with(&["/d", "/d/e"], b"x")];
+    assert_eq!(BTreeSet::from(found).len(), found.len());
+}
+
+#[test]
 fn length_can_survive_without_data_and_data_is_lost_without_length() {
     let (disk, file) = disk_with_file(b"");
     write(&*file, 0, &[1; 600]);
@@ -276,6 +339,63 @@ fn fault_strikes_the_operation_that_it_was_planned_for() {
 }
 
 #[test]
+fn fault_strikes_the_step_that_it_was_planned_for_if_it_can() {
+    let (disk, file) = disk_with_file(b"x");
+    let next = disk.operations() + 1;
+    disk.fail_step(next, Fault::FailedSync);
+    disk.fail_step(next + 1, Fault::FailedSync);
+    write(&*file, 0, b"y");
+    file.sync_data().unwrap_err();
+    assert_eq!((disk.struck().len(), disk.faults_left()), (1, 1), "a write is no sync");
+}
+
+#[test]
+fn step_on_an_open_file_has_the_name_that_the_file_has_by_then() {
+    let (disk, file) = disk_with_file(b"x");
+    disk.rename(path("/f"), path("/g")).unwrap();
+    file.sync_data().unwrap();
+    assert_eq!(disk.trace().last().unwrap().path, path("/g"));
+}
+
+#[test]
+fn eio_strikes_reads_maps_lists_and_openings_once() {
+    let (disk, file) = disk_with_file(b"bytes");
+    let mut buffer = [0; 5];
+    let reads: [&mut dyn FnMut() -> io::Result<()>; 4] = [
+        &mut || file.read_at(0, &mut buffer).map(|read| assert_eq!(read, 5)),
+        &mut || disk.map(path("/f")).map(|map| assert_eq!(map[..], *b"bytes")),
+        &mut || disk.list(path("/")).map(|names| assert_eq!(names.len(), 1)),
+        &mut || disk.open(path("/f")).map(|file| assert_eq!(file.len().unwrap(), 5)),
+    ];
+    for read in reads {
+        disk.fail_at(1, Fault::Eio);
+        assert_eq!(read().unwrap_err().raw_os_error(), Some(5));
+        read().unwrap();
+    }
+    let struck: Vec<_> = disk.struck().into_iter().map(|(fault, step)| (fault, step.operation)).collect();
+    assert_eq!(struck, [Operation::ReadAt, Operation::Map, Operation::List, Operation::Open].map(|what| (Fault::Eio, what)));
+}
+
+/// The disk gives a part and is interrupted; the loops above the system calls, which the real disk has too, make it the whole.
+#[test]
+fn short_transfer_is_the_whole_for_who_asks_again() {
+    let (disk, file) = disk_with_file(b"");
+    for parts in [&[IoSlice::new(b"one "), IoSlice::new(b"two")][..], &[IoSlice::new(b"x")]] {
+        disk.fail_at(1, Fault::ShortTransfer);
+        file.write_at(0, parts).unwrap();
+        assert_eq!(disk.faults_left(), 0);
+    }
+    for expected in [&b"xne two"[..], b"x", b""] {
+        disk.fail_at(1, Fault::ShortTransfer);
+        let mut buffer = vec![0; expected.len() + 3];
+        file.set_len(expected.len() as u64).unwrap();
+        assert_eq!(file.read_at(0, &mut buffer).unwrap(), expected.len(), "it ends only where the file does");
+        assert_eq!(buffer[..expected.len()], *expected);
+    }
+    assert_eq!(disk.struck().len(), 5);
+}
+
+#[test]
 fn full_disk_takes_what_fits_and_works_again_when_there_is_room() {
     let (disk, file) = disk_with_file(&[1; 100]);
     disk.set_capacity(Some(150));
@@ -361,7 +481,7 @@ fn random_disk(seed: u64, with_faults: bool) -> SimIo {
             }),
         };
         if with_faults && chance.below(10) == 0 {
-            disk.fail_at(1, [Fault::FailedSync, Fault::Eio, Fault::ShortWrite][chance.below(3)]);
+            disk.fail_at(1, Fault::ALL[chance.below(Fault::ALL.len())]);
         }
     }
     disk
@@ -397,7 +517,8 @@ fn crash_of_any_history_is_a_sound_disk_and_the_same_for_the_same_seed() {
     let mut found = BTreeSet::new();
     for seed in 0..2000 {
         let disk = random_disk(seed, true);
-        let (once, again) = (disk.crash(Survival::Random(seed)), random_disk(seed, true).crash(Survival::Random(seed)));
+        let survival = if seed % 2 == 0 { Survival::Random(seed) } else { Survival::Torn(seed) };
+        let (once, again) = (disk.crash(survival), random_disk(seed, true).crash(survival));
         let contents = tree(&once, path("/"), "");
         assert_eq!(contents, tree(&again, path("/"), ""), "seed {seed}");
         // All that a crash leaves is durable.

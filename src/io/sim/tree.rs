@@ -1,6 +1,7 @@
 //! The names of the simulated disk: directories, which of their changes are on the disk, and what a crash makes of the others.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Error, ErrorKind, Result};
 use std::path::{Component, Path};
 
@@ -250,6 +251,24 @@ impl Tree {
         self.nodes.values().map(length).sum()
     }
 
+    /// See [`SimIo::fingerprint`](super::SimIo::fingerprint).
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let mut next = vec![ROOT];
+        while let Some(directory) = next.pop() {
+            let Ok(names) = self.names(directory) else { continue };
+            names.len().hash(&mut hasher);
+            for (name, node) in names {
+                name.hash(&mut hasher);
+                match &self.nodes[node] {
+                    Node::Directory { .. } => next.push(*node),
+                    Node::File(file) => (file.contents.len(), crc32fast::hash(file.contents.bytes())).hash(&mut hasher),
+                }
+            }
+        }
+        hasher.finish()
+    }
+
     // Durability of names.
 
     /// Makes the names of a directory durable as they are now; with `fails`, marks their unsynced changes as lost instead: later
@@ -317,7 +336,8 @@ impl Tree {
 
     /// The tree as found after a power cut.
     pub(super) fn after_crash(&self, survival: Survival) -> Self {
-        let mut chance = Chance::new(if let Survival::Random(seed) = survival { seed } else { 0 });
+        let seed = survival.seed();
+        let mut chance = Chance::new(seed);
         let mut durable = Durable { tree: self, names: BTreeMap::new() };
         for (id, node) in &self.nodes {
             if let Node::Directory { durable_names, .. } = node {
@@ -330,7 +350,7 @@ impl Tree {
             let survives = match survival {
                 Survival::None => false,
                 Survival::All => !change.is_lost,
-                Survival::Random(_) => chance.in_quarters(share),
+                Survival::Random(_) | Survival::Torn(_) => chance.in_quarters(share),
             };
             if survives {
                 durable.apply_if_possible(change);
@@ -347,6 +367,8 @@ impl Tree {
                     Node::Directory { durable_names: names.clone(), names }
                 }
                 Node::File(file) => {
+                    // By the file and not by its turn: names may be random, and a seed must bring the same back.
+                    let mut chance = Chance::of_part(seed, id);
                     let contents = Contents::found(file.contents.after_crash(survival, &mut chance));
                     Node::File(FileNode { contents, is_named: true, handles: 0 })
                 }
