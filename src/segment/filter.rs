@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 
 /// Conditions in one filter.
 const CONDITIONS_MAX: usize = 64;
@@ -40,9 +40,8 @@ impl Filter {
         let keys =
             fields.iter().flat_map(|(key, value)| std::iter::once(key).chain(value.as_object().into_iter().flat_map(Map::keys)));
         if let Some(operator) = keys.into_iter().find(|key| key.starts_with('$')) {
-            return Err(invalid(format!(
-                "operator {operator:?} is not known: a filter compares fields with values, for equality"
-            )));
+            let operator = quoted(operator);
+            return Err(invalid(format!("operator {operator} is not known: a filter compares fields with values, for equality")));
         }
         Ok(Self { conditions: fields.into_iter().collect() })
     }

@@ -17,7 +17,7 @@ use grammar::{Code, Core, Scalar, Shape, Tree};
 use super::ann::Tuning;
 use super::faiss::{Index, SearchKind};
 use crate::config::EF_MAX;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::types::{IndexOptions, Metric};
 
 /// What stands for "the server chooses", in any case.
@@ -128,7 +128,7 @@ impl Recipe {
     /// # Errors
     /// As [`resolve`], of which this is the part for a factory string.
     pub(crate) fn new(factory: &str, metric: Metric, dimension: usize) -> Result<Self> {
-        let tree = Tree::parse(factory).map_err(|why| refused("unsupported_index_type", format!("{factory:?}: {why}")))?;
+        let tree = Tree::parse(factory).map_err(|why| refused("unsupported_index_type", format!("{}: {why}", quoted(factory))))?;
         tree.check(dimension as u64).map_err(|why| refused("invalid_index_type", format!("{tree}: {why}")))?;
         let recipe = Self { factory: tree.to_string(), native: native(&tree, metric, dimension), tree, metric, dimension };
         if metric == Metric::InnerProduct && recipe.is_l2_only() {
