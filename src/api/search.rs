@@ -13,6 +13,7 @@ use super::indices::index_id;
 use super::reply::{Problem, json, shortest, stored_json};
 use super::request::{JsonBody, Request};
 use crate::config::Limits;
+use crate::engine::Index;
 use crate::error::Error;
 use crate::segment::filter::Filter;
 use crate::types::{Hit, Query, SearchParams, TenantId};
@@ -38,8 +39,9 @@ struct Params<'a> {
     rescore: Option<&'a RawValue>,
 }
 
+/// The answer to a search.
 #[derive(Serialize)]
-struct Found {
+pub(super) struct Found {
     results: Vec<FoundPoint>,
 }
 
@@ -65,11 +67,18 @@ pub async fn search(server: Arc<Server>, tenant: TenantId, id: String, mut reque
     let call = Arc::clone(&server);
     let work = move || {
         let index = call.store.index(&tenant, id)?;
-        let hits = index.search(&decode_query(&body, &call.config.limits)?)?;
-        let results = hits.into_iter().map(FoundPoint::of).collect::<Result<_, _>>()?;
-        Ok(json(StatusCode::OK, &Found { results }))
+        Ok(json(StatusCode::OK, &find(&index, &call.config.limits, &body)?))
     };
     server.searches.run(work).await
+}
+
+/// Answers the search that a body asks for.
+///
+/// # Errors
+/// 400 and 422 for the body; those of the index.
+pub(super) fn find(index: &Index, limits: &Limits, body: &JsonBody) -> Result<Found, Problem> {
+    let hits = index.search(&decode_query(body, limits)?)?;
+    Ok(Found { results: hits.into_iter().map(FoundPoint::of).collect::<Result<_, _>>()? })
 }
 
 fn decode_query(body: &JsonBody, limits: &Limits) -> Result<Query, Problem> {
