@@ -19,7 +19,7 @@ use crate::wal::operation::{Delete, Upsert};
 type Target = (&'static str, fn(&[u8]), Vec<(&'static str, Vec<u8>)>);
 
 fn targets() -> Vec<Target> {
-    let mut targets: Vec<Target> = vec![
+    let targets: Vec<Target> = vec![
         ("log_scan", log_scan, log_seeds()),
         ("frame", frame, frame_seeds()),
         ("operation", operation, operation_seeds()),
@@ -30,9 +30,17 @@ fn targets() -> Vec<Target> {
         ("dead", dead, dead_seeds()),
         ("index_type", index_type, index_type_seeds()),
     ];
-    #[cfg(feature = "server")]
-    targets.push(("request", request, request_seeds()));
-    targets
+    targets.into_iter().chain(server_targets()).collect()
+}
+
+#[cfg(feature = "server")]
+fn server_targets() -> Vec<Target> {
+    vec![("request", request, request_seeds())]
+}
+
+#[cfg(not(feature = "server"))]
+fn server_targets() -> Vec<Target> {
+    Vec::new()
 }
 
 #[test]
