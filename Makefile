@@ -1,6 +1,6 @@
 # Two commands for a fresh Debian 12 machine: `make run` and `make test`. `make help` lists the rest.
 #
-# Everything but `run`, `demo`, `bench` and `fuzz` uses cargo's dev profile and one target directory, so that FAISS (two minutes of C++)
+# Everything but `run`, `demo`, `bench`, `fuzz` and `sanitize` uses cargo's dev profile and one target directory, so that FAISS (two minutes of C++)
 # is built once for all of it.
 
 SHELL := /bin/bash
@@ -22,7 +22,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_FLAGS := -max_len=16384 -malloc_limit_mb=64 -detect_leaks=0 -print_final_stats=1
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help run demo test torture fuzz bench lint deps
+.PHONY: help run demo test torture fuzz sanitize bench lint deps
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -51,6 +51,12 @@ fuzz: deps ## Fuzz every decoder for FUZZ_SECONDS=60 each; needs cargo-fuzz, and
 		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --target-dir fuzz/target $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
 			-max_total_time=$(FUZZ_SECONDS) $(FUZZ_FLAGS); \
 	done
+
+# The C++ of FAISS and of the shim is instrumented too: the two compilers' runtimes share an interface.
+sanitize: deps ## Run the FFI tests under AddressSanitizer; builds FAISS once more
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
+		CXXFLAGS_x86_64_unknown_linux_gnu="-march=x86-64-v3 -fsanitize=address -fno-omit-frame-pointer" \
+		$(CARGO) test --locked --target x86_64-unknown-linux-gnu --target-dir target/sanitize --no-default-features --lib segment::
 
 bench: deps ## Run the benches: ratios against baselines taken in the same run
 	$(CARGO) bench --locked

@@ -292,7 +292,7 @@ fn ingest(data: &Data) {
         for (when, rest) in [("before", &mut rest), ("after", &mut after)] {
             let rest = quantile(rest, q);
             let what = format!("ann: search {name}, {RATE} vectors/s, at rest {when}");
-            report(&what, format!("{busy:.0?}"), format!("{rest:.0?}"), busy.as_secs_f64() / rest.as_secs_f64(), "p99 <= 3.00");
+            report(&what, format!("{busy:.2?}"), format!("{rest:.2?}"), busy.as_secs_f64() / rest.as_secs_f64(), "p99 <= 3.00");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the fuzzers call, and nobody else: one function for each decoder that takes bytes from the disk or from a client. Each panics
 //! where a promise is broken. `fuzz/README.md` tells how to run them; unit tests run their seeds.
 //!
-//! A whole store that is driven by bytes needs none of this: see `tests/support/script.rs`.
+//! A whole store that is driven by bytes needs none of this: see `tests/support/driven.rs`.
 //!
 //! Checksums are made right before the bytes are decoded: no mutation guesses a CRC-32, and what is behind it is what wants testing.
 
@@ -275,18 +275,26 @@ pub fn segment(input: &[u8]) {
 
 /// A filter and metadata. `input`: the filter's text, a line feed, the metadata.
 ///
-/// Metadata may be any bytes; and what is a filter matches itself.
+/// Metadata may be any bytes; a filter and its negation never agree; and what has no operator matches itself.
 pub fn filter(input: &[u8]) {
     let at = input.iter().position(|&byte| byte == b'\n').unwrap_or(input.len());
     let (text, metadata) = (&input[..at], input.get(at + 1..).unwrap_or_default());
     let Ok(text) = std::str::from_utf8(text) else { return };
     match Filter::parse(text) {
         Ok(filter) => {
-            filter.matches(metadata);
-            assert!(filter.matches(text.as_bytes()), "{text} does not match itself");
+            // It may be as deep as a filter can be.
+            if let Ok(negated) = Filter::parse(&format!("{{\"$not\":{text}}}")) {
+                assert_ne!(filter.matches(metadata), negated.matches(metadata), "{text} and its negation");
+            }
+            assert!(has_operator(text) || filter.matches(text.as_bytes()), "{text} does not match itself");
         }
         Err(error) => assert_invalid(&error),
     }
+}
+
+/// Whether this filter may be more than values to be equal to.
+fn has_operator(text: &str) -> bool {
+    text.contains('$') || text.contains("\\u0024")
 }
 
 /// Points on their way into a store. `input`: metric and dimension (u8), then for each of up to 4 points: bytes of the id (u8), the id,
@@ -346,7 +354,7 @@ fn assert_points(index: &Index, expected: &BTreeMap<String, (Vec<f32>, String)>)
         let found = index.get(id).expect("reading").expect("the point is there");
         assert_eq!((&found.id, &found.metadata), (id, metadata));
         assert_eq!(bits(&found.values), bits(values));
-        for filter in [None, Filter::parse(metadata).ok()] {
+        for filter in [None, Filter::parse(metadata).ok().filter(|_| !has_operator(metadata))] {
             let hits = index
                 .search(&Query { vector: values.clone(), k: 10, filter, ..Query::default() })
                 .expect("a stored vector can be searched for");

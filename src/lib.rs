@@ -96,6 +96,7 @@ mod format;
 pub mod fuzzing;
 pub mod io;
 pub mod segment;
+mod sync;
 mod types;
 mod wal;
 
@@ -108,6 +109,7 @@ pub use engine::{Batch, Index, Opening, Store, StoreOptions};
 pub use error::{Damage, Error, Fault, Result, What};
 pub use segment::filter::Filter;
 pub use types::{
-    BuildInfo, CheckpointReport, CompactReport, Deleted, Durability, EraseReport, Hit, IndexCounts, IndexId, IndexInfo,
-    IndexOptions, IndexSpec, IndexState, IndexSummary, Lsn, Metric, Picked, Point, Query, SearchParams, TenantId, Upserted,
+    Access, BuildInfo, CheckpointReport, CompactReport, Deleted, Durability, EraseReport, Explanation, Hit, How, IndexCounts,
+    IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState, IndexSummary, Lsn, Metric, PageQuery, Picked, Point, PointPage,
+    Query, SearchParams, TenantId, Upserted,
 };

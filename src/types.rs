@@ -182,6 +182,10 @@ pub struct Query {
     pub filter: Option<crate::segment::filter::Filter>,
     /// Scan all rows, whatever index there is.
     pub exact: bool,
+    /// Whether each hit bears its vector.
+    pub include_values: bool,
+    /// Points with a lower score are no hits.
+    pub min_score: Option<f64>,
     pub params: SearchParams,
 }
 
@@ -206,6 +210,61 @@ pub struct Hit {
     pub distance: f64,
     /// The JSON text of an object.
     pub metadata: String,
+    /// Where the query wants it.
+    pub values: Option<Vec<f32>>,
+}
+
+/// Which points a page has.
+#[derive(Clone, Debug, Default)]
+pub struct PageQuery {
+    pub filter: Option<crate::segment::filter::Filter>,
+    /// The last id of the page before; `None`: the first page.
+    pub after: Option<String>,
+    /// Points in a page at most, 1 to [`Limits::batch_points_max`](crate::config::Limits).
+    pub limit: usize,
+    /// Else the points have no values.
+    pub include_values: bool,
+}
+
+/// Points by rising ids.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PointPage {
+    pub points: Vec<Point>,
+    /// What the next page comes after; `None`: there is none.
+    pub next: Option<String>,
+    /// The state that this page is of.
+    pub lsn: Lsn,
+}
+
+/// How a search came to its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Explanation {
+    /// The state that it saw.
+    pub lsn: Lsn,
+    /// By the order of their rows.
+    pub segments: Vec<Access>,
+}
+
+/// How a search looked at one segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Access {
+    /// Rows in it, dead ones included.
+    pub rows: u64,
+    /// Live rows that match the filter: all that are live, where there is none.
+    pub matched: u64,
+    pub how: How,
+}
+
+/// Ways to look at a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    /// Through its FAISS index, which leaves out what does not match.
+    Index,
+    /// Each row that matches, by its exact distance.
+    Matches,
+    /// All rows, by their exact distances; those that do not match are left out.
+    Scan,
 }
 
 /// Answer to an upsert: durable as asked for, and visible to every search that starts from now on.

@@ -2,16 +2,20 @@
 
 mod support;
 
+use std::io;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use faiss_proxy::config::Limits;
 use faiss_proxy::io::sim::{SimIo, Survival};
-use faiss_proxy::{Durability, Error, IndexSpec, Metric};
-use support::{Before, Session, dump, files_below};
+use faiss_proxy::io::{Entry, File, Io, Lock, Map};
+use faiss_proxy::{Durability, Error, IndexOptions, IndexSpec, Metric};
+use support::{Before, Session, dump, files_below, open_store, spec, tenant};
 
 /// Whether any file below the directory holds these bytes.
 fn holds(disk: &SimIo, bytes: &[u8]) -> Option<String> {
-    use faiss_proxy::io::Io;
     files_below(disk, Path::new("/data")).into_iter().find_map(|path| {
         let map = disk.map(&path).unwrap();
         map.windows(bytes.len()).any(|window| window == bytes).then(|| path.display().to_string())
@@ -137,4 +141,105 @@ fn training_builds_what_the_type_can_be_trained_on_and_says_where_there_is_too_l
     assert_eq!(info.unindexed_rows, 0, "{:?}", info.builds);
     assert_eq!(dump(&session.index), *session.history.last());
     session.index.train().unwrap();
+}
+
+/// A disk on which a build stops before it writes its first index, until it may go on.
+#[derive(Debug)]
+struct Held {
+    disk: SimIo,
+    /// Told that it has stopped, and asked whether it may go on. Taken by the one that is held.
+    gate: Mutex<Option<(Sender<()>, Receiver<()>)>>,
+}
+
+/// How long a build is held at most: where whatever is tested waits for the build, nobody says that it may go on.
+const HELD_MAX: Duration = Duration::from_millis(300);
+
+impl Io for Held {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        if path.extension().is_some_and(|extension| extension == "faiss")
+            && let Some((stopped, go_on)) = self.gate.lock().unwrap().take()
+        {
+            stopped.send(()).unwrap();
+            let _ = go_on.recv_timeout(HELD_MAX);
+        }
+        self.disk.create(path)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.disk.open(path)
+    }
+
+    fn map(&self, path: &Path) -> io::Result<Map> {
+        self.disk.map(path)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<Entry>> {
+        self.disk.list(directory)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.create_dir(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove_dir(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.disk.sync_dir(path)
+    }
+
+    fn available(&self, directory: &Path) -> io::Result<u64> {
+        self.disk.available(directory)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Lock> {
+        self.disk.lock(path)
+    }
+}
+
+/// An erasure swept away the segment that a build had written and was about to name in a manifest: the index refused at its next opening.
+#[test]
+fn an_erasure_beside_a_build_erases_what_was_deleted_and_nothing_else() {
+    let disk = SimIo::new();
+    let (stopped, has_stopped) = channel();
+    let (may_go_on, go_on) = channel();
+    let held = Held { disk: disk.clone(), gate: Mutex::new(Some((stopped, go_on))) };
+    let store = open_store(held, "/data", &Limits::default()).unwrap();
+    let options = IndexOptions { seal_rows: Some(20), ..IndexOptions::default() };
+    let index =
+        store.create_index(&tenant(), &IndexSpec { index_type: "HNSW8".to_owned(), options, ..spec(4, Metric::L2) }).unwrap();
+    // Two segments, which have enough rows for a build only together: it writes them into one.
+    for half in 0..2 {
+        let mut batch = index.batch();
+        for n in 0..15 {
+            let metadata = format!("{{\"document\":\"{half}-{n}\"}}");
+            batch.push(&format!("{half}-{n}"), &[half as f32, n as f32, 1.0, 2.0], &metadata).unwrap();
+        }
+        index.upsert(batch, Durability::Fsync).unwrap();
+        index.checkpoint().unwrap();
+    }
+    std::thread::scope(|scope| {
+        let build = scope.spawn(|| index.settle());
+        has_stopped.recv().unwrap();
+        index.delete(&["0-7"], Durability::Fsync).unwrap();
+        index.erase().unwrap();
+        let _ = may_go_on.send(());
+        build.join().unwrap().unwrap();
+    });
+    assert_eq!(holds(&disk, b"\"0-7\""), None, "it was erased");
+    let expected = dump(&index);
+    assert_eq!(expected.len(), 29);
+    let id = index.id();
+    drop((index, store));
+    let store = open_store(disk.crash(Survival::None), "/data", &Limits::default()).unwrap();
+    assert_eq!(dump(&store.index(&tenant(), id).unwrap()), expected);
 }

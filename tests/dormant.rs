@@ -346,10 +346,11 @@ fn over_the_budget_the_index_that_was_not_used_for_longest_is_closed_and_opens_a
 }
 
 #[test]
-#[ignore = "fails since the branches were merged: the index is closed, and the sum of memory stays at what it took; noted in issue 3 as the first thing to mend"]
 fn an_index_that_grows_past_the_budget_is_closed_when_nobody_has_it() {
     let directory = tempfile::tempdir().unwrap();
-    let options = StoreOptions { limits: with_budget(128 << 10), opening: Opening::Lazy, ..StoreOptions::new(directory.path()) };
+    // An empty index is under it. These rows are over it even when a checkpoint has them in a file: 10 bytes at least for each id. Else an
+    // index that a task of the timer has at the moment when it could be closed would stay open, and rightly so.
+    let options = StoreOptions { limits: with_budget(32 << 10), opening: Opening::Lazy, ..StoreOptions::new(directory.path()) };
     let store = Store::open(options).unwrap();
     let index = store.create_index(&tenant(), &spec(4, Metric::L2)).unwrap();
     let mut batch = index.batch();

@@ -25,7 +25,7 @@ pub(crate) fn add(body: &[u8], index: &Index, atomic: bool) -> Result<Value, u16
 
 /// The answer to the body of a `POST …/search`.
 pub(crate) fn search(body: &[u8], index: &Index) -> Result<Value, u16> {
-    let found = search::find(index, &Limits::default(), &JsonBody::of(body)).map_err(status)?;
+    let found = search::find(index, &Limits::default(), &JsonBody::of(body), true).map_err(status)?;
     Ok(serde_json::to_value(found).expect("an answer is JSON"))
 }
 

@@ -88,6 +88,15 @@ pub fn boolean(raw: &RawValue, field: &'static str) -> Result<bool, Error> {
     serde_json::from_str(raw.get()).map_err(|_| Error::invalid(field, "invalid_type", "must be true or false"))
 }
 
+/// Any number that a float can hold.
+///
+/// # Errors
+/// [`Error::Invalid`] where the field is none.
+pub fn number(raw: &RawValue, field: &'static str) -> Result<f64, Error> {
+    let number = serde_json::from_str(raw.get()).ok().filter(|number: &f64| number.is_finite());
+    number.ok_or_else(|| Error::invalid(field, "invalid_type", "must be a number"))
+}
+
 /// A number from 0 to 1.
 ///
 /// # Errors

@@ -188,11 +188,7 @@ pub async fn checkpoint(server: Arc<Server>, tenant: TenantId, id: String) -> Re
 /// Rewrites the index into as few segments as may be, and answers when that is done.
 pub async fn compact(server: Arc<Server>, tenant: TenantId, id: String, request: Request) -> Result<Response, Problem> {
     let id = index_id(&id)?;
-    let erases = match request.query("erase")?.as_deref() {
-        None | Some("false") => false,
-        Some("true") => true,
-        Some(_) => return Err(Error::invalid("erase", "invalid_type", "must be true or false").into()),
-    };
+    let erases = request.flag("erase")?;
     let store = Arc::clone(&server.store);
     let work = move || {
         let index = store.index(&tenant, id)?;

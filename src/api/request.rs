@@ -16,6 +16,7 @@ use warp::http::{HeaderMap, Method, StatusCode};
 
 use super::Server;
 use super::reply::Problem;
+use crate::error::Error;
 use crate::types::Durability;
 
 /// Under which a request is found in the log: the client's own word where it sent one that is safe to repeat.
@@ -67,6 +68,18 @@ impl Request {
             None => (pair == name).then_some(""),
         });
         value.map(|value| decode_percent(&value.replace('+', " "), name)).transpose()
+    }
+
+    /// A query parameter that is `true` or `false`; absent, it is `false`.
+    ///
+    /// # Errors
+    /// 422 where it is neither.
+    pub fn flag(&self, name: &'static str) -> Result<bool, Problem> {
+        match self.query(name)?.as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(Error::invalid(name, "invalid_type", "must be true or false").into()),
+        }
     }
 
     /// The `durability` that a write asks for.
@@ -177,7 +190,7 @@ pub fn decode_percent(part: &str, field: &'static str) -> Result<String, Problem
 }
 
 fn invalid_encoding(field: &'static str, what: &str) -> Problem {
-    crate::Error::invalid(field, "invalid_encoding", format!("has {what}")).into()
+    Error::invalid(field, "invalid_encoding", format!("has {what}")).into()
 }
 
 /// The chunks of a body as `Bytes`, whatever the stream calls them.

@@ -27,6 +27,7 @@ enum Target {
     Train(String),
     Search(String),
     Vectors(String),
+    Count(String),
     Vector(String, String),
     Nothing,
 }
@@ -36,9 +37,11 @@ impl Target {
     fn allow(&self) -> &'static str {
         match self {
             Self::Root | Self::Docs | Self::Health | Self::Ready | Self::Metrics | Self::Nothing => "GET",
-            Self::Indices | Self::Search(_) => "GET, POST",
+            Self::Indices | Self::Search(_) | Self::Vectors(_) => "GET, POST",
+            // Posted to, these two are no ids: a point of such an id can be read and deleted all the same.
+            Self::Vector(_, id) if id == "fetch" || id == "delete" => "GET, DELETE, POST",
             Self::Index(_) | Self::Vector(..) => "GET, DELETE",
-            Self::Checkpoint(_) | Self::Compact(_) | Self::Train(_) | Self::Vectors(_) => "POST",
+            Self::Checkpoint(_) | Self::Compact(_) | Self::Train(_) | Self::Count(_) => "POST",
         }
     }
 }
@@ -67,6 +70,8 @@ fn target() -> BoxedFilter<(Target,)> {
         .or(warp::path!("v1" / "index" / String / "search").map(Target::Search))
         .unify()
         .or(warp::path!("v1" / "index" / String / "vectors").map(Target::Vectors))
+        .unify()
+        .or(warp::path!("v1" / "index" / String / "count").map(Target::Count))
         .unify()
         .or(warp::path!("v1" / "index" / String / "vectors" / String).map(Target::Vector))
         .unify()
@@ -116,6 +121,10 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
         (Target::Train(id), &Method::POST) => indices::train(server, tenant, id).await,
         (Target::Search(id), &Method::GET | &Method::POST) => search::search(server, tenant, id, request).await,
         (Target::Vectors(id), &Method::POST) => vectors::add(server, tenant, id, request).await,
+        (Target::Vectors(id), &Method::GET) => vectors::list(server, tenant, id, request).await,
+        (Target::Count(id), &Method::POST) => vectors::count(server, tenant, id, request).await,
+        (Target::Vector(id, verb), &Method::POST) if verb == "fetch" => vectors::fetch(server, tenant, id, request).await,
+        (Target::Vector(id, verb), &Method::POST) if verb == "delete" => vectors::delete_many(server, tenant, id, request).await,
         (Target::Vector(id, vector_id), &Method::GET) => vectors::get(server, tenant, id, vector_id).await,
         (Target::Vector(id, vector_id), &Method::DELETE) => vectors::delete(server, tenant, id, vector_id, request).await,
         (target, _) => Err(Problem::method_not_allowed(target.allow())),
@@ -160,6 +169,8 @@ mod tests {
             // To warp, a slash at the end is none.
             ("/v1/index/", "Indices"),
             ("/v1/index/a/vectors/", "Vectors(\"a\")"),
+            ("/v1/index/a/vectors/fetch", "Vector(\"a\", \"fetch\")"),
+            ("/v1/index/a/count", "Count(\"a\")"),
             ("/v1//index", "Nothing"),
             ("/v2", "Nothing"),
         ] {

@@ -15,7 +15,11 @@ use super::request::{JsonBody, Request, decode_percent};
 use crate::config::Limits;
 use crate::engine::{Batch, Index};
 use crate::error::{Error, What};
-use crate::types::{Durability, TenantId, Upserted};
+use crate::segment::filter::Filter;
+use crate::types::{Deleted, Durability, PageQuery, Point, TenantId, Upserted};
+
+/// Points in a page where the client does not say.
+const PAGE_DEFAULT: usize = 100;
 
 #[derive(Deserialize)]
 struct AddBody<'a> {
@@ -41,12 +45,7 @@ pub(super) struct WriteOptions {
 
 impl WriteOptions {
     fn of(request: &Request) -> Result<Self, Problem> {
-        let atomic = match request.query("atomic")?.as_deref() {
-            None | Some("false") => false,
-            Some("true") => true,
-            Some(_) => return Err(Error::invalid("atomic", "invalid_atomic", "must be true or false").into()),
-        };
-        Ok(Self { durability: request.durability()?, atomic })
+        Ok(Self { durability: request.durability()?, atomic: request.flag("atomic")? })
     }
 }
 
@@ -157,22 +156,146 @@ fn superseded(upserted: Option<&Upserted>, positions: &[usize], items: &[&RawVal
 }
 
 pub async fn get(server: Arc<Server>, tenant: TenantId, id: String, vector_id: String) -> Result<Response, Problem> {
-    #[derive(Serialize)]
-    struct PointDocument {
-        id: String,
-        values: Vec<f32>,
-        metadata: Box<RawValue>,
-        lsn: u64,
-    }
     let id = index_id(&id)?;
     let vector_id = decode_percent(&vector_id, "vector_id")?;
     let store = Arc::clone(&server.store);
     let work = move || {
         let point = store.index(&tenant, id)?.get(&vector_id)?.ok_or(Error::NotFound(What::Vector))?;
-        let metadata = stored_json(point.metadata)?;
-        Ok(json(StatusCode::OK, &PointDocument { id: point.id, values: point.values, metadata, lsn: point.lsn }))
+        Ok(json(StatusCode::OK, &PointDocument::of(point, true)?))
     };
     server.reads.run(work).await
+}
+
+/// A point, as the API shows it.
+#[derive(Serialize)]
+struct PointDocument {
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    values: Option<Vec<f32>>,
+    metadata: Box<RawValue>,
+    lsn: u64,
+}
+
+impl PointDocument {
+    fn of(point: Point, with_values: bool) -> Result<Self, Problem> {
+        let Point { id, values, metadata, lsn } = point;
+        Ok(Self { id, values: with_values.then_some(values), metadata: stored_json(metadata)?, lsn })
+    }
+}
+
+#[derive(Deserialize)]
+struct IdsBody<'a> {
+    #[serde(borrow)]
+    ids: Option<&'a RawValue>,
+}
+
+/// The ids of a body `{ids: […]}`.
+fn ids(body: &JsonBody, limits: &Limits) -> Result<Vec<String>, Problem> {
+    let body: IdsBody = decode::body(body.text()?)?;
+    let items = decode::items(required(body.ids, "ids")?, "ids", limits.batch_points_max)?;
+    Ok(items.into_iter().map(|item| decode::string(item, "ids")).collect::<Result<_, _>>()?)
+}
+
+/// The points of some ids; those that do not exist are left out.
+pub async fn fetch(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    struct Fetched {
+        vectors: Vec<PointDocument>,
+        lsn: u64,
+    }
+    let id = index_id(&id)?;
+    let body = request.json_body(&server).await?;
+    let call = Arc::clone(&server);
+    let work = move || {
+        let ids = ids(&body, &call.config.limits)?;
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let (points, lsn) = call.store.index(&tenant, id)?.fetch(&ids)?;
+        let vectors = points.into_iter().map(|point| PointDocument::of(point, true)).collect::<Result<_, _>>()?;
+        Ok(json(StatusCode::OK, &Fetched { vectors, lsn }))
+    };
+    server.reads.run(work).await
+}
+
+/// Points in pages, by their ids.
+pub async fn list(server: Arc<Server>, tenant: TenantId, id: String, request: Request) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    struct Listed {
+        vectors: Vec<PointDocument>,
+        /// What the next page is asked for with; null after the last.
+        next_cursor: Option<String>,
+        lsn: u64,
+    }
+    let id = index_id(&id)?;
+    let limit = request.query("limit")?.map_or(Ok(PAGE_DEFAULT), |limit| {
+        limit.parse().map_err(|_| Error::invalid("limit", "invalid_limit", "must be a whole number"))
+    })?;
+    let filter = request.query("filter")?.map(|filter| Filter::parse(&filter)).transpose()?;
+    let after = request.query("cursor")?.map(|cursor| id_of_cursor(&cursor)).transpose()?;
+    let include_values = request.flag("include_values")?;
+    let store = Arc::clone(&server.store);
+    let work = move || {
+        let page = store.index(&tenant, id)?.page(&PageQuery { filter, after, limit, include_values })?;
+        let vectors = page.points.into_iter().map(|point| PointDocument::of(point, include_values)).collect::<Result<_, _>>()?;
+        Ok(json(StatusCode::OK, &Listed { vectors, next_cursor: page.next.map(cursor_of_id), lsn: page.lsn }))
+    };
+    server.reads.run(work).await
+}
+
+/// Opaque to clients: the id that the page comes after. In hexadecimal, since an id may have any character in it, and a URL may not.
+fn cursor_of_id(id: String) -> String {
+    id.bytes().fold(String::from("i"), |cursor, byte| cursor + &format!("{byte:02x}"))
+}
+
+fn id_of_cursor(cursor: &str) -> Result<String, Error> {
+    let wrong = || Error::invalid("cursor", "invalid_cursor", "this cursor is none that the server gave");
+    let digits =
+        cursor.strip_prefix('i').filter(|digits| digits.is_ascii() && digits.len().is_multiple_of(2)).ok_or_else(wrong)?;
+    let bytes = (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16));
+    bytes.collect::<Result<_, _>>().ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(wrong)
+}
+
+/// How many points match a filter.
+pub async fn count(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+    #[derive(Deserialize)]
+    struct CountBody<'a> {
+        #[serde(borrow)]
+        filter: Option<&'a RawValue>,
+    }
+    #[derive(Serialize)]
+    struct Counted {
+        count: u64,
+        lsn: u64,
+    }
+    let id = index_id(&id)?;
+    let body = request.json_body(&server).await?;
+    let store = Arc::clone(&server.store);
+    let work = move || {
+        let body: CountBody = decode::body(body.text()?)?;
+        let filter = Filter::parse(body.filter.map_or("{}", RawValue::get))?;
+        let (count, lsn) = store.index(&tenant, id)?.count(&filter);
+        Ok(json(StatusCode::OK, &Counted { count, lsn }))
+    };
+    server.searches.run(work).await
+}
+
+/// Deletes the points of some ids: those that exist, as one mutation.
+pub async fn delete_many(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    struct DeletedDocument {
+        deleted_count: usize,
+        lsn: u64,
+    }
+    let id = index_id(&id)?;
+    let durability = request.durability()?;
+    let body = request.json_body(&server).await?;
+    let call = Arc::clone(&server);
+    let work = move || {
+        let ids = ids(&body, &call.config.limits)?;
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let Deleted { deleted_count, lsn } = call.store.index(&tenant, id)?.delete(&ids, durability)?;
+        Ok(json(StatusCode::OK, &DeletedDocument { deleted_count, lsn }))
+    };
+    server.writes.run(work).await
 }
 
 pub async fn delete(

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 
+use clap::value_parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
@@ -40,6 +41,12 @@ pub struct Arguments {
     /// are closed until their next use. 0: no limit.
     #[arg(long, value_name = "MIB", env = "FAISS_PROXY_MEMORY_BUDGET_MB", default_value_t = 0)]
     memory_budget_mb: u64,
+    /// Threads that build one FAISS index; half of the processors where it is not said.
+    #[arg(long, value_name = "THREADS", env = "FAISS_PROXY_BUILD_THREADS", value_parser = value_parser!(u16).range(1..=1024))]
+    build_threads: Option<u16>,
+    /// Memory that one index of type auto may take before its vectors are quantised, in MiB.
+    #[arg(long, value_name = "MIB", env = "FAISS_PROXY_AUTO_MEMORY_MB", default_value_t = Limits::default().auto_memory_bytes >> 20)]
+    auto_memory_mb: u64,
     /// For trying it out: takes the keys test-key-1 (of tenant-1) and test-key-2 (of tenant-2), and only loopback addresses.
     #[arg(long)]
     dev: bool,
@@ -124,9 +131,16 @@ fn addresses(listen: &str, dev: bool) -> Result<Vec<SocketAddr>, Failure> {
     Ok(addresses)
 }
 
-fn open(Arguments { data_dir, opening, memory_budget_mb, .. }: &Arguments) -> Result<Arc<Store>, Failure> {
-    let memory_budget_bytes = memory_budget_mb.saturating_mul(1 << 20);
-    let limits = Limits { reserve_bytes: Limits::SERVER_RESERVE_BYTES, memory_budget_bytes, ..Limits::default() };
+fn open(arguments: &Arguments) -> Result<Arc<Store>, Failure> {
+    let Arguments { data_dir, opening, build_threads, .. } = arguments;
+    let default = Limits::default();
+    let limits = Limits {
+        reserve_bytes: Limits::SERVER_RESERVE_BYTES,
+        memory_budget_bytes: arguments.memory_budget_mb.saturating_mul(1 << 20),
+        build_threads: build_threads.map_or(default.build_threads, usize::from),
+        auto_memory_bytes: arguments.auto_memory_mb.saturating_mul(1 << 20),
+        ..default
+    };
     let opening = match opening {
         OpeningArgument::Eager => Opening::Eager,
         OpeningArgument::Lazy => Opening::Lazy,

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
+use super::published::Published;
 use super::view::{Segment, View, locate};
 use crate::segment::Rows;
 use crate::segment::growing::{Growing, NewRow};
@@ -25,13 +25,7 @@ const CHUNK_BYTES_MAX: usize = 4 << 20;
 const ROW_BYTES: usize = 28;
 
 /// What readers share with the writer.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    /// The state that a search takes, without a lock.
-    pub(crate) view: ArcSwap<View>,
-    /// Ids of the state in `view`: both change under the write lock, so that a look-up under the read lock sees them agree.
-    pub(crate) ids: RwLock<IdMap>,
-}
+pub(crate) type Shared = Published<View, IdMap>;
 
 /// The writer's side of the state: what the next View is made of.
 #[derive(Debug)]
@@ -51,7 +45,7 @@ pub(crate) struct State {
 }
 
 /// What an operation did.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Effect {
     /// Points stored (each id once) or deleted.
     pub(crate) count: usize,

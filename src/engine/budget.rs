@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::index::Index;
-use super::slots::{Slot, Slots, State};
+use super::slots::{Entry, Slots};
 use super::view::Segment;
 use crate::error::Error;
 use crate::segment::ann::Ann;
+use crate::segment::id_map::IdMap;
 
 /// Bytes of an open index that has no row: its structures, its manifests, its View. Measured by `benches/many.rs`.
 const INDEX_BYTES: u64 = 6 << 10;
@@ -24,7 +25,7 @@ impl Index {
     /// Bytes of memory that closing it would free, about.
     pub(super) fn memory_bytes(&self) -> u64 {
         let segments: u64 = self.shared.view.load().segments.iter().map(Segment::memory_bytes).sum();
-        let ids = self.shared.ids.read().memory_bytes() as u64;
+        let ids = self.shared.with_ids(IdMap::memory_bytes) as u64;
         let spare = self.spare.lock().as_ref().map_or(0, |chunk| chunk.memory_bytes() as u64);
         INDEX_BYTES + segments + ids + spare
     }
@@ -33,8 +34,8 @@ impl Index {
 impl Slots {
     /// Has the budget watched while indices grow, where there is one.
     pub(super) fn watch_memory(self: &Arc<Self>) {
-        for slot in self.all(None) {
-            self.look_at_memory(&slot);
+        for entry in self.all(None) {
+            self.look_at_memory(&entry);
         }
         if self.budget() > 0
             && let Some(maintenance) = &self.context().maintenance
@@ -56,29 +57,26 @@ impl Slots {
         self.memory_bytes() > self.budget()
     }
 
-    pub(super) fn note_memory(&self, slot: &Slot, index: &Index) {
-        self.set_memory(slot, index.memory_bytes());
+    pub(super) fn note_memory(&self, entry: &Entry, index: &Index) {
+        self.set_memory(entry, index.memory_bytes());
     }
 
-    pub(super) fn forget_memory(&self, slot: &Slot) {
-        self.set_memory(slot, 0);
+    pub(super) fn forget_memory(&self, entry: &Entry) {
+        self.set_memory(entry, 0);
     }
 
-    fn set_memory(&self, slot: &Slot, bytes: u64) {
-        let before = slot.memory.swap(bytes, Relaxed);
+    fn set_memory(&self, entry: &Entry, bytes: u64) {
+        let before = entry.memory.swap(bytes, Relaxed);
         // The sum of differences wraps, and comes out right.
         self.memory.fetch_add(bytes.wrapping_sub(before), Relaxed);
     }
 
-    fn look_at_memory(&self, slot: &Slot) {
-        let index = match &*slot.state.lock() {
-            State::Open(index) => Arc::clone(index),
-            _ => return,
-        };
+    fn look_at_memory(&self, entry: &Entry) {
+        let Some(index) = entry.slot.state().open().cloned() else { return };
         // Not under the slot's lock: the id map's may be held by a writer.
         let bytes = index.memory_bytes();
-        if matches!(*slot.state.lock(), State::Open(_)) {
-            self.set_memory(slot, bytes);
+        if entry.slot.state().open().is_some() {
+            self.set_memory(entry, bytes);
         }
     }
 
@@ -90,55 +88,34 @@ impl Slots {
         }
         // Who has it goes on until there is nothing to close any more.
         let Some(_one) = self.closing.try_lock() else { return };
-        let mut slots = self.all(None);
-        slots.retain(|slot| matches!(*slot.state.lock(), State::Open(_)));
-        for slot in &slots {
-            self.look_at_memory(slot);
+        let mut entries = self.all(None);
+        entries.retain(|entry| entry.slot.state().open().is_some());
+        for entry in &entries {
+            self.look_at_memory(entry);
         }
-        slots.sort_by_cached_key(|slot| slot.last_used.load(Relaxed));
-        for slot in slots {
+        entries.sort_by_cached_key(|entry| entry.last_used.load(Relaxed));
+        for entry in entries {
             if !self.is_over_budget() || self.is_closed() {
                 break;
             }
-            self.close_idle(&slot);
+            self.close_idle(&entry);
         }
     }
 
     /// Closes an index, unless somebody has it or it takes no more writes.
-    fn close_idle(&self, slot: &Slot) {
-        let index = match &*slot.state.lock() {
-            State::Open(index) if Arc::strong_count(index) == 1 => Arc::clone(index),
-            _ => return,
-        };
-        // While it is still open, so that who asks for it need not wait.
-        if !checkpoint(&index) {
-            return;
-        }
-        drop(index);
-        let state = slot.state.lock();
-        if !matches!(*state, State::Open(_)) {
-            return;
-        }
-        let (transition, State::Open(index)) = slot.begin(state, State::Closing) else {
-            unreachable!("it was open, under the same lock")
-        };
-        match Arc::try_unwrap(index) {
-            // Somebody came meanwhile.
-            Err(index) => transition.end(State::Open(index)),
-            // It is ours alone: no caller has it, no task under way, and no `Weak` leads to it any more.
-            Ok(index) => match index.make_durable() {
-                Ok(()) => {
-                    tracing::debug!(index = %index.id, "closed to keep to the memory budget; the next use opens it");
-                    drop(index);
-                    self.forget_memory(slot);
-                    transition.end(State::Dormant);
-                }
-                Err(error) => {
-                    tracing::warn!(index = %index.id, %error, "this index stays open, and takes no writes");
-                    transition.end(State::Open(index.share()));
-                }
-            },
-        }
+    fn close_idle(&self, entry: &Entry) {
+        // The checkpoint while it is still open, so that who asks for it need not wait.
+        entry.slot.close_idle(checkpoint, |index| match index.make_durable() {
+            Ok(()) => {
+                tracing::debug!(index = %index.id, "closed to keep to the memory budget; the next use opens it");
+                self.forget_memory(entry);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(index = %index.id, %error, "this index stays open, and takes no writes");
+                Err(index.share())
+            }
+        });
     }
 }
 

@@ -131,7 +131,7 @@ fn write_and_publish(index: &Index, files: &mut Files, frozen: &Frozen, plan: &P
     for &at in plan.dropped.iter().rev() {
         now.remove(at);
     }
-    index.shared.view.store(writer.state.view());
+    index.shared.exchange(writer.state.view());
     Ok(CheckpointReport { lsn: position.lsn, bytes_written: written.bytes + manifest_bytes, log_files_removed })
 }
 

@@ -93,7 +93,11 @@ impl Index {
         let _one = self.compacting.lock();
         let (mut at, mut rows_dropped) = (0, 0);
         while at < self.files.lock().segments.len() {
-            if let Some(work) = self.begin_alone(|policy, segments| policy::all(policy, segments, at))? {
+            let work = {
+                let _no_build = self.building.lock();
+                self.begin_alone(|policy, segments| policy::all(policy, segments, at))?
+            };
+            if let Some(work) = work {
                 rows_dropped += work.rows_dropped();
                 work.run()?;
             }
@@ -105,12 +109,11 @@ impl Index {
 }
 
 impl Index {
-    /// Begins when no build is under way that has taken what is chosen. For who holds `compacting`.
+    /// Begins what somebody waits for. For who holds `compacting`, and `building`: no build is under way then that has taken what is chosen.
     pub(super) fn begin_alone(
         &self,
         choose: impl FnOnce(&policy::Policy, &[Candidate]) -> Option<Job>,
     ) -> Result<Option<Work<'_>>> {
-        let _no_build = self.building.lock();
         let mut work = begin(self, choose)?;
         if let Some(work) = &mut work {
             work.is_urgent = true;
@@ -281,7 +284,7 @@ impl Work<'_> {
             None => Segment { build: segment.build, ..now[run.start].clone() },
         });
         now.splice(run, new);
-        index.shared.view.store(writer.state.view());
+        index.shared.exchange(writer.state.view());
         Ok(())
     }
 
@@ -368,7 +371,7 @@ impl Index {
             return Err(Error::Closed(Arc::clone(why)));
         }
         if self.stop.load(Relaxed) {
-            return Err(Error::Closed("the index is being closed".into()));
+            return Err(ann::stopped());
         }
         Ok(())
     }

@@ -21,6 +21,9 @@ impl Index {
     /// read-only.
     pub fn erase(&self) -> Result<EraseReport> {
         let _one = self.compacting.lock();
+        // Nor a build: one that is under way copies what is deleted meanwhile, and what it has written would be swept with what no manifest names,
+        // before its manifest names it.
+        let _no_build = self.building.lock();
         let (before, bytes_before) = (self.file_names()?, self.bytes());
         let rows_erased = self.shared.view.load().tombstones();
         // 1. From here on, nothing that is deleted already is written anywhere: neither to this log nor to a segment.
@@ -42,8 +45,8 @@ impl Index {
             let segments = files.segments.clone();
             publish(self, &mut files, segments, |_| {})?;
         }
-        // 4. What no manifest named: leftovers and copies. What is being written is not named yet either: while `files` is held that is no segment, and
-        // while the writer is, no log.
+        // 4. What no manifest named: leftovers and copies. What is being written is not named yet either: that is no segment while no build,
+        // compaction or checkpoint is under way, and no log while the writer is held.
         {
             let _no_rotation = self.writer.lock();
             self.root.lock().sweep()?;

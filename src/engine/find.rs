@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 
 use super::dormant::{self, About};
+use super::index::Index;
 use super::recover::{self, Context};
-use super::slots::{Key, Slots, State, recover_or_refuse};
+use super::slot::State;
+use super::slots::{Key, Slots, recover_or_refuse};
 use super::store::Opening;
 use crate::error::{Error, Result};
 use crate::io::{Io, durable};
@@ -48,7 +50,7 @@ pub(super) fn find(context: Context, data_dir: PathBuf, opening: Opening) -> Res
     Ok(Slots::new(context, data_dir, slots, unreadable))
 }
 
-fn first_state(context: &Context, key: &Key, directory: &Path, opening: Opening) -> (About, State) {
+fn first_state(context: &Context, key: &Key, directory: &Path, opening: Opening) -> (About, State<Index>) {
     let (tenant, id) = key;
     let refused = |error| (About { name: "".into(), created_at_us: 0 }, State::Refused(error));
     match opening {

@@ -14,10 +14,11 @@ use super::batch::{Batch, check_id, check_vector};
 use super::checkpoint::Files;
 use super::maintenance::{Maintenance, Task};
 use super::policy::Policy;
+use super::queue::Queue;
 use super::reserve::Reserve;
 use super::search;
 use super::view::locate;
-use super::writer::{Queue, Request, Writer};
+use super::writer::{Outcome, Request, Write, Writer};
 use crate::checkpoint::manifest::Root;
 use crate::config::{EF_MAX, Limits, WRITE_DELAY_MAX_MS};
 use crate::error::{Error, Result};
@@ -26,14 +27,14 @@ use crate::io::{Io, Lock};
 use crate::segment::growing::Growing;
 use crate::segment::recipe::{self, Recipe};
 use crate::types::{
-    BuildInfo, CheckpointReport, Deleted, Durability, Hit, IndexId, IndexInfo, IndexOptions, IndexState, Metric, Picked, Point,
-    Query, TenantId, Upserted,
+    BuildInfo, CheckpointReport, Deleted, Durability, Explanation, Hit, IndexId, IndexInfo, IndexOptions, IndexState, Metric,
+    Picked, Point, Query, TenantId, Upserted,
 };
 use crate::wal::file_log::FileLog;
 
 /// One index, open. Calls block; any number of threads may make them.
 ///
-/// Locks, in the order in which they may be taken: `compacting`, `building`, `files`, `writer`, `queue` or `root` or `shared.ids`. A search takes none.
+/// Locks, in the order in which they may be taken: `compacting`, `building`, `files`, `writer`, the line of `queue` or `root` or the ids of `shared`. A search takes none.
 #[derive(Debug)]
 pub struct Index {
     pub(super) id: IndexId,
@@ -46,7 +47,7 @@ pub struct Index {
     pub(super) io: Arc<dyn Io>,
     pub(super) directory: PathBuf,
     pub(super) shared: Shared,
-    pub(super) queue: Mutex<Queue>,
+    pub(super) queue: Queue<Write, Outcome>,
     pub(super) writer: Mutex<Writer>,
     pub(super) root: Mutex<Root>,
     /// Held through a checkpoint: there is one at a time.
@@ -286,13 +287,8 @@ impl Index {
     /// # Errors
     /// [`Error::Closed`]: the memory of this machine gives back other bytes than were put into it.
     pub fn get(&self, id: &str) -> Result<Option<Point>> {
-        // Under the lock, the ids and the View are of the same state.
-        let (view, row) = {
-            let ids = self.shared.ids.read();
-            let view = self.shared.view.load_full();
-            let row = ids.get(ids.hash(id.as_bytes()), |row| has_id(&view.segments, row, id));
-            (view, row)
-        };
+        let (view, row) =
+            self.shared.look_up(|ids, view| ids.get(ids.hash(id.as_bytes()), |row| has_id(&view.segments, row, id)));
         let Some((at, position)) = row.and_then(|row| locate(&view.segments, row)) else { return Ok(None) };
         let segment = &view.segments[at];
         let (id, metadata) = search::texts(segment, position)?;
@@ -306,6 +302,14 @@ impl Index {
     /// # Errors
     /// [`Error::Invalid`] naming `vector` or `k`.
     pub fn search(&self, query: &Query) -> Result<Vec<Hit>> {
+        self.explain(query).map(|(hits, _)| hits)
+    }
+
+    /// The same, and how the answer was found.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search).
+    pub fn explain(&self, query: &Query) -> Result<(Vec<Hit>, Explanation)> {
         if query.k == 0 || query.k > self.limits.k_max {
             return Err(Error::invalid("k", "invalid_k", format!("k is 1 to {}, and not {}", self.limits.k_max, query.k)));
         }

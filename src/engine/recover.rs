@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex};
 
 use super::apply::{Shared, State};
 use super::checkpoint::{self, Files, SealedFile};
 use super::index::{Index, Kind, Scheduled};
 use super::maintenance::Maintenance;
+use super::queue::Queue;
 use super::reserve::Reserve;
 use super::view::{Build, Segment};
-use super::writer::{Queue, Writer};
+use super::writer::Writer;
 use crate::checkpoint::dead;
 use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
@@ -100,8 +100,8 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         limits,
         io,
         directory,
-        shared: Shared { view: ArcSwap::new(view), ids: RwLock::new(ids) },
-        queue: Mutex::new(Queue::default()),
+        shared: Shared::new(view, ids),
+        queue: Queue::new(),
         writer: Mutex::new(Writer { log, state, closed: None, last_commit: Instant::now(), checkpoint_appended_bytes: 0 }),
         root: Mutex::new(root),
         files: Mutex::new(files),

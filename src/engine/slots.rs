@@ -1,19 +1,4 @@
-//! Which indices there are, and which of them are open.
-//!
-//! Every index has a *slot*, and a slot is in one state at a time, under one lock:
-//!
-//! ```text
-//!            ┌──────────── Opening ───────────┐
-//!            ▼                │               ▲
-//!   Open ─► Closing ─► Dormant ◄──────────────┤ (an error that may pass)
-//!    │                    │                   │
-//!    │                    └───────────────────┘ first use
-//!    └──► Deleted ◄── Refused ◄── Opening (damage)
-//! ```
-//!
-//! An instance of an index is made only by the thread that turned its slot from `Dormant` to `Opening`, and none is there then: a slot comes to
-//! `Dormant` only from `Closing`, after the instance was *taken out of its last `Arc`* and dropped, or from an opening that failed. So
-//! there are never two instances, and two writers on one log, whatever callers keep and however long.
+//! Which indices there are, and which of them are open: each has a [`Slot`].
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,82 +8,28 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+use parking_lot::{Mutex, RwLock};
 
 use super::dormant::{About, may_pass};
 use super::index::Index;
 use super::recover::{self, Context};
+use super::slot::{Slot, State};
 use crate::error::{Error, Result, What};
 use crate::types::{IndexCounts, IndexId, IndexSummary, TenantId};
 
 /// The tenant is part of the key: there is no look-up without one.
 pub(super) type Key = (TenantId, IndexId);
 
-#[derive(Debug)]
-pub(super) enum State {
-    /// Nothing of it is in memory. Manifest and log were checked; the rest will be when it is opened.
-    Dormant,
-    /// One thread recovers it; the others wait.
-    Opening,
-    Open(Arc<Index>),
-    /// One thread ends the instance, or moves the directory of an index that has none; the others wait.
-    Closing,
-    Refused(Error),
-    /// No longer among the slots. Who waited for it learns it here.
-    Deleted,
-}
-
 /// One index of the store.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(super) struct Entry {
     key: Key,
     about: About,
-    pub(super) state: Mutex<State>,
-    /// The state is neither `Opening` nor `Closing` any more.
-    settled: Condvar,
+    pub(super) slot: Slot<Index>,
     /// When it was asked for last, by [`Slots::clock`].
     pub(super) last_used: AtomicU64,
     /// Bytes that the open index took when it was last looked at.
     pub(super) memory: AtomicU64,
-}
-
-impl Slot {
-    /// The state, once no thread is about to change it.
-    fn settled(&self) -> MutexGuard<'_, State> {
-        let mut state = self.state.lock();
-        while matches!(*state, State::Opening | State::Closing) {
-            self.settled.wait(&mut state);
-        }
-        state
-    }
-
-    /// Turns it to `Opening` or `Closing`, until what this gives is told how it ended. Gives the state before, too.
-    pub(super) fn begin<'a>(&'a self, mut state: MutexGuard<'a, State>, transition: State) -> (Transition<'a>, State) {
-        (Transition { slot: self }, std::mem::replace(&mut *state, transition))
-    }
-}
-
-/// A slot is about to change, and others wait for it. However it ends, by a panic too, nobody waits for ever.
-#[derive(Debug)]
-pub(super) struct Transition<'a> {
-    slot: &'a Slot,
-}
-
-impl Transition<'_> {
-    pub(super) fn end(self, state: State) {
-        *self.slot.state.lock() = state;
-    }
-}
-
-impl Drop for Transition<'_> {
-    fn drop(&mut self) {
-        let mut state = self.slot.state.lock();
-        if matches!(*state, State::Opening | State::Closing) {
-            *state = State::Refused(Error::Closed("opening or closing this index failed by a bug; restart the server".into()));
-        }
-        drop(state);
-        self.slot.settled.notify_all();
-    }
 }
 
 /// The slots of a store.
@@ -106,14 +37,16 @@ impl Drop for Transition<'_> {
 pub(super) struct Slots {
     context: Context,
     data_dir: PathBuf,
-    slots: RwLock<HashMap<Key, Arc<Slot>>>,
+    slots: RwLock<HashMap<Key, Arc<Entry>>>,
     /// Tenants whose directory could not be read: which indices they have is not known.
     unreadable: HashMap<TenantId, Error>,
     /// Counts what is asked for.
     clock: AtomicU64,
     /// No index is opened any more.
     closed: AtomicBool,
-    /// Sum of [`Slot::memory`].
+    /// Nothing is built or rewritten any more.
+    stopped_building: AtomicBool,
+    /// Sum of [`Entry::memory`].
     pub(super) memory: AtomicU64,
     /// Held by the one who closes indices.
     pub(super) closing: Mutex<()>,
@@ -123,10 +56,10 @@ impl Slots {
     pub(super) fn new(
         context: Context,
         data_dir: PathBuf,
-        found: impl IntoIterator<Item = (Key, About, State)>,
+        found: impl IntoIterator<Item = (Key, About, State<Index>)>,
         unreadable: HashMap<TenantId, Error>,
     ) -> Self {
-        let slots = found.into_iter().map(|(key, about, state)| (key.clone(), Arc::new(Slot::new(key, about, state)))).collect();
+        let slots = found.into_iter().map(|(key, about, state)| (key.clone(), Arc::new(Entry::new(key, about, state)))).collect();
         Self {
             context,
             data_dir,
@@ -134,6 +67,7 @@ impl Slots {
             unreadable,
             clock: AtomicU64::new(1),
             closed: AtomicBool::new(false),
+            stopped_building: AtomicBool::new(false),
             memory: AtomicU64::new(0),
             closing: Mutex::new(()),
         }
@@ -159,29 +93,16 @@ impl Slots {
 
     /// The open index, opened now where it is dormant. Who finds it being opened or closed waits.
     pub(super) fn open(&self, key: &Key) -> Result<Arc<Index>> {
-        let slot = self.slot(key)?;
-        slot.last_used.store(self.clock.fetch_add(1, Relaxed), Relaxed);
-        let state = slot.settled();
-        match &*state {
-            State::Open(index) => return Ok(Arc::clone(index)),
-            State::Refused(error) => return Err(error.clone()),
-            State::Deleted => return Err(Error::NotFound(What::Index)),
-            State::Dormant | State::Opening | State::Closing => {}
+        let entry = self.entry(key)?;
+        entry.last_used.store(self.clock.fetch_add(1, Relaxed), Relaxed);
+        // Asked under the slot's lock: who closes the store looks at every slot after it has said so, and waits for those that are opening.
+        let may_open = || if self.is_closed() { Err(closed()) } else { Ok(()) };
+        let (index, is_new) = entry.slot.open(may_open, || self.recover(key), may_pass)?;
+        if is_new {
+            self.keep_stopped(&index);
+            self.note_memory(&entry, &index);
+            self.keep_to_budget(false);
         }
-        // Under the slot's lock: who closes the store looks at every slot after it has said so, and waits for those that are opening.
-        if self.closed.load(SeqCst) {
-            return Err(closed());
-        }
-        let (transition, _) = slot.begin(state, State::Opening);
-        let opened = self.recover(key);
-        transition.end(match &opened {
-            Ok(index) => State::Open(Arc::clone(index)),
-            Err(error) if may_pass(error) => State::Dormant,
-            Err(error) => State::Refused(error.clone()),
-        });
-        let index = opened?;
-        self.note_memory(&slot, &index);
-        self.keep_to_budget(false);
         Ok(index)
     }
 
@@ -191,19 +112,20 @@ impl Slots {
         recover_or_refuse(&self.context, key, || recover::open(&self.context, tenant.clone(), *id, self.directory(key)))
     }
 
-    fn slot(&self, key: &Key) -> Result<Arc<Slot>> {
+    fn entry(&self, key: &Key) -> Result<Arc<Entry>> {
         match self.slots.read().get(key) {
-            Some(slot) => Ok(Arc::clone(slot)),
+            Some(entry) => Ok(Arc::clone(entry)),
             None => Err(self.check_tenant(&key.0).err().unwrap_or(Error::NotFound(What::Index))),
         }
     }
 
     /// Adds a new index, which is open.
     pub(super) fn add(&self, key: Key, index: &Arc<Index>) {
-        let slot = Arc::new(Slot::new(key.clone(), index.about(), State::Open(Arc::clone(index))));
-        slot.last_used.store(self.clock.fetch_add(1, Relaxed), Relaxed);
-        self.slots.write().insert(key, Arc::clone(&slot));
-        self.note_memory(&slot, index);
+        let entry = Arc::new(Entry::new(key.clone(), index.about(), State::Open(Arc::clone(index))));
+        entry.last_used.store(self.clock.fetch_add(1, Relaxed), Relaxed);
+        self.slots.write().insert(key, Arc::clone(&entry));
+        self.keep_stopped(index);
+        self.note_memory(&entry, index);
         self.keep_to_budget(false);
     }
 
@@ -212,41 +134,35 @@ impl Slots {
     /// # Errors
     /// [`Error::NotFound`]; those of `take_away`.
     pub(super) fn delete(&self, key: &Key, take_away: impl FnOnce(Option<&Index>) -> Result<()>) -> Result<()> {
-        let slot = self.slot(key)?;
-        let state = slot.settled();
-        match &*state {
-            State::Deleted => return Err(Error::NotFound(What::Index)),
-            State::Open(index) => {
-                // Who asks for it meanwhile still has it, to read: it is not made anew, and cannot be closed while it is held here.
-                let index = Arc::clone(index);
-                drop(state);
-                take_away(Some(&index))?;
-                *slot.state.lock() = State::Deleted;
-            }
-            _ => {
-                let (transition, before) = slot.begin(state, State::Closing);
-                let taken = take_away(None);
-                transition.end(match &taken {
-                    Ok(()) => State::Deleted,
-                    // Not known under which name it is on the disk: to write to it would be to lose what is written.
-                    Err(error @ Error::OutcomeUnknown(_)) => State::Refused(error.clone()),
-                    Err(_) => before,
-                });
-                taken?;
+        let entry = self.entry(key)?;
+        entry.slot.delete(take_away)?;
+        self.slots.write().remove(key);
+        self.forget_memory(&entry);
+        Ok(())
+    }
+
+    /// Ends builds and compactions, and lets none begin: neither of an index that is open nor of one that is opened later.
+    pub(super) fn stop_building(&self) {
+        self.stopped_building.store(true, SeqCst);
+        for entry in self.all(None) {
+            if let Some(index) = entry.slot.state().open() {
+                index.stop_building();
             }
         }
-        self.slots.write().remove(key);
-        self.forget_memory(&slot);
-        Ok(())
+    }
+
+    /// For an index that is in its slot since a moment ago: who called [`stop_building`](Self::stop_building) looked there before or after, and
+    /// in the first case had said so before.
+    fn keep_stopped(&self, index: &Index) {
+        if self.stopped_building.load(SeqCst) {
+            index.stop_building();
+        }
     }
 
     /// From now on no index is opened. Gives those that are open.
     pub(super) fn close(&self) -> Vec<Arc<Index>> {
         self.closed.store(true, SeqCst);
-        let open = |slot: &Arc<Slot>| match &*slot.settled() {
-            State::Open(index) => Some(Arc::clone(index)),
-            _ => None,
-        };
+        let open = |entry: &Arc<Entry>| entry.slot.settled().open().cloned();
         self.all(None).iter().filter_map(open).collect()
     }
 
@@ -257,29 +173,26 @@ impl Slots {
     /// What the tenant has, oldest first, but for what was refused.
     pub(super) fn list(&self, tenant: &TenantId) -> Result<Vec<IndexSummary>> {
         self.check_tenant(tenant)?;
-        let slots = self.all(Some(tenant));
-        let serves = |slot: &&Arc<Slot>| !matches!(*slot.state.lock(), State::Refused(_) | State::Deleted);
-        let summary = |slot: &Arc<Slot>| IndexSummary {
-            id: slot.key.1,
-            name: slot.about.name.to_string(),
-            created_at_us: slot.about.created_at_us,
+        let entries = self.all(Some(tenant));
+        let serves = |entry: &&Arc<Entry>| !matches!(*entry.slot.state(), State::Refused(_) | State::Deleted);
+        let summary = |entry: &Arc<Entry>| IndexSummary {
+            id: entry.key.1,
+            name: entry.about.name.to_string(),
+            created_at_us: entry.about.created_at_us,
         };
-        let mut indices: Vec<IndexSummary> = slots.iter().filter(serves).map(summary).collect();
+        let mut indices: Vec<IndexSummary> = entries.iter().filter(serves).map(summary).collect();
         indices.sort_by_key(|index| (index.created_at_us, index.id));
         Ok(indices)
     }
 
     pub(super) fn opened(&self, tenant: &TenantId) -> Vec<Arc<Index>> {
-        let open = |slot: &Arc<Slot>| match &*slot.state.lock() {
-            State::Open(index) => Some(Arc::clone(index)),
-            _ => None,
-        };
+        let open = |entry: &Arc<Entry>| entry.slot.state().open().cloned();
         self.all(Some(tenant)).iter().filter_map(open).collect()
     }
 
     pub(super) fn refused(&self, tenant: &TenantId) -> Vec<(IndexId, Error)> {
-        let refused = |slot: &Arc<Slot>| match &*slot.state.lock() {
-            State::Refused(error) => Some((slot.key.1, error.clone())),
+        let refused = |entry: &Arc<Entry>| match &*entry.slot.state() {
+            State::Refused(error) => Some((entry.key.1, error.clone())),
             _ => None,
         };
         self.all(Some(tenant)).iter().filter_map(refused).collect()
@@ -288,8 +201,8 @@ impl Slots {
     /// Of one tenant, or of all.
     pub(super) fn counts(&self, tenant: Option<&TenantId>) -> IndexCounts {
         let mut counts = IndexCounts::default();
-        for slot in self.all(tenant) {
-            match *slot.state.lock() {
+        for entry in self.all(tenant) {
+            match *entry.slot.state() {
                 State::Open(_) => counts.serving += 1,
                 State::Dormant | State::Opening | State::Closing => counts.not_verified += 1,
                 State::Refused(_) => counts.refused += 1,
@@ -299,23 +212,16 @@ impl Slots {
         counts
     }
 
-    /// The slots of one tenant, or all. No slot's lock is taken while the map's is held.
-    pub(super) fn all(&self, tenant: Option<&TenantId>) -> Vec<Arc<Slot>> {
+    /// Those of one tenant, or all. No slot's lock is taken while the map's is held.
+    pub(super) fn all(&self, tenant: Option<&TenantId>) -> Vec<Arc<Entry>> {
         let slots = self.slots.read();
-        slots.values().filter(|slot| tenant.is_none_or(|tenant| slot.key.0 == *tenant)).cloned().collect()
+        slots.values().filter(|entry| tenant.is_none_or(|tenant| entry.key.0 == *tenant)).cloned().collect()
     }
 }
 
-impl Slot {
-    fn new(key: Key, about: About, state: State) -> Self {
-        Self {
-            key,
-            about,
-            state: Mutex::new(state),
-            settled: Condvar::new(),
-            last_used: AtomicU64::new(0),
-            memory: AtomicU64::new(0),
-        }
+impl Entry {
+    fn new(key: Key, about: About, state: State<Index>) -> Self {
+        Self { key, about, slot: Slot::new(state), last_used: AtomicU64::new(0), memory: AtomicU64::new(0) }
     }
 }
 

@@ -208,17 +208,23 @@ impl Store {
         Ok(())
     }
 
+    /// Ends builds and compactions soon, and begins no others: who waits for one is answered [`Error::Closed`], and what was built or rewritten by
+    /// then stays. All else goes on. For who is about to [`close`](Self::close), and has callers to wait for before.
+    pub fn stop_building(&self) {
+        self.slots.stop_building();
+    }
+
     /// Stops the background threads and checkpoints every index. Later writes are refused; reads go on.
     ///
     /// # Errors
     /// The first that a checkpoint met, after all were tried. Nothing acknowledged is lost by it: it is in the log.
     pub fn close(&self) -> Result<()> {
+        // One that is under way would be waited for.
+        self.stop_building();
         let open = {
             let _none_is_created = self.creating.lock();
             self.slots.close()
         };
-        // One that is under way would be waited for.
-        open.iter().for_each(|index| index.stop_building());
         if let Some(maintenance) = &self.slots.context().maintenance {
             maintenance.stop();
         }
@@ -236,7 +242,8 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        self.slots.close().iter().for_each(|index| index.stop_building());
+        self.stop_building();
+        self.slots.close();
         if let Some(maintenance) = &self.slots.context().maintenance {
             maintenance.stop();
         }

@@ -1,14 +1,11 @@
 //! Group commit: the first writer becomes the leader, takes what has queued up, and commits it as one frame with one sync.
 //!
 //! Under the writer's lock, in this order: resolve the requests against the state and against each other, write one frame, sync it, apply it,
-//! publish one View. No group is resolved before the one before it is applied. There is no thread for this: writers do it for each
-//! other. A request that found a leader at work sleeps until it has its answer, or until it is made the next leader.
+//! publish one View. No group is resolved before the one before it is applied. Who waits and who leads is [`Queue`](super::queue::Queue)'s.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
 
 use super::apply::{Effect, State, has_id};
 use super::batch::Batch;
@@ -52,51 +49,11 @@ impl Request {
     }
 }
 
-/// Requests that wait for a leader.
-#[derive(Debug, Default)]
-pub(super) struct Queue {
-    waiting: VecDeque<Waiting>,
-    /// Somebody commits, or was told to.
-    has_leader: bool,
-    /// Requests in the last group: as many writers may be about to come back.
-    last_group: usize,
-}
-
+/// A request as it waits in line.
 #[derive(Debug)]
-struct Waiting {
+pub(super) struct Write {
     request: Request,
     durability: Durability,
-    seat: Arc<Seat>,
-}
-
-/// Where a writer sleeps.
-#[derive(Debug, Default)]
-struct Seat {
-    call: Mutex<Option<Call>>,
-    called: Condvar,
-}
-
-#[derive(Debug)]
-enum Call {
-    Lead,
-    Done(Outcome),
-}
-
-impl Seat {
-    fn call(&self, call: Call) {
-        *self.call.lock() = Some(call);
-        self.called.notify_one();
-    }
-
-    fn wait(&self) -> Call {
-        let mut call = self.call.lock();
-        loop {
-            match call.take() {
-                Some(call) => return call,
-                None => self.called.wait(&mut call),
-            }
-        }
-    }
 }
 
 /// What only one thread at a time has: the leader, or a checkpoint for a moment.
@@ -115,73 +72,43 @@ pub(super) struct Writer {
 impl Index {
     /// Commits a request, in a group with what others want at the same time.
     pub(super) fn commit(&self, request: Request, durability: Durability) -> Outcome {
-        let seat = Arc::new(Seat::default());
-        {
-            let mut queue = self.queue.lock();
-            if queue.waiting.len() >= self.limits.queued_writes_max {
-                return Err(Error::Busy("too many writes wait for this index"));
-            }
-            queue.waiting.push_back(Waiting { request, durability, seat: Arc::clone(&seat) });
-            if std::mem::replace(&mut queue.has_leader, true) {
-                drop(queue);
-                if let Call::Done(outcome) = seat.wait() {
-                    return outcome;
-                }
-            }
-        }
-        self.lead();
-        match seat.wait() {
-            Call::Done(outcome) => outcome,
-            Call::Lead => unreachable!("a leader's own request is in its group: it is the first that waits"),
-        }
+        let write = Write { request, durability };
+        let answer = self.queue.ask(write, self.limits.queued_writes_max, || self.lead());
+        answer.unwrap_or(Err(Error::Busy("too many writes wait for this index")))
     }
 
     /// Takes a group, commits it, hands on the lead, and answers everybody.
     fn lead(&self) {
         let mut writer = self.writer.lock();
-        let mut turn = Turn { index: self, group: self.take_group() };
-        let outcomes = self.commit_group(&mut writer, &turn.group);
+        let until = Instant::now() + GATHER_MAX;
+        let is_patient = || {
+            std::thread::yield_now();
+            Instant::now() < until
+        };
+        // The requests that fit into one frame; one that does not is a group of its own.
+        let (mut requests, mut bytes) = (0, 0);
+        let fits = |write: &Write| {
+            requests += 1;
+            bytes += write.request.log_bytes() + 64;
+            requests <= GROUP_REQUESTS_MAX && bytes <= self.limits.frame_bytes_max
+        };
+        let turn = self.queue.take(is_patient, fits, || {
+            // The leader panicked between taking the group and answering it: what it did is not known.
+            let why: Arc<str> = "a write failed by a bug; the index is read-only until the server is restarted".into();
+            self.poison(&why);
+            Err(Error::Closed(why))
+        });
+        let outcomes = self.commit_group(&mut writer, &turn.requests);
         drop(writer);
-        let group = std::mem::take(&mut turn.group);
-        // The next leader first: it can begin while the others are still being woken.
-        drop(turn);
-        for (waiting, outcome) in group.iter().zip(outcomes) {
-            waiting.seat.call(Call::Done(outcome));
-        }
+        turn.answer(outcomes);
     }
 
-    /// The requests at the head of the queue that fit into one frame; a request that does not is a group of its own.
-    fn take_group(&self) -> Vec<Waiting> {
-        let mut queue = self.queue.lock();
-        let expected = queue.last_group;
-        if queue.waiting.len() < expected {
-            let until = Instant::now() + GATHER_MAX;
-            while queue.waiting.len() < expected && Instant::now() < until {
-                drop(queue);
-                std::thread::yield_now();
-                queue = self.queue.lock();
-            }
-        }
-        let mut group = Vec::new();
-        let mut bytes = 0;
-        while let Some(next) = queue.waiting.front() {
-            bytes += next.request.log_bytes() + 64;
-            let full = group.len() == GROUP_REQUESTS_MAX || bytes > self.limits.frame_bytes_max;
-            if full && !group.is_empty() {
-                break;
-            }
-            group.extend(queue.waiting.pop_front());
-        }
-        queue.last_group = group.len();
-        group
-    }
-
-    fn commit_group(&self, writer: &mut Writer, group: &[Waiting]) -> Vec<Outcome> {
+    fn commit_group(&self, writer: &mut Writer, group: &[Write]) -> Vec<Outcome> {
         let closed = || self.poison.get().map(|why| Error::Closed(Arc::clone(why)));
         if let Some(error) = writer.closed.clone().or_else(closed) {
             return group.iter().map(|_| Err(error.clone())).collect();
         }
-        let rows = group.iter().map(|waiting| waiting.request.rows()).sum();
+        let rows = group.iter().map(|write| write.request.rows()).sum();
         if !writer.state.has_room_for(rows) {
             let error = Error::Conflict("this index has numbered 2^40 rows since it was opened; restart the server".to_owned());
             return group.iter().map(|_| Err(error.clone())).collect();
@@ -190,14 +117,14 @@ impl Index {
         let operations: Vec<Option<Operation<'_>>> = group
             .iter()
             .zip(&deletes)
-            .map(|(waiting, delete)| match (&waiting.request, delete) {
+            .map(|(write, delete)| match (&write.request, delete) {
                 (Request::Upsert(batch), _) => Some(batch.operation()),
                 (Request::Delete(_), Some((count, ids))) => Some(Operation::Delete(Delete { count: *count, ids })),
                 (Request::Delete(_), None) => None,
             })
             .collect();
         let logged: Vec<Operation<'_>> = operations.iter().flatten().cloned().collect();
-        let durable = group.iter().any(|waiting| waiting.durability == Durability::Fsync);
+        let durable = group.iter().any(|write| write.durability == Durability::Fsync);
         // A delete that finds nothing logs nothing, but it tells of a state: what took the points away may not be synced yet.
         if (!logged.is_empty() || durable)
             && let Err(error) = self.log(&mut writer.log, &logged, durable)
@@ -210,34 +137,35 @@ impl Index {
     }
 
     /// What each delete of the group is to log: the ids that exist at its turn. `None` where it is no delete, or deletes nothing.
-    fn resolve(&self, state: &State, group: &[Waiting]) -> Vec<Option<(u32, Vec<u8>)>> {
-        let any_delete = group.iter().any(|waiting| matches!(waiting.request, Request::Delete(_)));
+    fn resolve(&self, state: &State, group: &[Write]) -> Vec<Option<(u32, Vec<u8>)>> {
+        let any_delete = group.iter().any(|write| matches!(write.request, Request::Delete(_)));
         if !any_delete {
             return group.iter().map(|_| None).collect();
         }
-        let ids = self.shared.ids.read();
-        // What the group has done so far to the ids that it names.
-        let mut exists_now: HashMap<&str, bool> = HashMap::new();
-        group
-            .iter()
-            .map(|waiting| match &waiting.request {
-                Request::Upsert(batch) => {
-                    exists_now.extend(batch.ids().map(|id| (id, true)));
-                    None
-                }
-                Request::Delete(wanted) => {
-                    let (mut count, mut encoded) = (0, Vec::new());
-                    for id in wanted {
-                        let in_state = || ids.get(ids.hash(id.as_bytes()), |row| has_id(&state.segments, row, id)).is_some();
-                        if exists_now.insert(id, false).unwrap_or_else(in_state) {
-                            count += 1;
-                            codec::encode_into(id.as_str(), &mut encoded);
-                        }
+        self.shared.with_ids(|ids| {
+            // What the group has done so far to the ids that it names.
+            let mut exists_now: HashMap<&str, bool> = HashMap::new();
+            group
+                .iter()
+                .map(|write| match &write.request {
+                    Request::Upsert(batch) => {
+                        exists_now.extend(batch.ids().map(|id| (id, true)));
+                        None
                     }
-                    (count > 0).then_some((count, encoded))
-                }
-            })
-            .collect()
+                    Request::Delete(wanted) => {
+                        let (mut count, mut encoded) = (0, Vec::new());
+                        for id in wanted {
+                            let in_state = || ids.get(ids.hash(id.as_bytes()), |row| has_id(&state.segments, row, id)).is_some();
+                            if exists_now.insert(id, false).unwrap_or_else(in_state) {
+                                count += 1;
+                                codec::encode_into(id.as_str(), &mut encoded);
+                            }
+                        }
+                        (count > 0).then_some((count, encoded))
+                    }
+                })
+                .collect()
+        })
     }
 
     fn log(&self, log: &mut FileLog, operations: &[Operation<'_>], durable: bool) -> Result<()> {
@@ -281,17 +209,17 @@ impl Index {
     }
 
     fn apply(&self, writer: &mut Writer, operations: &[Option<Operation<'_>>]) -> Vec<Outcome> {
-        let mut ids = self.shared.ids.write();
-        let outcomes = operations
-            .iter()
-            .map(|operation| {
-                let effect = operation.as_ref().map(|operation| writer.state.apply(&mut ids, operation));
-                Ok((writer.state.lsn, effect.unwrap_or_default()))
-            })
-            .collect();
-        debug_assert_eq!(writer.state.lsn, writer.log.written_lsn());
-        self.shared.view.store(writer.state.view());
-        outcomes
+        self.shared.change(|ids| {
+            let outcomes = operations
+                .iter()
+                .map(|operation| {
+                    let effect = operation.as_ref().map(|operation| writer.state.apply(ids, operation));
+                    Ok((writer.state.lsn, effect.unwrap_or_default()))
+                })
+                .collect();
+            debug_assert_eq!(writer.state.lsn, writer.log.written_lsn());
+            (writer.state.view(), outcomes)
+        })
     }
 
     fn after_commit(&self, writer: &mut Writer) {
@@ -300,29 +228,5 @@ impl Index {
         let since_checkpoint = log.appended_bytes() - writer.checkpoint_appended_bytes;
         let unsynced = log.durable_lsn() < log.written_lsn();
         self.schedule_after_commit(unsynced, writer.state.wants_spare(), since_checkpoint, writer.state.new_rows());
-    }
-}
-
-/// A leader's turn. However it ends, by a panic too, the lead is handed on and nobody is left asleep.
-struct Turn<'a> {
-    index: &'a Index,
-    group: Vec<Waiting>,
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        if !self.group.is_empty() {
-            // The leader panicked between taking the group and answering it: what it did is not known.
-            let why: Arc<str> = "a write failed by a bug; the index is read-only until the server is restarted".into();
-            self.index.poison(&why);
-            for waiting in &self.group {
-                waiting.seat.call(Call::Done(Err(Error::Closed(Arc::clone(&why)))));
-            }
-        }
-        let mut queue = self.index.queue.lock();
-        match queue.waiting.front() {
-            Some(next) => next.seat.call(Call::Lead),
-            None => queue.has_leader = false,
-        }
     }
 }

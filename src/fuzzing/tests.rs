@@ -266,6 +266,10 @@ fn filter_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("objects", r#"{"a":{"b":null,"c":true}}|{"a":{"c":true,"b":null},"a":1}"#),
         ("escapes", r#"{"\u00e9":"\ud83d\ude00"}|{"é":"😀"}"#),
         ("operator", r#"{"a":{"$gt":1}}|{}"#),
+        (
+            "list",
+            r#"{"a.b":{"$in":[1,"x",null],"$exists":true},"$or":[{"c":{"$contains":"y"}},{"$not":{"c":2}}]}|{"a":[{"b":1}],"c":"xyz"}"#,
+        ),
         ("all", "{}|"),
     ];
     texts.map(|(name, text)| (name, text.replace('|', "\n").into_bytes())).to_vec()

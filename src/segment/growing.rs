@@ -1,12 +1,21 @@
 //! Rows in memory: a fixed-size chunk that never moves. One writer fills it row by row; searches read the rows that a View published.
 
+use std::borrow::Cow;
+use std::sync::OnceLock;
+
+use super::bits::Bits;
 use super::faiss::Floats;
+use super::filter::Filter;
+use super::filter::fields::Fields;
 use super::words::{TextArena, TextEnd, Words};
 use crate::format::segment::Record;
 use crate::types::Row;
 
 /// Words of a row's record: LSN (2), text address (2), id bytes and flag (1), metadata bytes (1).
 const RECORD_WORDS: usize = 6;
+
+/// Rows of one block of the metadata index: what is not in one yet is read row by row.
+const FIELD_ROWS: usize = 1024;
 
 /// Flag beside the id's length, which is at most 65,535.
 const EXTREME: u32 = 1 << 16;
@@ -21,6 +30,8 @@ pub(crate) struct Growing {
     /// Only with the cosine metric.
     scales: Option<Words>,
     text: TextArena,
+    /// The metadata index, made block by block by searches with a filter, once a block is full.
+    fields: Box<[OnceLock<Fields>]>,
 }
 
 /// What is stored of a row beside its vector.
@@ -44,6 +55,7 @@ impl Growing {
             records: Words::new(capacity * RECORD_WORDS),
             scales: scaled.then(|| Words::new(capacity)),
             text: TextArena::default(),
+            fields: std::iter::repeat_with(OnceLock::new).take(capacity / FIELD_ROWS).collect(),
         }
     }
 
@@ -63,7 +75,12 @@ impl Growing {
     /// Bytes of memory, used or not.
     pub(crate) fn memory_bytes(&self) -> usize {
         let scales = self.scales.as_ref().map_or(0, Words::memory_bytes);
-        self.vectors.memory_bytes() + self.records.memory_bytes() + scales + self.text.memory_bytes()
+        self.vectors.memory_bytes() + self.records.memory_bytes() + scales + self.text.memory_bytes() + self.field_bytes()
+    }
+
+    /// Bytes of memory of the metadata index, as far as there is one.
+    pub(crate) fn field_bytes(&self) -> usize {
+        size_of_val(&*self.fields) + self.fields.iter().filter_map(OnceLock::get).map(Fields::memory_bytes).sum::<usize>()
     }
 
     /// Writes the vectors of the rows from `position` on, which no View shows yet. Only the one writer calls this.
@@ -122,5 +139,36 @@ impl Growing {
     pub(crate) fn metadata(&self, position: usize, out: &mut Vec<u8>) {
         let record = self.record(position);
         self.text.read(record.text, record.id_bytes.into(), record.metadata_bytes as usize, out);
+    }
+
+    /// The rows at positions from 0 to `len`, all of which a View shows, whose metadata matches.
+    pub(crate) fn select(&self, filter: &Filter, len: usize) -> Bits {
+        let mut selected = Bits::none(len);
+        let mut text = Vec::new();
+        let mut start = 0;
+        while start < len {
+            let block = self.fields.get(start / FIELD_ROWS).filter(|_| start + FIELD_ROWS <= len);
+            let end = (start + FIELD_ROWS).min(len);
+            if let Some(block) = block {
+                let owned = |position| {
+                    let mut text = Vec::new();
+                    self.metadata(position, &mut text);
+                    Cow::Owned(text)
+                };
+                let fields = block.get_or_init(|| Fields::new((start..end).map(owned)));
+                let found = fields.select(filter, FIELD_ROWS, |row, text| self.metadata(start + row, text));
+                found.iter().for_each(|row| selected.insert(start + row));
+            } else {
+                for position in start..end {
+                    text.clear();
+                    self.metadata(position, &mut text);
+                    if filter.matches(&text) {
+                        selected.insert(position);
+                    }
+                }
+            }
+            start = end;
+        }
+        selected
     }
 }

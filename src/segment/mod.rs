@@ -1,6 +1,7 @@
 //! Rows: where vectors, ids and metadata are kept, and how they are scanned.
 
 pub(crate) mod ann;
+pub(crate) mod bits;
 pub(crate) mod faiss;
 pub mod filter;
 pub(crate) mod growing;
@@ -14,7 +15,9 @@ pub(crate) mod words;
 use std::ops::Range;
 use std::sync::Arc;
 
+use bits::Bits;
 use faiss::Floats;
+use filter::Filter;
 use growing::Growing;
 use sealed::Sealed;
 
@@ -91,6 +94,15 @@ impl Rows {
         match self {
             Self::Growing(growing) => growing.id_equals(position, id.as_bytes()),
             Self::Sealed(sealed) => sealed.id(position) == id.as_bytes(),
+        }
+    }
+
+    /// The rows at positions from 0 to `len` whose metadata matches.
+    pub(crate) fn select(&self, filter: &Filter, len: usize) -> Bits {
+        match self {
+            _ if filter.is_all() => Bits::all(len),
+            Self::Growing(growing) => growing.select(filter, len),
+            Self::Sealed(sealed) => sealed.select(filter, len),
         }
     }
 

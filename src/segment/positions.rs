@@ -52,6 +52,20 @@ impl Positions {
         is_new
     }
 
+    /// The members as bits, in words from position 0 on.
+    pub(crate) fn of_words(words: &[u64]) -> Self {
+        let page_of = |words: &[u64]| {
+            let has_member = words.iter().any(|&word| word != 0);
+            has_member.then(|| {
+                let mut page = [0; PAGE_ROWS / 64];
+                page[..words.len()].copy_from_slice(words);
+                Arc::new(page)
+            })
+        };
+        let count = words.iter().map(|word| u64::from(word.count_ones())).sum();
+        Self { pages: words.chunks(PAGE_ROWS / 64).map(page_of).collect(), count }
+    }
+
     /// Members, rising.
     pub(crate) fn iter(&self) -> impl Iterator<Item = usize> {
         let pages = self.pages.iter().enumerate().filter_map(|(at, page)| Some((at, page.as_deref()?)));

@@ -1,12 +1,16 @@
 //! Rows in a file that never changes, mapped. Everything is verified when it is opened; after that nothing is.
 
+use std::borrow::Cow;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::Rows;
+use super::bits::Bits;
 use super::faiss::Floats;
+use super::filter::Filter;
+use super::filter::fields::Fields;
 use crate::error::{Error, Result};
 use crate::format::manifest::Checksum;
 use crate::format::segment::{ALIGN, BLOCK, HAS_SCALES, Layout, RECORD, Record, SegmentHeader};
@@ -25,6 +29,8 @@ pub(crate) struct Sealed {
     /// How far each row's number is from `first_row`, rising; `None` where there are no gaps. Gaps are rows that were dead when the
     /// file was written.
     offsets: Option<Box<[u32]>>,
+    /// Made by the first search with a filter.
+    fields: OnceLock<Fields>,
 }
 
 impl Sealed {
@@ -66,7 +72,8 @@ impl Sealed {
             .filter(|layout| layout.checksums.end == map.len())
             .ok_or_else(|| corrupt(0, "the header's sizes are not those of the file".to_owned()))?;
         verify(&map, &layout, expected.crc).map_err(|(offset, problem)| corrupt(offset, problem))?;
-        let sealed = Self { map, layout, dimension: header.dimension as usize, first_row, offsets: None };
+        let sealed =
+            Self { map, layout, dimension: header.dimension as usize, first_row, offsets: None, fields: OnceLock::new() };
         sealed.check_texts().map_err(|(offset, problem)| corrupt(offset, problem))?;
         Ok(sealed)
     }
@@ -120,7 +127,12 @@ impl Sealed {
 
     /// Bytes of memory that are this process's own: the map is the kernel's cache.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.offsets.as_ref().map_or(0, |offsets| size_of_val(&**offsets))
+        self.offsets.as_ref().map_or(0, |offsets| size_of_val(&**offsets)) + self.field_bytes()
+    }
+
+    /// Bytes of memory of its metadata index, once there is one.
+    pub(crate) fn field_bytes(&self) -> usize {
+        self.fields.get().map_or(0, Fields::memory_bytes)
     }
 
     /// How far the number of the row at `position` is from the first row's.
@@ -159,6 +171,13 @@ impl Sealed {
     pub(crate) fn metadata(&self, position: usize) -> &[u8] {
         let record = self.record(position);
         &self.text()[record.text as usize + usize::from(record.id_bytes)..][..record.metadata_bytes as usize]
+    }
+
+    /// The rows at positions from 0 to `len` whose metadata matches.
+    pub(crate) fn select(&self, filter: &Filter, len: usize) -> Bits {
+        let all = || (0..self.len()).map(|position| Cow::Borrowed(self.metadata(position)));
+        let fields = self.fields.get_or_init(|| Fields::new(all()));
+        fields.select(filter, len, |position, text| text.extend_from_slice(self.metadata(position)))
     }
 
     fn text(&self) -> &[u8] {

@@ -1,73 +1,12 @@
 //! The program itself: how it starts, refuses to start, and ends.
 
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Command;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Call, KEY};
-
-/// The program, with nothing of this process's environment that it would look at.
-fn program(data_dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_faiss-proxy"));
-    command.args(["serve", "--data-dir"]).arg(data_dir);
-    let settings = ["API_KEYS", "LISTEN", "OPENING", "MEMORY_BUDGET_MB"].map(|name| format!("FAISS_PROXY_{name}"));
-    for variable in settings.iter().map(String::as_str).chain(["FAISS_DATA_DIR", "RUST_LOG"]) {
-        command.env_remove(variable);
-    }
-    command
-}
-
-/// A server in a process of its own, killed when it is dropped.
-struct ServerProcess {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl ServerProcess {
-    fn start(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("listening on http://").and_then(|address| address.parse().ok());
-        let Some(address) = address else {
-            let _ = child.kill();
-            panic!("the server said {line:?}, and then {:?}", child.wait());
-        };
-        Self { child, address }
-    }
-
-    fn call(&self, method: &str, path: &str) -> Call {
-        Call::new(self.address, method, path)
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    fn wait(mut self) -> ExitStatus {
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for ServerProcess {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Runs a server that must refuse to start, and gives what it said.
-fn refusal(command: &mut Command) -> String {
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut said = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(1), "{said}");
-    said
-}
+use crate::program::{ServerProcess, program, refusal};
+use crate::support::KEY;
 
 #[test]
 fn without_keys_it_does_not_start_and_says_how_to_set_one() {
@@ -156,6 +95,25 @@ fn indices_open_at_their_first_use_unless_it_is_told_to_open_them_at_the_start()
     assert_eq!(counts(&server), serving);
     drop(server);
     assert_eq!(counts(&start(&["--opening", "eager"])), serving);
+}
+
+#[test]
+fn an_automatic_index_keeps_to_the_memory_that_it_was_given() {
+    let data_dir = tempfile::tempdir().unwrap();
+    for (given, factory) in [("0", "IVF128,PQ1"), ("64", "HNSW32")] {
+        let arguments = ["--dev", "--listen", "127.0.0.1:0", "--build-threads", "1", "--auto-memory-mb", given];
+        let server = ServerProcess::start(program(data_dir.path()).args(arguments));
+        let spec = json!({"name": "n", "dimension": 1, "index_type": "auto"});
+        let created = server.call("POST", "/v1/index").key(KEY).json(&spec).send().json();
+        let path = format!("/v1/index/{}", created["id"].as_str().unwrap());
+        let points: Vec<_> = (0..10_000).map(|n| json!({"id": n.to_string(), "values": [n]})).collect();
+        let added = server.call("POST", &format!("{path}/vectors")).key(KEY).json(&json!({"vectors": points})).send();
+        assert_eq!(added.status, 201);
+        assert_eq!(server.call("GET", &path).key(KEY).send().json()["picked"]["factory"], factory);
+    }
+    let output = program(data_dir.path()).args(["--dev", "--build-threads", "0"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("--build-threads"), "{said}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A server in this process on a port of its own, and a client that sends exactly what a test says.
+#![allow(dead_code, reason = "tests/processes has these too, and has its servers in other processes")]
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -33,9 +34,19 @@ impl TestServer {
     }
 
     pub fn start_with(data_dir: TempDir, change: impl FnOnce(&mut ServerConfig)) -> Self {
+        Self::start_on(data_dir, |_| {}, change)
+    }
+
+    /// The same over another store than the program's.
+    pub fn start_on(
+        data_dir: TempDir,
+        change_store: impl FnOnce(&mut StoreOptions),
+        change: impl FnOnce(&mut ServerConfig),
+    ) -> Self {
         let path = data_dir.path().to_owned();
         // As the program does.
-        let options = StoreOptions { opening: Opening::Lazy, ..StoreOptions::new(&path) };
+        let mut options = StoreOptions { opening: Opening::Lazy, ..StoreOptions::new(&path) };
+        change_store(&mut options);
         let store = Arc::new(Store::open(options).unwrap());
         let mut config = ServerConfig::new(ApiKeys::for_development(), path);
         change(&mut config);
@@ -139,12 +150,18 @@ impl Call {
 
     /// The connection too: what is on it after the response is still to be read.
     pub fn send_and_keep(self) -> (TcpStream, Response) {
-        let mut connection = TcpStream::connect(self.address).unwrap();
-        connection.write_all(self.head.as_bytes()).unwrap();
-        connection.write_all(b"\r\n").unwrap();
-        connection.write_all(&self.body).unwrap();
-        let response = Response::read(&mut connection);
-        (connection, response)
+        self.try_send().unwrap()
+    }
+
+    /// # Errors
+    /// Where the server is gone, or goes before it has answered.
+    pub fn try_send(self) -> io::Result<(TcpStream, Response)> {
+        let mut connection = TcpStream::connect(self.address)?;
+        connection.write_all(self.head.as_bytes())?;
+        connection.write_all(b"\r\n")?;
+        connection.write_all(&self.body)?;
+        let response = Response::try_read(&mut connection)?;
+        Ok((connection, response))
     }
 }
 
@@ -158,10 +175,16 @@ pub struct Response {
 impl Response {
     /// Reads one response, of the length that it says.
     pub fn read(connection: &mut TcpStream) -> Self {
+        Self::try_read(connection).unwrap()
+    }
+
+    /// # Errors
+    /// Where the connection ends before the response does.
+    pub fn try_read(connection: &mut TcpStream) -> io::Result<Self> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
-            connection.read_exact(&mut byte).unwrap();
+            connection.read_exact(&mut byte)?;
             head.extend(byte);
         }
         let head = String::from_utf8(head).unwrap();
@@ -171,9 +194,9 @@ impl Response {
         let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
         let mut response = Self { status, headers, body: String::new() };
         let mut body = vec![0; response.header("content-length").map_or(0, |length| length.parse().unwrap())];
-        connection.read_exact(&mut body).unwrap();
+        connection.read_exact(&mut body)?;
         response.body = String::from_utf8(body).unwrap();
-        response
+        Ok(response)
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {

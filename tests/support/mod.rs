@@ -1,6 +1,9 @@
 //! A store beside a record of what it was told and what it answered: what the promises about durability are checked against.
 #![allow(dead_code, reason = "every test file is a crate of its own, and none uses all of this")]
 
+pub mod child;
+pub mod script;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,8 +13,8 @@ use faiss_proxy::config::Limits;
 use faiss_proxy::io::Io;
 use faiss_proxy::io::sim::SimIo;
 use faiss_proxy::{
-    CheckpointReport, Durability, Error, Index, IndexSpec, IndexState, Lsn, Metric, Opening, Query, Result, Store, StoreOptions,
-    TenantId,
+    CheckpointReport, Durability, Error, Index, IndexSpec, IndexState, Lsn, Metric, Opening, Point, Query, Result, Store,
+    StoreOptions, TenantId,
 };
 
 /// SplitMix64, so that a seed in a failure message brings the failure back on every machine.
@@ -93,6 +96,12 @@ pub struct Row {
     pub lsn: Lsn,
 }
 
+impl From<Point> for Row {
+    fn from(point: Point) -> Self {
+        Self { bits: point.values.iter().map(|value| value.to_bits()).collect(), metadata: point.metadata, lsn: point.lsn }
+    }
+}
+
 pub type State = BTreeMap<String, Row>;
 
 /// Everything that an index holds, read back point by point.
@@ -107,8 +116,7 @@ pub fn dump(index: &Index) -> State {
         .map(|hit| {
             let point = index.get(&hit.id).unwrap().unwrap_or_else(|| panic!("a search finds {:?}, and get does not", hit.id));
             assert_eq!(point.metadata, hit.metadata, "of {:?}", hit.id);
-            let bits = point.values.iter().map(|value| value.to_bits()).collect();
-            (point.id, Row { bits, metadata: point.metadata, lsn: point.lsn })
+            (point.id.clone(), Row::from(point))
         })
         .collect();
     assert_eq!(state.len(), hits.len(), "an id came twice");

@@ -1,258 +1,172 @@
-//! A store that is driven by bytes, beside a record of what it answered: the fuzzer `store` runs this, and `tests/scripts.rs` its seeds.
+//! Writers whose every step is known beforehand: whoever knows how far each was acknowledged knows what must be there.
 
-use arbitrary::{Arbitrary, Unstructured};
-use faiss_proxy::config::Limits;
-use faiss_proxy::io::sim::{Fault, SimIo, Survival};
-use faiss_proxy::{Durability, Error, IndexOptions, IndexSpec, Metric, Opening, Query, Result};
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
-use crate::support::{Before, NewPoint, Session, point, spec, tiny_limits};
+use faiss_proxy::{Durability, Lsn};
 
-/// More steps say nothing new, and take long.
-const STEPS_MAX: u64 = 64;
+use super::{Before, Chance, NewPoint, State};
 
-/// So few ids that most batches replace something.
-const IDS: u8 = 12;
+/// What is there of an id: the bits of its values, and its metadata.
+pub type Found = BTreeMap<String, (Vec<u32>, String)>;
 
-/// What a script begins with; steps follow, up to the end of the bytes.
-#[derive(Arbitrary, Debug)]
-struct Shape {
-    kind: Kind,
-    is_cosine: bool,
-    is_tiny: bool,
-    seal_rows: u8,
+/// An index to be written to.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub index_type: &'static str,
+    pub dimension: usize,
+    /// Ids of each of its writers.
+    pub ids: usize,
 }
 
-/// Index types that are built of very few rows.
-#[derive(Arbitrary, Debug)]
-enum Kind {
-    Flat,
-    Graph,
-    Lists,
-    Scalar,
+/// An exact index, and one with so many rows that FAISS indexes are built and compacted all the time: with [`SEAL_ROWS`].
+pub const INDICES: [Shape; 2] =
+    [Shape { index_type: "Flat", dimension: 4, ids: 12 }, Shape { index_type: "HNSW16", dimension: 8, ids: 100 }];
+
+pub const SEAL_ROWS: u32 = 64;
+
+/// Writers of each index.
+pub const WRITERS: usize = 2;
+
+/// Those of [`INDICES`], one index after the other.
+pub fn writers(deletes_max: usize) -> Vec<Writer> {
+    let shapes = INDICES.iter().flat_map(|shape| std::iter::repeat_n(shape, WRITERS));
+    shapes.zip(0..).map(|(shape, number)| Writer { number, ids: shape.ids, dimension: shape.dimension, deletes_max }).collect()
 }
 
-#[derive(Arbitrary, Debug)]
-enum Step {
-    Upsert {
-        points: Vec<(u8, u8)>,
-        is_durable: bool,
-    },
-    Delete {
-        ids: Vec<u8>,
-        is_durable: bool,
-    },
-    Search {
-        of: u8,
-        k: u8,
-        is_exact: bool,
-    },
-    Checkpoint,
-    Settle,
-    Train,
-    Compact,
-    Erase,
-    Sync,
-    CloseAndOpenAgain,
-    Close {
-        is_lazy: bool,
-    },
-    Kill {
-        is_lazy: bool,
-    },
-    PowerCut {
-        seed: u16,
-        is_lazy: bool,
-    },
-    /// The power is cut at the n-th operation from now that changes something, of whatever procedure it is, recovery too.
-    CrashAt {
-        n: u8,
-        seed: u16,
-    },
-    Fault {
-        nth: u8,
-        fault: StepFault,
-    },
+/// One of several that write to an index at once. Each has ids of its own, so that what is there of one does not depend on the others.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer {
+    pub number: u64,
+    /// How many ids it has.
+    pub ids: usize,
+    pub dimension: usize,
+    /// Ids of one delete at most.
+    pub deletes_max: usize,
 }
 
-#[derive(Arbitrary, Clone, Copy, Debug)]
-enum StepFault {
-    Eio,
-    Enospc,
-    ShortWrite,
-    FailedSync,
+#[derive(Clone, Debug)]
+pub enum Step {
+    Put(Vec<NewPoint>),
+    Delete(Vec<String>),
 }
 
-/// What a run met.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counts {
-    pub steps: u64,
-    pub openings: u64,
-    pub crashes: u64,
-    pub faults: u64,
-}
-
-impl std::ops::AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
-        self.steps += other.steps;
-        self.openings += other.openings;
-        self.crashes += other.crashes;
-        self.faults += other.faults;
-    }
-}
-
-/// Does what `bytes` say. Any bytes say something.
-///
-/// # Panics
-/// Where the store gives an answer that its history does not allow.
-pub fn run(bytes: &[u8]) -> Counts {
-    let mut bytes = Unstructured::new(bytes);
-    let Ok(shape) = bytes.arbitrary() else { return Counts::default() };
-    let mut run = Run::new(&shape);
-    while !bytes.is_empty() && run.counts.steps < STEPS_MAX {
-        let Ok(step) = bytes.arbitrary() else { break };
-        run.counts.steps += 1;
-        run.step(&step);
-        if run.session().disk.is_crashed() {
-            run.counts.crashes += 1;
-            let seed = run.crash_seed;
-            run.reopen(Opening::Lazy, Before::PowerCut, |disk| disk.crash(Survival::Random(seed)));
-        }
-    }
-    run.reopen(Opening::Eager, Before::PowerCut, |disk| disk.crash(Survival::None));
-    run.counts
-}
-
-struct Run {
-    limits: Limits,
-    /// `None` only while it is opened anew.
-    session: Option<Session>,
-    /// Of the crash that is planned.
-    crash_seed: u64,
-    counts: Counts,
-}
-
-impl Run {
-    fn new(shape: &Shape) -> Self {
-        let limits = if shape.is_tiny { tiny_limits() } else { Limits::default() };
-        // Whatever nobody has is closed.
-        let limits = Limits { memory_budget_bytes: 1, ..limits };
-        let index_type = match shape.kind {
-            Kind::Flat => "Flat",
-            Kind::Graph => "HNSW4",
-            Kind::Lists => "IVF2,Flat",
-            Kind::Scalar => "SQ8",
-        };
-        // IVF needs two rows for each list.
-        let options = IndexOptions { seal_rows: Some(4 + u32::from(shape.seal_rows % 12)), ..IndexOptions::default() };
-        let metric = if shape.is_cosine { Metric::Cosine } else { Metric::L2 };
-        let spec = IndexSpec { index_type: index_type.to_owned(), options, ..spec(4, metric) };
-        let session = Some(Session::create_as(&SimIo::new(), &limits, &spec));
-        Self { limits, session, crash_seed: 0, counts: Counts::default() }
+impl Writer {
+    pub fn id(&self, n: usize) -> String {
+        format!("w{}-{n}", self.number)
     }
 
-    fn session(&mut self) -> &mut Session {
-        self.session.as_mut().expect("a session is open between two steps")
+    pub fn every_id(&self) -> impl Iterator<Item = String> + '_ {
+        (0..self.ids).map(|n| self.id(n))
     }
 
-    /// Whether a write failed, and what that means, the session notes.
-    fn step(&mut self, step: &Step) {
-        let durability = |is_durable: bool| if is_durable { Durability::Fsync } else { Durability::Interval };
-        let opening = |is_lazy: bool| if is_lazy { Opening::Lazy } else { Opening::Eager };
-        match step {
-            Step::Upsert { points, is_durable } => {
-                let points: Vec<NewPoint> = points.iter().take(8).map(|&(n, version)| point(&id(n), version.into())).collect();
-                if !points.is_empty() {
-                    let _ = self.session().upsert(&points, durability(*is_durable));
-                }
-            }
-            Step::Delete { ids, is_durable } => {
-                let ids: Vec<String> = ids.iter().take(8).map(|&n| id(n)).collect();
-                if !ids.is_empty() {
-                    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-                    let _ = self.session().delete(&ids, durability(*is_durable));
-                }
-            }
-            Step::Search { of, k, is_exact } => check_search(self.session(), *of, 1 + usize::from(k % 16), *is_exact),
-            Step::Checkpoint => drop(self.session().checkpoint()),
-            Step::Settle => drop(self.session().settle_builds()),
-            Step::Train => drop(self.session().train()),
-            Step::Compact => drop(self.session().compact()),
-            Step::Erase => drop(self.session().erase()),
-            Step::Sync => drop(self.session().sync()),
-            Step::CloseAndOpenAgain => {
-                if self.session().close_and_open_again().is_err() && !self.session().disk.is_crashed() {
-                    self.reopen(Opening::Lazy, Before::Kill, SimIo::fork);
-                }
-            }
-            Step::Close { is_lazy } => {
-                let _ = self.session().store.close();
-                if !self.session().disk.is_crashed() {
-                    // The same disk: what is planned for it may strike the opening.
-                    self.reopen(opening(*is_lazy), Before::Kill, SimIo::clone);
-                }
-            }
-            Step::Kill { is_lazy } => self.reopen(opening(*is_lazy), Before::Kill, SimIo::fork),
-            Step::PowerCut { seed, is_lazy } => {
-                let survival = Survival::Random(u64::from(*seed));
-                self.reopen(opening(*is_lazy), Before::PowerCut, |disk| disk.crash(survival));
-            }
-            Step::CrashAt { n, seed } => {
-                self.crash_seed = u64::from(*seed);
-                self.session().disk.crash_at(1 + u64::from(*n));
-            }
-            Step::Fault { nth, fault } => {
-                self.counts.faults += 1;
-                let fault = match fault {
-                    StepFault::Eio => Fault::Eio,
-                    StepFault::Enospc => Fault::Enospc,
-                    StepFault::ShortWrite => Fault::ShortWrite,
-                    StepFault::FailedSync => Fault::FailedSync,
-                };
-                self.session().disk.fail_at(1 + u64::from(nth % 16), fault);
-            }
+    /// What it does as its step `at`, from 1 on. The same for whoever asks.
+    pub fn step(&self, at: u64) -> Step {
+        let mut chance = Chance::new(self.number << 48 | at);
+        let first = chance.below(self.ids);
+        let is_delete = chance.below(4) == 0;
+        let count = 1 + chance.below(if is_delete { self.deletes_max } else { 5 });
+        let ids = (0..count).map(|n| (first + n) % self.ids);
+        if is_delete {
+            Step::Delete(ids.map(|n| self.id(n)).collect())
+        } else {
+            Step::Put(ids.map(|n| self.point(at, n)).collect())
         }
     }
 
-    /// Opens what is left of the disk, as often as a crash or a fault that was planned strikes the opening.
-    fn reopen(&mut self, opening: Opening, before: Before, left: impl FnOnce(&SimIo) -> SimIo) {
-        let Session { disk, store, index, history, .. } = self.session.take().expect("a session is open between two steps");
-        let (mut disk, mut before) = (left(&disk), before);
-        drop((index, store));
-        let session = loop {
-            self.counts.openings += 1;
-            let faults = disk.faults_left();
-            match Session::open_as(opening, &disk, &self.limits, history.clone(), before) {
-                Ok(session) => break session,
-                Err(_) if disk.is_crashed() => {
-                    self.counts.crashes += 1;
-                    (disk, before) = (disk.crash(Survival::Random(self.crash_seed)), Before::PowerCut);
-                }
-                Err(Error::Io(_) | Error::Full(_) | Error::OutcomeUnknown(_)) if disk.faults_left() < faults => {}
-                Err(error) => panic!("{error:?}"),
+    fn point(&self, at: u64, n: usize) -> NewPoint {
+        let mut chance = Chance::new((self.number << 48 | at) ^ (n as u64) << 32);
+        let values = (0..self.dimension).map(|_| float(&mut chance)).collect();
+        NewPoint { id: self.id(n), values, metadata: format!("{{\"step\":{at}}}") }
+    }
+
+    /// What its ids hold after a step.
+    pub fn after(&self, last_step: u64) -> Found {
+        let mut found = Found::new();
+        for at in 1..=last_step {
+            match self.step(at) {
+                Step::Put(points) => found.extend(points.into_iter().map(|NewPoint { id, values, metadata }| {
+                    (id, (values.iter().map(|value| value.to_bits()).collect(), metadata))
+                })),
+                Step::Delete(ids) => ids.iter().for_each(|id| drop(found.remove(id))),
             }
-        };
-        self.session = Some(session);
+        }
+        found
+    }
+
+    /// The step of `range` after which its ids hold what is found.
+    ///
+    /// # Panics
+    /// Where there is none: something is lost, or half there, or was never written.
+    pub fn standing(&self, found: &Found, range: RangeInclusive<u64>) -> u64 {
+        let prefix = format!("w{}-", self.number);
+        let own: Found =
+            found.iter().filter(|(id, _)| id.starts_with(&prefix)).map(|(id, held)| (id.clone(), held.clone())).collect();
+        let standing = range.clone().find(|&at| self.after(at) == own);
+        standing.unwrap_or_else(|| {
+            let expected = self.after(*range.start());
+            let ids = expected.keys().chain(own.keys()).filter(|&id| expected.get(id) != own.get(id));
+            let differing: Vec<_> = ids.map(|id| (id, expected.get(id), own.get(id))).collect();
+            panic!("writer {} is at none of the steps {range:?}; from the first of them these differ: {differing:?}", self.number)
+        })
     }
 }
 
-fn id(n: u8) -> String {
-    format!("id-{}", n % IDS)
+/// A finite float of any kind: the sign of a zero and what is below the normal range must come back too.
+fn float(chance: &mut Chance) -> f32 {
+    match chance.below(32) {
+        0 => -0.0,
+        1 => f32::from_bits(1 + chance.below(0x7f_ffff) as u32),
+        _ => (chance.below(1 << 24) as f32 / (1 << 22) as f32) - 2.0,
+    }
 }
 
-/// Live points, each once, as they are, best first, and as many as there are up to `k`.
-fn check_search(session: &Session, of: u8, k: usize, exact: bool) {
-    let vector = point(&id(of), of.into()).values;
-    let found: Result<_> = session.index.search(&Query { vector, k, exact, ..Query::default() });
-    let hits = found.expect("a search reads memory");
-    let state = session.history.state(session.index.info().lsn);
-    assert_eq!(hits.len(), k.min(state.len()));
-    assert!(hits.is_sorted_by(|a, b| a.score >= b.score), "best first: {hits:?}");
-    let mut ids: Vec<&str> = hits.iter().map(|hit| hit.id.as_str()).collect();
-    ids.sort_unstable();
-    ids.dedup();
-    assert_eq!(ids.len(), hits.len(), "an id came twice");
-    for hit in &hits {
-        let row = state.get(&hit.id).unwrap_or_else(|| panic!("{:?} is not alive", hit.id));
-        assert_eq!(hit.metadata, row.metadata);
+pub fn found_in(state: State) -> Found {
+    state.into_iter().map(|(id, row)| (id, (row.bits, row.metadata))).collect()
+}
+
+/// What a writer was told of one of its steps.
+#[derive(Clone, Copy, Debug)]
+pub struct Ack {
+    pub lsn: Lsn,
+    pub durability: Durability,
+}
+
+/// What a writer was told since it began.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub writer: Writer,
+    /// The step that it was at.
+    pub begun_at: u64,
+    /// Of the steps after it.
+    pub acks: Vec<Ack>,
+}
+
+impl Told {
+    pub fn new(writer: Writer) -> Self {
+        Self { writer, begun_at: 0, acks: Vec::new() }
+    }
+
+    pub fn acked(&self) -> u64 {
+        self.begun_at + self.acks.len() as u64
+    }
+
+    /// Checks what an index holds of this writer at `lsn`: all that was acknowledged up to it and nothing else, but for the step that was in flight,
+    /// whole. Gives the step that it is at, and the acknowledgements after it.
+    pub fn check(&self, found: &Found, lsn: Lsn) -> (u64, &[Ack]) {
+        let (kept, lost) = self.acks.split_at(self.acks.iter().take_while(|ack| ack.lsn <= lsn).count());
+        let at = self.begun_at + kept.len() as u64;
+        let in_flight = u64::from(lost.is_empty());
+        (self.writer.standing(found, at..=at + in_flight), lost)
+    }
+
+    /// The same of what a crash left, from where the writer goes on. Gives how many acknowledged steps are lost; each was one of those that may be.
+    pub fn settle(&mut self, found: &Found, lsn: Lsn, before: Before) -> usize {
+        let (at, lost) = self.check(found, lsn);
+        let may_be_lost = |ack: &Ack| before == Before::PowerCut && ack.durability == Durability::Interval;
+        assert!(lost.iter().all(may_be_lost), "of writer {} these are lost at LSN {lsn}: {lost:?}", self.writer.number);
+        let count = lost.len();
+        *self = Self { begun_at: at, ..Self::new(self.writer) };
+        count
     }
 }

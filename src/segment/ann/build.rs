@@ -109,8 +109,9 @@ pub(crate) fn build(
     Ok(Built::Ann { file, tuning: ann.tuning, recall })
 }
 
-fn stopped() -> Error {
-    Error::Closed("the build was stopped".into())
+/// What who waits for a build or a compaction is told where the index is being closed.
+pub(crate) fn stopped() -> Error {
+    Error::Closed("stopped: the index is being closed; nothing is lost, and what was built or rewritten by then stays".into())
 }
 
 fn has_large_row(sealed: &Sealed, extreme: &Positions) -> bool {

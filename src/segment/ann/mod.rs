@@ -6,7 +6,7 @@ mod file;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use build::{BuildOptions, Built, build};
+pub(crate) use build::{BuildOptions, Built, build, stopped};
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,7 +31,14 @@ const SUMMED_SQUARED_NORM_MAX: f64 = (1_u128 << 80) as f64;
 const CANDIDATES_MAX: usize = 1 << 16;
 
 /// `ef` and `nprobe` grow with the share of hidden rows up to so many times: beyond that, few rows are left, and a scan of them is better.
-const HIDDEN_FACTOR_MAX: u64 = 8;
+const HIDDEN_FACTOR_MAX: u64 = 64;
+
+/// Rows that cost as much to look at as one of the `ef` candidates of a graph's search: each has its links looked at, all over the memory.
+/// Measured by `benches/filters.rs`.
+const ROWS_PER_CANDIDATE: u64 = 64;
+
+/// Codes that cost as much to look at as one row that is fetched for itself.
+const CODES_PER_ROW: u64 = 4;
 
 /// What a segment is searched with where the query does not say; 0 where it has no meaning for the type.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -142,6 +149,20 @@ impl Ann {
         Ok(candidates.len())
     }
 
+    /// What a search for `k` of `visible` rows costs, where the others are hidden: as much as computing the distances of so many rows one by one.
+    pub(crate) fn cost_in_rows(&self, k: usize, params: &Params, visible: usize) -> u64 {
+        let rows = self.sealed.len() as u64;
+        let grown = |value: u64| value.saturating_mul(rows) / (visible as u64).max(1);
+        if self.recipe.is_graph() {
+            grown(u64::from(params.ef.unwrap_or(self.tuning.ef)).max(k as u64)).saturating_mul(ROWS_PER_CANDIDATE)
+        } else if let Some(lists) = self.recipe.lists() {
+            let nprobe = grown(params.nprobe.unwrap_or(self.tuning.nprobe).into()).min(lists.into());
+            rows * nprobe / u64::from(lists) / CODES_PER_ROW
+        } else {
+            rows / CODES_PER_ROW
+        }
+    }
+
     fn metric(&self) -> Metric {
         self.recipe.metric()
     }
@@ -173,9 +194,9 @@ impl Ann {
             let most = u64::from(value) * HIDDEN_FACTOR_MAX;
             u32::try_from((u64::from(value) * rows as u64 / visible).min(most)).unwrap_or(u32::MAX)
         };
-        let ef = params.ef.unwrap_or_else(|| grown(self.tuning.ef));
+        let ef = grown(params.ef.unwrap_or(self.tuning.ef));
         let ef = ef.clamp(1, EF_MAX).min(u32::try_from(rows).unwrap_or(u32::MAX));
-        let nprobe = params.nprobe.unwrap_or_else(|| grown(self.tuning.nprobe)).clamp(1, self.recipe.lists().unwrap_or(1));
+        let nprobe = grown(params.nprobe.unwrap_or(self.tuning.nprobe)).clamp(1, self.recipe.lists().unwrap_or(1));
         let pages: Vec<Option<&Page>> =
             if self.recipe.takes_selector() && !hidden.is_empty() { hidden.pages().collect() } else { Vec::new() };
         let mut distances = vec![0.0; fetch];

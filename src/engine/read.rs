@@ -1,0 +1,99 @@
+//! Reading points without searching: some by their ids, all in pages, how many match.
+
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+
+use super::apply::has_id;
+use super::index::Index;
+use super::search::{self, Part};
+use super::view::{View, locate};
+use crate::error::{Error, Result};
+use crate::segment::filter::Filter;
+use crate::types::{Lsn, PageQuery, Point, PointPage};
+
+impl Index {
+    /// The points of these ids that exist, in the order of the ids, and the LSN of the one state in which they were found.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: more ids than a batch has points. [`Error::Closed`]: the memory of this machine gives back other bytes than were put into it.
+    pub fn fetch(&self, ids: &[&str]) -> Result<(Vec<Point>, Lsn)> {
+        if ids.len() > self.limits.batch_points_max {
+            let detail = format!("at most {} ids are fetched at once", self.limits.batch_points_max);
+            return Err(Error::invalid("ids", "batch_too_large", detail));
+        }
+        // Under the lock, the ids and the View are of the same state.
+        let (view, rows) = {
+            let map = self.shared.ids.read();
+            let view = self.shared.view.load_full();
+            let find = |id: &&str| map.get(map.hash(id.as_bytes()), |row| has_id(&view.segments, row, id));
+            let rows: Vec<_> = ids.iter().filter_map(find).collect();
+            (view, rows)
+        };
+        let places = rows.into_iter().filter_map(|row| locate(&view.segments, row));
+        let points = places.map(|(at, position)| point(&view, at, position, true)).collect::<Result<_>>()?;
+        Ok((points, view.lsn))
+    }
+
+    /// How many points match, and the LSN of the state in which they do.
+    pub fn count(&self, filter: &Filter) -> (u64, Lsn) {
+        let view = self.shared.view.load_full();
+        (parts(&view, Some(filter)).map(|part| part.count as u64).sum(), view.lsn)
+    }
+
+    /// A page of the points that match, by rising bytes of their ids. From page to page, whatever is written meanwhile: no point comes twice, and
+    /// none is missed that was there all the time.
+    ///
+    /// Each page looks at the id of every point that matches, and holds `limit` of them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming `limit`. [`Error::Closed`]: as [`fetch`](Self::fetch).
+    pub fn page(&self, query: &PageQuery) -> Result<PointPage> {
+        let limit = query.limit;
+        if limit == 0 || limit > self.limits.batch_points_max {
+            let detail = format!("must be 1 to {}, and not {limit}", self.limits.batch_points_max);
+            return Err(Error::invalid("limit", "invalid_limit", detail));
+        }
+        let view = self.shared.view.load_full();
+        let after = query.after.as_ref().map(String::as_bytes);
+        // The first `limit`, and one more that tells whether there are more. The last of them is the greatest.
+        let mut first: BinaryHeap<(Vec<u8>, usize, usize)> = BinaryHeap::new();
+        let mut id = Vec::new();
+        for part in parts(&view, query.filter.as_ref()) {
+            for position in part.visible() {
+                id.clear();
+                part.segment.rows.id(position, &mut id);
+                if after.is_some_and(|after| *id <= *after) {
+                    continue;
+                }
+                if first.len() <= limit {
+                    first.push((std::mem::take(&mut id), part.at, position));
+                } else if let Some(mut last) = first.peek_mut()
+                    && id < last.0
+                {
+                    (id, *last) = (std::mem::take(&mut last.0), (std::mem::take(&mut id), part.at, position));
+                }
+            }
+        }
+        let has_more = first.len() > limit;
+        let mut rows = first.into_sorted_vec();
+        rows.truncate(limit);
+        let points = rows.into_iter().map(|(_, at, position)| point(&view, at, position, query.include_values));
+        let points = points.collect::<Result<Vec<Point>>>()?;
+        let next = points.last().filter(|_| has_more).map(|last| last.id.clone());
+        Ok(PointPage { points, next, lsn: view.lsn })
+    }
+}
+
+fn parts<'a>(view: &'a Arc<View>, filter: Option<&'a Filter>) -> impl Iterator<Item = Part<'a>> {
+    view.segments.iter().enumerate().map(move |(at, segment)| Part::new(at, segment, filter))
+}
+
+fn point(view: &View, at: usize, position: usize, with_values: bool) -> Result<Point> {
+    let segment = &view.segments[at];
+    let (id, metadata) = search::texts(segment, position)?;
+    let mut values = Vec::new();
+    if with_values {
+        segment.rows.vector(position, &mut values);
+    }
+    Ok(Point { id, values, metadata, lsn: segment.rows.record(position).lsn })
+}

@@ -1,0 +1,201 @@
+//! Filters lose no results: whatever share of the points matches and whatever the index type is, there are `k` results where `k` match, the count is
+//! exact, and the recall is that of the type without a filter.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use faiss_proxy::io::os::OsIo;
+use faiss_proxy::{Durability, Filter, How, Index, IndexOptions, IndexSpec, Metric, PageQuery, Query, config::Limits};
+use support::{Chance, open_store, tenant};
+
+const ROWS: usize = 12_000;
+const DIMENSION: usize = 16;
+const K: usize = 10;
+const QUERIES: usize = 40;
+
+fn vector(chance: &mut Chance) -> Vec<f32> {
+    let centre = chance.below(50) as f32;
+    (0..DIMENSION).map(|at| ((centre * (at as f32 + 1.0)) % 7.0) + chance.below(1000) as f32 / 500.0).collect()
+}
+
+/// Of `parts` rows one matches: the field `p<parts>` is 0.
+const PARTS: [usize; 5] = [1, 2, 20, 200, 4_000];
+
+fn metadata(row: usize) -> String {
+    let fields: Vec<String> = PARTS.iter().map(|parts| format!("\"p{parts}\":{}", row * 7919 % parts)).collect();
+    format!("{{\"n\":{row},\"name\":\"row {row}\",{}}}", fields.join(","))
+}
+
+fn fill(index: &Index, rows: std::ops::Range<usize>, chance: &mut Chance) {
+    let rows: Vec<usize> = rows.collect();
+    for rows in rows.chunks(2_000) {
+        let mut batch = index.batch();
+        for &row in rows {
+            batch.push(&format!("v{row}"), &vector(chance), &metadata(row)).unwrap();
+        }
+        index.upsert(batch, Durability::Interval).unwrap();
+    }
+}
+
+fn ids(index: &Index, query: &Query) -> BTreeSet<String> {
+    index.search(query).unwrap().into_iter().map(|hit| hit.id).collect()
+}
+
+/// The share of the exact answers that is found.
+fn recall(index: &Index, filter: Option<&Filter>) -> f64 {
+    let mut chance = Chance::new(99);
+    let (mut found, mut all) = (0, 0);
+    for _ in 0..QUERIES {
+        let query = Query { vector: vector(&mut chance), k: K, filter: filter.cloned(), ..Query::default() };
+        let truth = ids(index, &Query { exact: true, ..query.clone() });
+        let answer = ids(index, &query);
+        assert_eq!(answer.len(), truth.len(), "there are k results where k match");
+        found += answer.intersection(&truth).count();
+        all += truth.len();
+    }
+    found as f64 / all as f64
+}
+
+fn check(index_type: &str, metric: Metric) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_store(OsIo, directory.path(), &Limits { unbuilt_rows_max: 1 << 40, ..Limits::default() }).unwrap();
+    let options = IndexOptions { min_recall: (index_type != "Flat").then_some(0.0), ..IndexOptions::default() };
+    let spec = IndexSpec { index_type: index_type.to_owned(), options, ..support::spec(DIMENSION, metric) };
+    let index: Arc<Index> = store.create_index(&tenant(), &spec).unwrap();
+    let mut chance = Chance::new(5);
+    fill(&index, 0..ROWS - 1_500, &mut chance);
+    index.compact().unwrap();
+    // Rows in memory, some of them in no block of the metadata index yet, and dead ones everywhere.
+    fill(&index, ROWS - 1_500..ROWS, &mut chance);
+    let dead: BTreeSet<usize> = (0..ROWS).filter(|row| row % 10 == 3).collect();
+    let doomed: Vec<String> = dead.iter().map(|row| format!("v{row}")).collect();
+    index.delete(&doomed.iter().map(String::as_str).collect::<Vec<_>>(), Durability::Interval).unwrap();
+
+    let unfiltered = recall(&index, None);
+    let mut ways = BTreeSet::new();
+    for parts in PARTS {
+        let filter = Filter::parse(&format!("{{\"p{parts}\":0}}")).unwrap();
+        let expected = (0..ROWS).filter(|row| !dead.contains(row) && row * 7919 % parts == 0).count();
+        assert_eq!(index.count(&filter).0, expected as u64, "{index_type}: 1 of {parts}");
+        let recall = recall(&index, Some(&filter));
+        let query = Query { vector: vec![1.0; DIMENSION], k: K, filter: Some(filter), ..Query::default() };
+        let (_, explanation) = index.explain(&query).unwrap();
+        assert_eq!(explanation.segments.iter().map(|segment| segment.matched).sum::<u64>(), expected as u64);
+        ways.extend(explanation.segments.iter().map(|segment| format!("{:?}", segment.how)));
+        println!("{index_type}, {metric:?}: 1 of {parts}: recall {recall:.3}, without a filter {unfiltered:.3}");
+        assert!(
+            recall >= unfiltered.min(0.95) - 0.005,
+            "{index_type}: 1 of {parts}: {recall}, and {unfiltered} without a filter"
+        );
+    }
+    assert!(ways.contains("Matches"), "{ways:?}");
+}
+
+#[test]
+fn filtered_recall_is_that_of_the_type_at_every_selectivity_in_a_graph() {
+    check("HNSW16", Metric::L2);
+    check("HNSW16,SQ8", Metric::Cosine);
+    check("NSG16", Metric::L2);
+}
+
+#[test]
+fn filtered_recall_is_that_of_the_type_at_every_selectivity_in_lists() {
+    check("IVF64,Flat", Metric::InnerProduct);
+    check("IVF64,SQ8", Metric::L2);
+    check("IVF64,PQ4", Metric::L2);
+}
+
+#[test]
+fn filtered_recall_is_that_of_the_type_at_every_selectivity_in_codes_and_scans() {
+    check("Flat", Metric::Cosine);
+    check("SQ8", Metric::L2);
+    check("PQ4", Metric::L2);
+    check("PQ4x4fs", Metric::L2);
+    check("RaBitQ", Metric::L2);
+    check("LSH", Metric::L2);
+}
+
+/// The whole of an index, page by page, while points come, go and are replaced, and checkpoints and compactions move the rows.
+#[test]
+fn pages_have_every_point_that_lives_throughout_once_whatever_is_written_meanwhile() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_store(OsIo, directory.path(), &Limits::default()).unwrap();
+    let options = IndexOptions { seal_rows: Some(256), ..IndexOptions::default() };
+    let spec = IndexSpec { index_type: "HNSW8".to_owned(), options, ..support::spec(DIMENSION, Metric::L2) };
+    let index = store.create_index(&tenant(), &spec).unwrap();
+    let mut chance = Chance::new(3);
+    fill(&index, 0..1_000, &mut chance);
+    let filter = Filter::parse("{\"p2\":0}").unwrap();
+    let (mut seen, mut after, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let query = PageQuery { filter: Some(filter.clone()), after, limit: 37, include_values: pages % 2 == 0 };
+        let page = index.page(&query).unwrap();
+        assert!(page.points.iter().all(|point| point.values.is_empty() != query.include_values));
+        seen.extend(page.points.into_iter().map(|point| point.id));
+        pages += 1;
+        // Rows from 600 on are replaced, deleted and stored anew.
+        let from = 600 + chance.below(380);
+        fill(&index, from..from + 20, &mut chance);
+        let doomed: Vec<String> = (from + 10..from + 30).map(|row| format!("v{row}")).collect();
+        index.delete(&doomed.iter().map(String::as_str).collect::<Vec<_>>(), Durability::Fsync).unwrap();
+        match pages % 3 {
+            0 => drop(index.checkpoint().unwrap()),
+            1 => index.settle().unwrap(),
+            _ => drop(index.compact().unwrap()),
+        }
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert!(seen.is_sorted(), "by rising ids");
+    let distinct: BTreeSet<&String> = seen.iter().collect();
+    assert_eq!(distinct.len(), seen.len(), "no point comes twice");
+    let missed: Vec<usize> = (0..600).filter(|row| row * 7919 % 2 == 0 && !distinct.contains(&format!("v{row}"))).collect();
+    assert!(missed.is_empty(), "{missed:?}");
+    println!("{} points in {pages} pages", seen.len());
+    assert!(pages > 7);
+}
+
+#[test]
+fn points_are_fetched_as_of_one_state_in_the_order_of_their_ids() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_store(OsIo, directory.path(), &Limits::default()).unwrap();
+    let index = store.create_index(&tenant(), &support::spec(DIMENSION, Metric::L2)).unwrap();
+    fill(&index, 0..50, &mut Chance::new(3));
+    index.checkpoint().unwrap();
+    fill(&index, 40..60, &mut Chance::new(4));
+    let (points, lsn) = index.fetch(&["v59", "absent", "v3", "v45", "v3"]).unwrap();
+    assert_eq!(lsn, index.info().lsn);
+    assert_eq!(points.iter().map(|point| point.id.as_str()).collect::<Vec<_>>(), ["v59", "v3", "v45", "v3"]);
+    assert!(points.iter().all(|point| Some(point) == index.get(&point.id).unwrap().as_ref()));
+}
+
+#[test]
+fn a_search_of_few_matches_goes_from_match_to_match_and_one_of_many_asks_the_index() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_store(OsIo, directory.path(), &Limits { unbuilt_rows_max: 1 << 40, ..Limits::default() }).unwrap();
+    let spec = IndexSpec { index_type: "HNSW16".to_owned(), ..support::spec(DIMENSION, Metric::L2) };
+    let index = store.create_index(&tenant(), &spec).unwrap();
+    fill(&index, 0..ROWS, &mut Chance::new(5));
+    index.compact().unwrap();
+    let how = |filter: &str, exact| {
+        let filter = Some(Filter::parse(filter).unwrap());
+        let query = Query { vector: vec![1.0; DIMENSION], k: K, filter, exact, ..Query::default() };
+        index.explain(&query).unwrap().1.segments[0].how
+    };
+    assert_eq!(how("{\"p200\":0}", false), How::Matches);
+    assert_eq!(how("{}", false), How::Index);
+    assert_eq!(how("{}", true), How::Scan);
+    assert_eq!(how("{\"p2\":0}", true), How::Scan);
+    let hits = |min_score| {
+        let query = Query { vector: vec![1.0; DIMENSION], k: K, min_score, include_values: true, ..Query::default() };
+        index.search(&query).unwrap()
+    };
+    let all = hits(None);
+    assert_eq!(hits(Some(all[3].score)).len(), 4, "a score that is reached is enough");
+    assert!(hits(Some(2.0)).is_empty());
+    assert!(all.iter().all(|hit| hit.values.as_ref() == Some(&index.get(&hit.id).unwrap().unwrap().values)));
+}

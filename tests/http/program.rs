@@ -1,0 +1,76 @@
+//! The program, run as a process of its own.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::Call;
+
+/// The program, with nothing of this process's environment that it would look at.
+pub fn program(data_dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_faiss-proxy"));
+    command.args(["serve", "--data-dir"]).arg(data_dir);
+    let settings = ["API_KEYS", "LISTEN", "OPENING", "MEMORY_BUDGET_MB", "BUILD_THREADS", "AUTO_MEMORY_MB"]
+        .map(|name| format!("FAISS_PROXY_{name}"));
+    for variable in settings.iter().map(String::as_str).chain(["FAISS_DATA_DIR", "RUST_LOG"]) {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// A server in a process of its own, killed when it is dropped.
+pub struct ServerProcess {
+    pub child: Child,
+    pub address: SocketAddr,
+}
+
+impl ServerProcess {
+    pub fn start(command: &mut Command) -> Self {
+        Self::try_start(command).unwrap_or_else(|said| panic!("{said}"))
+    }
+
+    /// # Errors
+    /// What it said, and how it ended, where it does not come to listen.
+    pub fn try_start(command: &mut Command) -> Result<Self, String> {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim_end().strip_prefix("listening on http://").and_then(|address| address.parse().ok());
+        let Some(address) = address else {
+            let _ = child.kill();
+            return Err(format!("the server said {line:?}, and then {:?}", child.wait()));
+        };
+        Ok(Self { child, address })
+    }
+
+    pub fn call(&self, method: &str, path: &str) -> Call {
+        Call::new(self.address, method, path)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    pub fn wait(mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a server that must refuse to start, and gives what it said.
+pub fn refusal(command: &mut Command) -> String {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1), "{said}");
+    said
+}
