@@ -19,7 +19,7 @@ TORTURE_CRASH_SEEDS ?= 2000
 
 # How long `make fuzz` stays with each target. `fuzz/README.md` explains the flags.
 FUZZ_SECONDS ?= 60
-FUZZ_FLAGS := -max_len=16384 -malloc_limit_mb=64 -detect_leaks=0
+FUZZ_FLAGS := -max_len=16384 -malloc_limit_mb=64 -detect_leaks=0 -print_final_stats=1
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
 .PHONY: help run demo test torture fuzz sanitize bench lint deps

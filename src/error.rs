@@ -80,6 +80,17 @@ pub struct Damage {
     pub problem: String,
 }
 
+/// Characters of what a client sent that a message repeats.
+const QUOTED_CHARS_MAX: usize = 64;
+
+/// What a client sent, in quotes; of a long text its beginning, so that no refusal is as large as a body.
+pub(crate) fn quoted(text: &str) -> String {
+    match text.char_indices().nth(QUOTED_CHARS_MAX) {
+        Some((end, _)) => format!("{:?}…", &text[..end]),
+        None => format!("{text:?}"),
+    }
+}
+
 impl Error {
     pub fn invalid(field: &'static str, code: &'static str, detail: impl Into<String>) -> Self {
         Self::Invalid { field, code, detail: detail.into() }

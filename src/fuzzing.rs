@@ -1,6 +1,8 @@
 //! What the fuzzers call, and nobody else: one function for each decoder that takes bytes from the disk or from a client. Each panics
 //! where a promise is broken. `fuzz/README.md` tells how to run them; unit tests run their seeds.
 //!
+//! A whole store that is driven by bytes needs none of this: see `tests/support/driven.rs`.
+//!
 //! Checksums are made right before the bytes are decoded: no mutation guesses a CRC-32, and what is behind it is what wants testing.
 
 use std::collections::BTreeMap;
@@ -26,8 +28,17 @@ use crate::types::{Durability, IndexId, IndexSpec, Metric, Query, TenantId};
 use crate::wal::file_log::{FileLog, LogOptions};
 use crate::wal::operation::Operation;
 
+mod dead;
+mod index_type;
+#[cfg(feature = "server")]
+mod request;
 #[cfg(test)]
 mod tests;
+
+pub use dead::dead;
+pub use index_type::index_type;
+#[cfg(feature = "server")]
+pub use request::request;
 
 const DATA_DIR: &str = "/data";
 const TENANT: &str = "t";

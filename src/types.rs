@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 
 /// Counts the mutations of one index: 1, 2, 3, …; 0 is "before the first". A batch is one mutation and has one LSN.
 pub type Lsn = u64;
@@ -37,8 +37,9 @@ impl TenantId {
                 "tenant_id",
                 "invalid_tenant",
                 format!(
-                    "tenant {name:?} must be 1 to 64 of a-z, 0-9, '_' and '-', and begin with a letter or a digit: \
-                     it names a directory"
+                    "tenant {} must be 1 to 64 of a-z, 0-9, '_' and '-', and begin with a letter or a digit: \
+                     it names a directory",
+                    quoted(name)
                 ),
             ))
         }
@@ -87,7 +88,10 @@ impl FromStr for Metric {
             "l2" => Ok(Self::L2),
             "ip" => Ok(Self::InnerProduct),
             "cosine" => Ok(Self::Cosine),
-            _ => Err(Error::invalid("metric", "invalid_metric", format!("metric {word:?} is none of l2, ip, cosine"))),
+            _ => {
+                let detail = format!("metric {} is none of l2, ip, cosine", quoted(word));
+                Err(Error::invalid("metric", "invalid_metric", detail))
+            }
         }
     }
 }
@@ -111,7 +115,8 @@ impl FromStr for Durability {
             "fsync" => Ok(Self::Fsync),
             "interval" => Ok(Self::Interval),
             _ => {
-                Err(Error::invalid("durability", "invalid_durability", format!("durability {word:?} is none of fsync, interval")))
+                let detail = format!("durability {} is none of fsync, interval", quoted(word));
+                Err(Error::invalid("durability", "invalid_durability", detail))
             }
         }
     }

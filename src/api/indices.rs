@@ -51,7 +51,11 @@ pub async fn create(server: Arc<Server>, tenant: TenantId, mut request: Request)
     server.writes.run(work).await
 }
 
-fn decode_spec(body: &JsonBody, tenant: &TenantId) -> Result<IndexSpec, Problem> {
+/// The index that a body asks for.
+///
+/// # Errors
+/// 400 and 422 for the body, 403 where it names another tenant.
+pub(super) fn decode_spec(body: &JsonBody, tenant: &TenantId) -> Result<IndexSpec, Problem> {
     let body: CreateBody = decode::body(body.text()?)?;
     if let Some(raw) = body.tenant_id
         && decode::string(raw, "tenant_id")? != tenant.as_str()
@@ -132,7 +136,7 @@ pub async fn list(server: Arc<Server>, tenant: TenantId, request: Request) -> Re
 
 /// Where an index stands in a list: it stays there whatever is created or deleted around it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Position {
+pub(super) struct Position {
     created_at_us: i64,
     id: IndexId,
 }
@@ -142,11 +146,11 @@ impl Position {
         Self { created_at_us: index.created_at_us, id: index.id }
     }
 
-    fn to_cursor(self) -> String {
+    pub(super) fn to_cursor(self) -> String {
         format!("{}.{}", self.created_at_us, self.id)
     }
 
-    fn parse(cursor: &str) -> Result<Self, Error> {
+    pub(super) fn parse(cursor: &str) -> Result<Self, Error> {
         let position = cursor.split_once('.').and_then(|(created_at_us, id)| {
             Some(Self { created_at_us: created_at_us.parse().ok()?, id: IndexId::try_parse(id).ok()? })
         });

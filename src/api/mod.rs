@@ -6,6 +6,8 @@
 
 mod admission;
 mod auth;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod bodies;
 mod config;
 mod decode;
 mod drain;

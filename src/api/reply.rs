@@ -65,7 +65,7 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     }
 
-    #[cfg(test)]
+    #[cfg(any(fuzzing, test))]
     pub fn status(&self) -> StatusCode {
         self.status
     }

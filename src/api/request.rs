@@ -160,6 +160,12 @@ pub struct JsonBody {
 }
 
 impl JsonBody {
+    /// A body that came by no connection.
+    #[cfg(any(fuzzing, test))]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self { bytes: Bytes::copy_from_slice(bytes), _memory: None }
+    }
+
     /// # Errors
     /// 400 where it is no UTF-8, as JSON must be.
     pub fn text(&self) -> Result<&str, Problem> {

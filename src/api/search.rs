@@ -13,6 +13,7 @@ use super::indices::index_id;
 use super::reply::{Problem, json, shortest, stored_json};
 use super::request::{JsonBody, Request};
 use crate::config::Limits;
+use crate::engine::Index;
 use crate::error::Error;
 use crate::segment::filter::Filter;
 use crate::types::{Explanation, Hit, Query, SearchParams, TenantId};
@@ -41,8 +42,9 @@ struct Params<'a> {
     rescore: Option<&'a RawValue>,
 }
 
+/// The answer to a search.
 #[derive(Serialize)]
-struct Found {
+pub(super) struct Found {
     results: Vec<FoundPoint>,
     #[serde(skip_serializing_if = "Option::is_none")]
     explain: Option<Explained>,
@@ -84,14 +86,21 @@ pub async fn search(server: Arc<Server>, tenant: TenantId, id: String, mut reque
     let call = Arc::clone(&server);
     let work = move || {
         let index = call.store.index(&tenant, id)?;
-        let (query, with_metadata) = decode_query(&body, &call.config.limits)?;
-        let (hits, explanation) = index.explain(&query)?;
-        let results = hits.into_iter().map(|hit| FoundPoint::of(hit, with_metadata)).collect::<Result<_, _>>()?;
-        let matched = explanation.segments.iter().map(|segment| segment.matched).sum();
-        let explain = explains.then_some(Explained { explanation, matched });
-        Ok(json(StatusCode::OK, &Found { results, explain }))
+        Ok(json(StatusCode::OK, &find(&index, &call.config.limits, &body, explains)?))
     };
     server.searches.run(work).await
+}
+
+/// Answers the search that a body asks for.
+///
+/// # Errors
+/// 400 and 422 for the body; those of the index.
+pub(super) fn find(index: &Index, limits: &Limits, body: &JsonBody, explains: bool) -> Result<Found, Problem> {
+    let (query, with_metadata) = decode_query(body, limits)?;
+    let (hits, explanation) = index.explain(&query)?;
+    let results = hits.into_iter().map(|hit| FoundPoint::of(hit, with_metadata)).collect::<Result<_, _>>()?;
+    let matched = explanation.segments.iter().map(|segment| segment.matched).sum();
+    Ok(Found { results, explain: explains.then_some(Explained { explanation, matched }) })
 }
 
 /// The query, and whether its hits bear their metadata.

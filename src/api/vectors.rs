@@ -13,10 +13,10 @@ use super::indices::index_id;
 use super::reply::{PointError, Problem, json, no_content, stored_json};
 use super::request::{JsonBody, Request, decode_percent};
 use crate::config::Limits;
-use crate::engine::{Batch, Store};
+use crate::engine::{Batch, Index};
 use crate::error::{Error, What};
 use crate::segment::filter::Filter;
-use crate::types::{Deleted, Durability, IndexId, PageQuery, Point, TenantId, Upserted};
+use crate::types::{Deleted, Durability, PageQuery, Point, TenantId, Upserted};
 
 /// Points in a page where the client does not say.
 const PAGE_DEFAULT: usize = 100;
@@ -37,10 +37,10 @@ struct PointBody<'a> {
 
 /// What a write asks for beside its body.
 #[derive(Clone, Copy)]
-struct WriteOptions {
-    durability: Durability,
+pub(super) struct WriteOptions {
+    pub(super) durability: Durability,
     /// All points or none.
-    atomic: bool,
+    pub(super) atomic: bool,
 }
 
 impl WriteOptions {
@@ -54,11 +54,16 @@ pub async fn add(server: Arc<Server>, tenant: TenantId, id: String, mut request:
     let options = WriteOptions::of(&request)?;
     let body = request.json_body(&server).await?;
     let call = Arc::clone(&server);
-    server.writes.run(move || add_points(&call.store, &call.config.limits, &tenant, id, &body, options)).await
+    let work = move || {
+        let index = call.store.index(&tenant, id)?;
+        Ok(json(StatusCode::CREATED, &add_points(&index, &call.config.limits, &body, options)?))
+    };
+    server.writes.run(work).await
 }
 
+/// The answer to an upsert.
 #[derive(Serialize)]
-struct Added {
+pub(super) struct Added {
     /// Whether no point failed.
     success: bool,
     added_count: usize,
@@ -69,15 +74,11 @@ struct Added {
     lsn: Option<u64>,
 }
 
-fn add_points(
-    store: &Store,
-    limits: &Limits,
-    tenant: &TenantId,
-    id: IndexId,
-    body: &JsonBody,
-    options: WriteOptions,
-) -> Result<Response, Problem> {
-    let index = store.index(tenant, id)?;
+/// Stores the points of a body.
+///
+/// # Errors
+/// 400 and 422 for the body as a whole; those of the store.
+pub(super) fn add_points(index: &Index, limits: &Limits, body: &JsonBody, options: WriteOptions) -> Result<Added, Problem> {
     let body: AddBody = decode::body(body.text()?)?;
     let items = decode::items(required(body.vectors, "vectors")?, "vectors", limits.batch_points_max)?;
 
@@ -98,15 +99,14 @@ fn add_points(
     }
     let upserted = if batch.is_empty() { None } else { Some(index.upsert(batch, options.durability)?) };
     let warnings = superseded(upserted.as_ref(), &positions, &items, limits);
-    let added = Added {
+    Ok(Added {
         success: errors.is_empty(),
         added_count: upserted.as_ref().map_or(0, |upserted| upserted.added_count),
         failed_count: errors.len(),
         errors,
         warnings,
         lsn: upserted.map(|upserted| upserted.lsn),
-    };
-    Ok(json(StatusCode::CREATED, &added))
+    })
 }
 
 /// Only the shape is checked here; what is in it, the batch checks.

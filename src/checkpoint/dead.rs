@@ -47,3 +47,29 @@ pub(crate) fn read(io: &dyn Io, directory: &Path, file: &DeadFile, rows: usize) 
     }
     Ok(positions)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::sim::SimIo;
+
+    #[test]
+    fn dead_rows_have_the_documented_bytes() {
+        let disk = SimIo::new();
+        let positions: RoaringBitmap = [1, 2, 700, 70_000].into_iter().collect();
+        let file = write(&disk, Path::new("/"), 9, &positions).unwrap();
+        let bytes = durable::read_all(&disk, &Path::new("/").join(dead_name(9)), 1 << 10).unwrap();
+        let expected = [
+            0x3a, 0x30, 0, 0, 2, 0, 0, 0, // cookie without runs, containers
+            0, 0, 2, 0, 1, 0, 0, 0, // key and cardinality less 1 of each
+            24, 0, 0, 0, 30, 0, 0, 0, // where each begins
+            1, 0, 2, 0, 0xbc, 0x02, // 1, 2, 700
+            0x70, 0x11, // 70,000 - 65,536
+        ];
+        assert_eq!(bytes, expected);
+        assert_eq!(file.checksum, Checksum { bytes: 32, crc: crc32(&[&expected]) });
+        assert_eq!(read(&disk, Path::new("/"), &file, 70_001).unwrap(), positions);
+        let error = read(&disk, Path::new("/"), &file, 70_000).unwrap_err().to_string();
+        assert!(error.contains("more rows are dead than there are"), "{error}");
+    }
+}

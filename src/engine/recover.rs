@@ -185,8 +185,13 @@ fn load_build(io: &dyn Io, directory: &Path, metric: Metric, segment: &Segment, 
     match opened {
         Ok(ann) => Ok(Build { ann: Some(ann), record: record.clone() }),
         Err(error @ (Error::Corrupt(_) | Error::Invalid { .. })) => {
-            let why = format!("{error}");
             tracing::error!(%error, "a FAISS index cannot be used; its segment is scanned until it is built again");
+            // The error says of itself that the index refuses, and it does not: no data is damaged.
+            let what = match &error {
+                Error::Corrupt(damage) => damage.to_string(),
+                other => other.to_string(),
+            };
+            let why = format!("{what}; its rows are scanned until it is built again");
             Ok(Build { ann: None, record: Built::Exact { factory: file.factory.clone(), recall: None, why } })
         }
         Err(error) => Err(error),

@@ -300,6 +300,18 @@ mod tests {
     }
 
     #[test]
+    fn a_segment_that_is_searched_exactly_has_the_documented_bytes() {
+        let built = Some(Built::Exact { factory: "IVF2,Flat".into(), recall: Some(8_000), why: "no".into() });
+        let file = SegmentFile { number: 5, checksum: Checksum { bytes: 100, crc: 1 }, dead: None, built };
+        let mut bytes = Vec::new();
+        codec::encode_into(&file, &mut bytes);
+        let mut expected = vec![5, 100, 1, 0]; // number, checksum, no dead rows
+        expected.extend(*b"\x01\x01\x09IVF2,Flat\x01\xfb\x40\x1f\x02no"); // built: variant 1, factory, recall, why
+        assert_eq!(bytes, expected);
+        assert_eq!(codec::decode(&bytes), Ok((file, &[][..])));
+    }
+
+    #[test]
     fn any_flipped_bit_and_any_cut_of_a_manifest_is_seen() {
         let bytes = sample().encode();
         for bit in 0..bytes.len() * 8 {

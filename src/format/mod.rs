@@ -31,8 +31,8 @@ pub(crate) fn crc32_from(before: u32, parts: &[&[u8]]) -> u32 {
 pub(crate) fn unreadable(version: u16, min_reader: u16, newest: u16) -> Option<String> {
     (min_reader > newest).then(|| {
         format!(
-            "format version {version} needs a reader of version {min_reader} or newer; this one reads up to {newest}: use a newer \
-             faiss-proxy"
+            "written by a newer version: format version {version} needs a reader of version {min_reader} or newer, and this one reads \
+             up to {newest}; use a newer faiss-proxy"
         )
     })
 }

@@ -4,6 +4,8 @@
 
 use std::borrow::Cow;
 
+use roaring::RoaringBitmap;
+
 use super::*;
 use crate::format::codec;
 use crate::format::frame::FrameKind;
@@ -17,7 +19,7 @@ use crate::wal::operation::{Delete, Upsert};
 type Target = (&'static str, fn(&[u8]), Vec<(&'static str, Vec<u8>)>);
 
 fn targets() -> Vec<Target> {
-    vec![
+    let targets: Vec<Target> = vec![
         ("log_scan", log_scan, log_seeds()),
         ("frame", frame, frame_seeds()),
         ("operation", operation, operation_seeds()),
@@ -25,7 +27,20 @@ fn targets() -> Vec<Target> {
         ("segment", segment, segment_seeds()),
         ("filter", filter, filter_seeds()),
         ("point", point, point_seeds()),
-    ]
+        ("dead", dead, dead_seeds()),
+        ("index_type", index_type, index_type_seeds()),
+    ];
+    targets.into_iter().chain(server_targets()).collect()
+}
+
+#[cfg(feature = "server")]
+fn server_targets() -> Vec<Target> {
+    vec![("request", request, request_seeds())]
+}
+
+#[cfg(not(feature = "server"))]
+fn server_targets() -> Vec<Target> {
+    Vec::new()
 }
 
 #[test]
@@ -277,5 +292,78 @@ fn point_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("ip", input(1, 1, &[("ü", &[f32::MAX], "{\"n\":[1,{\"m\":null}],\"é\":\"\\u00fc\"}"), ("", &[1.0], "{}")])),
         ("cosine", input(2, 3, &[("a", &[1e-30, 0.0, -0.0], "{}"), ("a", &[1.0, 2.0, 3.0], "{\"a\":1,\"a\":2}")])),
         ("refused", input(2, 1, &[("a", &[0.0], "{}"), ("b", &[f32::NAN], "{}"), ("c", &[1.0], "{\"a\":}")])),
+    ]
+}
+
+fn dead_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let input = |rows: u16, positions: &[std::ops::Range<u32>], is_optimised: bool| {
+        let mut bitmap: RoaringBitmap = positions.iter().flat_map(Clone::clone).collect();
+        if is_optimised {
+            bitmap.optimize();
+        }
+        let mut bytes = rows.to_le_bytes().to_vec();
+        bitmap.serialize_into(&mut bytes).unwrap();
+        bytes
+    };
+    vec![
+        ("one", input(1, &[0..1], false)),
+        ("some", input(1_000, &[3..4, 7..20, 999..1_000], false)),
+        ("many", input(60_000, &[0..50_000], false)),
+        ("runs", input(60_000, &[5..500, 1_000..50_000], true)),
+        ("beyond-the-rows", input(10, &[9..11], false)),
+        ("two-containers", input(u16::MAX, &[0..1, 70_000..70_001], false)),
+    ]
+}
+
+fn index_type_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let input =
+        |metric: u8, dimension: u16, text: &str| [&[metric][..], &(dimension - 1).to_le_bytes(), text.as_bytes()].concat();
+    vec![
+        ("flat", input(0, 4, "Flat")),
+        ("graph", input(2, 17, "HNSW16,SQ8")),
+        ("graph-as-older-faiss-wrote-it", input(0, 16, "HNSW16_PQ4x6np")),
+        ("lists", input(0, 32, "OPQ8_16,IVF1k_HNSW8,PQ8x4fs")),
+        ("additive", input(0, 8, "IVF16,PLSQ2x4x6")),
+        ("transforms", input(1, 64, "PCAR32,RR,ITQ,LSH16rt")),
+        ("graph-of-neighbours", input(0, 8, "NSG64,Flat")),
+        ("class", input(1, 24, "IndexIVFPQFastScan")),
+        ("other-class", input(0, 24, "IndexBinaryFlat")),
+        ("wide", input(0, u16::MAX, "RQ64x12")),
+        ("number-beyond-all", input(0, 4, "IVF99999999999999999999M,Flat")),
+        // Was repeated in the refusal, as a body of 64 MiB would have been.
+        ("long", input(0, 4, &"\u{1}".repeat(4_000))),
+        ("long-class", input(0, 4, &format!("Index{}", "x".repeat(4_000)))),
+    ]
+}
+
+#[cfg(feature = "server")]
+fn request_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let input = |kind: u8, text: &str| [&[kind][..], text.as_bytes()].concat();
+    let options =
+        r#"{"ef_construction":40,"ef_search":16.0,"nprobe":1e1,"min_recall":0.5,"seal_rows":10,"compact_dead_share":1}"#;
+    let points = r#"{"vectors":[{"id":"a","values":[1,-2.5e0],"metadata":{"n":1}},{"id":"a","values":[1e39,0]},{"id":"a","values":[0.1,2]}]}"#;
+    vec![
+        ("create", input(0, r#"{"name":"n","dimension":3}"#)),
+        (
+            "create-all",
+            input(
+                0,
+                &format!(
+                    r#"{{"name":"é","dimension":8,"index_type":"HNSW32","metric":"cosine","tenant_id":"t","options":{options}}}"#
+                ),
+            ),
+        ),
+        ("create-elsewhere", input(0, r#"{"name":"n","dimension":3,"tenant_id":"other"}"#)),
+        ("add", input(1, points)),
+        ("add-atomic", input(2, points)),
+        (
+            "add-deep",
+            input(1, r#"{"vectors":[{"id":"a","values":[1,2],"metadata":{"a":[[[{"b":null}]]]}},[],{"id":1}],"unknown":{}}"#),
+        ),
+        ("search", input(3, r#"{"vector":[1,1],"k":2,"filter":{"n":1},"exact":true}"#)),
+        ("search-params", input(3, r#"{"vector":[1e-3,1E+2],"params":{"ef":64,"nprobe":1,"rescore":false}}"#)),
+        ("path", input(4, "67e55044%2D10b1-426f-9247-bb680e5fe0c8")),
+        ("path-escapes", input(4, "%c3%a9%00%2F..")),
+        ("cursor", input(5, "1709210096000001.67e55044-10b1-426f-9247-bb680e5fe0c8")),
     ]
 }

@@ -1,7 +1,7 @@
 //! FAISS class names, and the factory strings that they stand for.
 
 use super::{ALL_METRICS, refused};
-use crate::error::Result;
+use crate::error::{Result, quoted};
 use crate::types::Metric;
 
 /// What a class name stands for.
@@ -54,7 +54,7 @@ pub(super) fn find(name: &str, dimension: usize) -> Result<Option<Class>> {
         "LocalSearchQuantizer" => local.to_owned(),
         "ProductResidualQuantizer" => product_residual,
         "ProductLocalSearchQuantizer" => product_local,
-        _ => return Err(refused("unsupported_index_type", format!("{name:?} is not supported: {}", why_not(rest)))),
+        _ => return Err(refused("unsupported_index_type", format!("{} is not supported: {}", quoted(name), why_not(rest)))),
     };
     let metrics: &'static [Metric] = match rest {
         "FlatL2" => &[Metric::L2],

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::error::quoted;
+
 /// Bytes of a factory string. The longest one that makes sense has some forty.
 pub(super) const STRING_BYTES_MAX: usize = 256;
 
@@ -118,7 +120,7 @@ impl Tree {
         }
         parts.drain(..transforms.len());
         let (&first, rest) = parts.split_first().ok_or("a transform alone is no index")?;
-        let unknown = |part: &str| format!("{part:?} is no part of a factory string that this server knows");
+        let unknown = |part: &str| format!("{} is no part of a factory string that this server knows", quoted(part));
         let (shape, code) = match (shape(first), rest) {
             (Some((shape, None)), []) if !matches!(shape, Shape::Ivf { .. }) => (shape, Code::Flat),
             (Some((shape, Some(code_text))), []) | (Some((shape, None)), &[code_text]) => {

@@ -17,7 +17,7 @@ use grammar::{Code, Core, Scalar, Shape, Tree};
 use super::ann::Tuning;
 use super::faiss::{Index, SearchKind};
 use crate::config::EF_MAX;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::types::{IndexOptions, Metric};
 
 /// What stands for "the server chooses", in any case.
@@ -128,13 +128,7 @@ impl Recipe {
     /// # Errors
     /// As [`resolve`], of which this is the part for a factory string.
     pub(crate) fn new(factory: &str, metric: Metric, dimension: usize) -> Result<Self> {
-        let tree = Tree::parse(factory).map_err(|why| refused("unsupported_index_type", format!("{factory:?}: {why}")))?;
-        tree.check(dimension as u64).map_err(|why| refused("invalid_index_type", format!("{tree}: {why}")))?;
-        let recipe = Self { factory: tree.to_string(), native: native(&tree, metric, dimension), tree, metric, dimension };
-        if metric == Metric::InnerProduct && recipe.is_l2_only() {
-            let detail = format!("FAISS has {} for L2 only, which serves metrics l2 and cosine", recipe.factory);
-            return Err(Error::invalid("metric", "invalid_metric", detail));
-        }
+        let recipe = Self::read(factory, metric, dimension)?;
         let index =
             recipe.index().map_err(|why| refused("invalid_index_type", format!("FAISS refuses {}: {why}", recipe.factory)))?;
         // What FAISS makes of a string is not always what was asked for: it takes a metric for some types and passes over it.
@@ -144,6 +138,22 @@ impl Recipe {
             let detail = format!("FAISS has no {} for metric {:?}", recipe.factory, metric.as_str());
             Err(Error::invalid("metric", "invalid_metric", detail))
         }
+    }
+
+    /// All that can be said before FAISS is asked. Allocates no more than a small multiple of the text.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), but for what only FAISS refuses.
+    pub(crate) fn read(factory: &str, metric: Metric, dimension: usize) -> Result<Self> {
+        let tree =
+            Tree::parse(factory).map_err(|why| refused("unsupported_index_type", format!("{}: {why}", quoted(factory))))?;
+        tree.check(dimension as u64).map_err(|why| refused("invalid_index_type", format!("{tree}: {why}")))?;
+        let recipe = Self { factory: tree.to_string(), native: native(&tree, metric, dimension), tree, metric, dimension };
+        if metric == Metric::InnerProduct && recipe.is_l2_only() {
+            let detail = format!("FAISS has {} for L2 only, which serves metrics l2 and cosine", recipe.factory);
+            return Err(Error::invalid("metric", "invalid_metric", detail));
+        }
+        Ok(recipe)
     }
 
     /// As the index document shows it.

@@ -1,0 +1,49 @@
+//! The decoders of requests without a server around them, for the fuzzers. A refusal is given as its status.
+
+use serde_json::Value;
+
+use super::indices::{self, Position};
+use super::reply::Problem;
+use super::request::{JsonBody, decode_percent};
+use super::search;
+use super::vectors::{self, WriteOptions};
+use crate::config::Limits;
+use crate::engine::Index;
+use crate::types::{Durability, IndexSpec, TenantId};
+
+/// The index that the body of a `POST /v1/index` asks for.
+pub(crate) fn spec(body: &[u8], tenant: &TenantId) -> Result<IndexSpec, u16> {
+    indices::decode_spec(&JsonBody::of(body), tenant).map_err(status)
+}
+
+/// The answer to the body of a `POST …/vectors`.
+pub(crate) fn add(body: &[u8], index: &Index, atomic: bool) -> Result<Value, u16> {
+    let options = WriteOptions { durability: Durability::Fsync, atomic };
+    let added = vectors::add_points(index, &Limits::default(), &JsonBody::of(body), options).map_err(status)?;
+    Ok(serde_json::to_value(added).expect("an answer is JSON"))
+}
+
+/// The answer to the body of a `POST …/search`.
+pub(crate) fn search(body: &[u8], index: &Index) -> Result<Value, u16> {
+    let found = search::find(index, &Limits::default(), &JsonBody::of(body), true).map_err(status)?;
+    Ok(serde_json::to_value(found).expect("an answer is JSON"))
+}
+
+/// A part of a path or of a query, decoded.
+pub(crate) fn text(part: &str) -> Result<String, u16> {
+    decode_percent(part, "part").map_err(status)
+}
+
+/// The index that a part of a path names, as text.
+pub(crate) fn index_id(part: &str) -> Result<String, u16> {
+    indices::index_id(part).map(|id| id.to_string()).map_err(status)
+}
+
+/// A cursor, as the server would write it again.
+pub(crate) fn cursor(cursor: &str) -> Result<String, u16> {
+    Position::parse(cursor).map(Position::to_cursor).map_err(|error| status(error.into()))
+}
+
+fn status(problem: Problem) -> u16 {
+    problem.status().as_u16()
+}

@@ -1,0 +1,145 @@
+//! What comes from a client over HTTP, behind the reading of its body.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, OnceLock};
+
+use serde_json::{Value, json};
+
+use super::{open_store, tenant};
+use crate::api::bodies;
+use crate::engine::{Index, Store};
+use crate::io::sim::SimIo;
+use crate::types::{Durability, IndexSpec, Metric};
+
+/// A body, or a part of a path or a query. `input`: what it is (u8), then its bytes.
+///
+/// It is refused by a status that says that the client is wrong, or it means what it says: an index as it is written again, an answer
+/// whose counts are right and whose points are there, a part of a path that is the same when it is encoded anew.
+pub fn request(input: &[u8]) {
+    let Some((&kind, body)) = input.split_first() else { return };
+    match kind % 6 {
+        0 => create(body),
+        1 => add(body, false),
+        2 => add(body, true),
+        3 => search(body),
+        4 => part(body),
+        _ => cursor(body),
+    }
+}
+
+fn create(body: &[u8]) {
+    let spec = match bodies::spec(body, &tenant()) {
+        Ok(spec) => spec,
+        Err(status) => return assert!(matches!(status, 400 | 403 | 422), "{status}"),
+    };
+    let written = json!({
+        "name": spec.name,
+        "dimension": spec.dimension,
+        "index_type": spec.index_type,
+        "metric": spec.metric,
+        "options": spec.options,
+        "tenant_id": tenant().as_str(),
+    });
+    assert_eq!(bodies::spec(written.to_string().as_bytes(), &tenant()).as_ref(), Ok(&spec), "{written}");
+}
+
+fn add(body: &[u8], is_atomic: bool) {
+    let (_store, index) = index();
+    let answer = match bodies::add(body, &index, is_atomic) {
+        Ok(answer) => answer,
+        Err(status) => {
+            assert!(matches!(status, 400 | 422), "{status}");
+            assert_eq!(index.info().lsn, 0, "nothing is stored of what is refused");
+            return;
+        }
+    };
+    let count = |field: &str| answer[field].as_u64().expect("a count");
+    let positions = |field: &str| -> BTreeSet<u64> {
+        answer[field].as_array().expect("a list").iter().map(|error| error["position"].as_u64().expect("a position")).collect()
+    };
+    let (failed, superseded) = (positions("errors"), positions("warnings"));
+    assert_eq!(failed.len() as u64, count("failed_count"));
+    assert!(failed.is_disjoint(&superseded));
+    assert_eq!(answer["success"], json!(failed.is_empty()));
+    assert_eq!(index.info().vector_count, count("added_count"));
+    assert_eq!(answer["lsn"], if count("added_count") > 0 { json!(1) } else { Value::Null });
+    let points = serde_json::from_slice::<Value>(body).ok();
+    // Text that the server takes and `Value` does not (numbers beyond a f64, deep metadata) is not looked at further.
+    let Some(points) = points.as_ref().and_then(|body| body["vectors"].as_array()) else { return };
+    assert_eq!(points.len() as u64, count("added_count") + (failed.len() + superseded.len()) as u64);
+    for (position, point) in points.iter().enumerate().filter(|(at, _)| !failed.contains(&(*at as u64))) {
+        let id = point["id"].as_str().expect("a point that was stored has an id");
+        let stored = index.get(id).expect("reading").expect("what was added is there");
+        if !superseded.contains(&(position as u64)) {
+            let values: Option<Vec<f64>> = point["values"].as_array().and_then(|v| v.iter().map(Value::as_f64).collect());
+            let values = values.expect("a point that was stored has numbers");
+            assert!(stored.values.iter().zip(&values).all(|(&found, &sent)| is_near(found, sent)), "{:?} of {values:?}", stored);
+        }
+    }
+}
+
+/// `f64` rounds twice on the way to a f32.
+fn is_near(found: f32, sent: f64) -> bool {
+    (f64::from(found) - sent).abs() <= f64::from(f32::EPSILON) * sent.abs() + f64::from(f32::MIN_POSITIVE)
+}
+
+fn search(body: &[u8]) {
+    static SEARCHED: OnceLock<(Store, Arc<Index>)> = OnceLock::new();
+    let (_, index) = SEARCHED.get_or_init(|| {
+        let (store, index) = index();
+        let mut batch = index.batch();
+        for n in 0..4_u8 {
+            let metadata = format!("{{\"n\":{n},\"tags\":[\"a\",{n}]}}");
+            batch.push(&n.to_string(), &[f32::from(n), 1.0], &metadata).expect("a valid point");
+        }
+        index.upsert(batch, Durability::Fsync).expect("a disk without faults");
+        (store, index)
+    });
+    match bodies::search(body, index) {
+        Ok(answer) => {
+            let results = answer["results"].as_array().expect("a list");
+            let scores: Vec<f64> = results.iter().map(|hit| hit["score"].as_f64().expect("a finite score")).collect();
+            assert!(scores.is_sorted_by(|a, b| a >= b), "best first: {answer}");
+            let ids: BTreeSet<&str> = results.iter().map(|hit| hit["id"].as_str().expect("an id")).collect();
+            assert!(ids.len() == results.len() && ids.len() <= 4, "{answer}");
+        }
+        Err(status) => assert!(matches!(status, 400 | 422), "{status}"),
+    }
+}
+
+fn part(part: &[u8]) {
+    let Ok(part) = std::str::from_utf8(part) else { return };
+    match bodies::text(part) {
+        Ok(text) => {
+            let encoded: String = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            assert_eq!(bodies::text(&encoded), Ok(text));
+        }
+        Err(status) => assert_eq!(status, 422),
+    }
+    match bodies::index_id(part) {
+        Ok(id) => assert_eq!(bodies::index_id(&id), Ok(id)),
+        Err(status) => assert_eq!(status, 404),
+    }
+}
+
+fn cursor(cursor: &[u8]) {
+    let Ok(cursor) = std::str::from_utf8(cursor) else { return };
+    match bodies::cursor(cursor) {
+        Ok(written) => assert_eq!(bodies::cursor(&written), Ok(written)),
+        Err(status) => assert_eq!(status, 422),
+    }
+}
+
+/// An empty index of two dimensions.
+fn index() -> (Store, Arc<Index>) {
+    let store = open_store(&SimIo::new());
+    let spec = IndexSpec {
+        name: "n".to_owned(),
+        dimension: 2,
+        index_type: "Flat".to_owned(),
+        metric: Some(Metric::L2),
+        ..IndexSpec::default()
+    };
+    let index = store.create_index(&tenant(), &spec).expect("creating an index");
+    (store, index)
+}

@@ -1,0 +1,43 @@
+//! The largest allocation of this process.
+#![expect(unsafe_code, reason = "an allocator is an unsafe trait; this one only counts, and is in no program")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+struct Counting;
+
+static LARGEST_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Of a Rust allocation so far; FAISS, in C++, has its own.
+pub fn largest_bytes() -> usize {
+    LARGEST_BYTES.load(Relaxed)
+}
+
+// SAFETY: every call goes to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LARGEST_BYTES.fetch_max(layout.size(), Relaxed);
+        // SAFETY: as the caller has it.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        LARGEST_BYTES.fetch_max(layout.size(), Relaxed);
+        // SAFETY: as the caller has it.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        LARGEST_BYTES.fetch_max(bytes, Relaxed);
+        // SAFETY: as the caller has it.
+        unsafe { System.realloc(pointer, layout, bytes) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller has it.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
