@@ -43,6 +43,11 @@ impl<R, A> Queue<R, A> {
         Self { line: Mutex::new(Line { waiting: VecDeque::new(), has_leader: false, last_group: 0 }) }
     }
 
+    /// Requests in line, of which none is taken yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.line.lock().waiting.len()
+    }
+
     /// Waits in line for the answer to a request. `lead` is called where the caller is to lead: it takes a [`Turn`]. `None`: as many wait already
     /// as may, and nothing was done.
     pub(super) fn ask(&self, request: R, waiting_max: usize, lead: impl FnOnce()) -> Option<A> {

@@ -72,7 +72,7 @@ pub(super) struct Writer {
 impl Index {
     /// Writes that wait at this moment for the one that is being committed; not those that are committed with it.
     pub fn waiting_writes(&self) -> usize {
-        self.queue.lock().waiting.len()
+        self.queue.waiting()
     }
 
     /// Commits a request, in a group with what others want at the same time.
