@@ -11,8 +11,8 @@ use std::time::Duration;
 use faiss_proxy::config::Limits;
 use faiss_proxy::io::sim::{SimIo, Survival};
 use faiss_proxy::io::{Entry, File, Io, Lock, Map};
-use faiss_proxy::{Durability, Error, IndexOptions, IndexSpec, Metric};
-use support::{Before, Session, dump, files_below, open_store, spec, tenant};
+use faiss_proxy::{Durability, Error, IndexOptions, IndexSpec, Metric, Opening};
+use support::{Before, Session, dump, files_below, open_store, open_store_as, spec, tenant};
 
 /// Whether any file below the directory holds these bytes.
 fn holds(disk: &SimIo, bytes: &[u8]) -> Option<String> {
@@ -242,4 +242,33 @@ fn an_erasure_beside_a_build_erases_what_was_deleted_and_nothing_else() {
     drop((index, store));
     let store = open_store(disk.crash(Survival::None), "/data", &Limits::default()).unwrap();
     assert_eq!(dump(&store.index(&tenant(), id).unwrap()), expected);
+}
+
+#[test]
+fn a_store_that_is_about_to_close_rewrites_nothing_and_does_all_else_also_of_an_index_that_is_opened_later() {
+    let disk = SimIo::new();
+    let limits = Limits::default();
+    let mut session = Session::create(&disk, &limits, 4, Metric::L2);
+    session.put(&["a", "b"], 1).unwrap();
+    session.checkpoint().unwrap();
+    session.put(&["b", "c"], 2).unwrap();
+    let id = session.index.id();
+    drop(session);
+    for opens_before in [true, false] {
+        let store = open_store_as(Opening::Lazy, disk.clone(), "/data", &limits).unwrap();
+        if opens_before {
+            store.index(&tenant(), id).unwrap();
+        }
+        store.stop_building();
+        let index = store.index(&tenant(), id).unwrap();
+        for stopped in [index.compact().map(drop), index.erase().map(drop), index.train(), index.settle()] {
+            assert!(matches!(&stopped, Err(Error::Closed(why)) if why.contains("nothing is lost")), "{stopped:?}");
+        }
+        let mut batch = index.batch();
+        batch.push("d", &[1.0; 4], "{}").unwrap();
+        index.upsert(batch, Durability::Fsync).unwrap();
+        assert_eq!(dump(&index).len(), 4);
+        store.close().unwrap();
+        assert_eq!(index.info().checkpoint_lsn, index.info().lsn);
+    }
 }

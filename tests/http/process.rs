@@ -50,7 +50,8 @@ fn a_second_server_on_the_same_directory_is_refused_and_the_first_goes_on() {
     let first = ServerProcess::start(program(data_dir.path()).args(["--dev", "--listen", "127.0.0.1:0"]));
     let said = refusal(program(data_dir.path()).args(["--dev", "--listen", "127.0.0.1:0"]));
     assert!(said.contains(&data_dir.path().display().to_string()), "{said}");
-    assert_eq!(first.call("GET", "/v1/health").send().status, 200);
+    let created = first.call("POST", "/v1/index").key(KEY).json(&json!({"name": "n", "dimension": 1})).send();
+    assert_eq!(created.status, 201, "{created:?}");
 }
 
 #[test]

@@ -113,10 +113,11 @@ fn may(test: &str, mount: &mut Command) -> bool {
     if output.status.success() {
         return true;
     }
-    let why = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(env_or(REQUIRED, 0), 0, "{test} cannot mount: {why}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let why = said.lines().next().unwrap_or_default();
+    assert_eq!(env_or(REQUIRED, 0), 0, "{test} must be able to mount, and cannot: {why}");
     // Past the harness, which shows nothing of a test that passes.
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {test} must be able to mount, and cannot: {}", why.trim_end());
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {test} must be able to mount, and cannot: {why}");
     false
 }
 
