@@ -11,11 +11,13 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 LISTEN ?= 127.0.0.1:8000
 DATA ?= ./data
 
-# The long forms of the tests that have one: kills of a server under load, operation sequences against the model, and seeds of
-# the simulated disk.
+# The long forms of the tests that have one. docs/durability.md has what each of them counts, and the outcome of a run.
 TORTURE_KILLS ?= 500
-TORTURE_CASES ?= 20000
-TORTURE_CRASH_SEEDS ?= 2000
+TORTURE_POWER_CUTS ?= 1000
+TORTURE_CRASH_SEEDS ?= 60
+TORTURE_MUTATIONS ?= 100000
+TORTURE_MODEL_SECONDS ?= 900
+TORTURE_SCHEDULES ?= 1000000
 
 # How long `make fuzz` stays with each target. `fuzz/README.md` explains the flags.
 FUZZ_SECONDS ?= 60
@@ -40,7 +42,10 @@ test: deps ## Run the whole test suite, with the server and without it
 	$(CARGO) test --locked --no-default-features
 
 torture: deps ## Run the tests in their long forms: hours
-	FAISS_PROXY_KILLS=$(TORTURE_KILLS) PROPTEST_CASES=$(TORTURE_CASES) FAISS_PROXY_CRASH_SEEDS=$(TORTURE_CRASH_SEEDS) \
+	FAISS_PROXY_KILLS=$(TORTURE_KILLS) FAISS_PROXY_HTTP_KILLS=$(TORTURE_KILLS) FAISS_PROXY_CALL_KILLS=$(TORTURE_KILLS) \
+	FAISS_PROXY_POWER_CUTS=$(TORTURE_POWER_CUTS) FAISS_PROXY_CRASH_SEEDS=$(TORTURE_CRASH_SEEDS) \
+	FAISS_PROXY_MUTATIONS=$(TORTURE_MUTATIONS) FAISS_PROXY_SEQUENCES=20000 FAISS_PROXY_COPIES=200 \
+	FAISS_PROXY_MODEL_SECONDS=$(TORTURE_MODEL_SECONDS) FAISS_PROXY_SCHEDULES=$(TORTURE_SCHEDULES) \
 		$(CARGO) test --locked -- --nocapture
 
 fuzz: deps ## Fuzz every decoder for FUZZ_SECONDS=60 each; needs cargo-fuzz, and builds FAISS once more
