@@ -112,7 +112,8 @@ fn writers(leader: Leader) {
     committed.sort_unstable();
     committed.dedup();
     assert_eq!(committed.len(), acknowledged, "each once");
-    // Nobody is left who has the lead and sleeps: who comes now leads.
+    // Nobody is left in line, or who has the lead and sleeps: who comes now leads.
+    assert_eq!(index.queue.waiting(), 0);
     assert!(index.commit((WRITERS, 0), 1).is_some());
 }
 
