@@ -296,22 +296,22 @@ fn point_seeds() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 fn dead_seeds() -> Vec<(&'static str, Vec<u8>)> {
-    let input = |rows: u16, positions: &[std::ops::Range<u32>], is_optimised: bool| {
-        let mut bitmap: RoaringBitmap = positions.iter().flat_map(Clone::clone).collect();
+    fn input(rows: u16, positions: impl Iterator<Item = u32>, is_optimised: bool) -> Vec<u8> {
+        let mut bitmap: RoaringBitmap = positions.collect();
         if is_optimised {
             bitmap.optimize();
         }
         let mut bytes = rows.to_le_bytes().to_vec();
         bitmap.serialize_into(&mut bytes).unwrap();
         bytes
-    };
+    }
     vec![
-        ("one", input(1, &[0..1], false)),
-        ("some", input(1_000, &[3..4, 7..20, 999..1_000], false)),
-        ("many", input(60_000, &[0..50_000], false)),
-        ("runs", input(60_000, &[5..500, 1_000..50_000], true)),
-        ("beyond-the-rows", input(10, &[9..11], false)),
-        ("two-containers", input(u16::MAX, &[0..1, 70_000..70_001], false)),
+        ("one", input(1, 0..1, false)),
+        ("some", input(1_000, (3..4).chain(7..20).chain(999..1_000), false)),
+        ("many", input(60_000, 0..50_000, false)),
+        ("runs", input(60_000, (5..500).chain(1_000..50_000), true)),
+        ("beyond-the-rows", input(10, 9..11, false)),
+        ("two-containers", input(u16::MAX, (0..1).chain(70_000..70_001), false)),
     ]
 }
 

@@ -111,7 +111,7 @@ impl Mutation {
                 put(path, &other);
                 put(with, &one);
             }
-            Self::Duplicate { of } | Self::Foreign { of } => put(path, &disk.map(of).unwrap().to_vec()),
+            Self::Duplicate { of } | Self::Foreign { of } => put(path, &disk.map(of).unwrap()),
             Self::Lie { covered, at, value } => {
                 write(disk, path, *at, &value.to_le_bytes());
                 let crc = crc32fast::hash(&bytes()[covered.clone()]);
