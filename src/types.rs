@@ -332,6 +332,8 @@ pub struct IndexInfo {
     pub torn_bytes: u64,
     /// Bytes of the files that the manifest names, the log included.
     pub bytes: u64,
+    /// Bytes of memory of the metadata index, as far as searches with a filter have made it.
+    pub metadata_index_bytes: u64,
     /// UTC, microseconds since 1970.
     pub created_at_us: i64,
 }

@@ -194,6 +194,7 @@ fn a_search_of_few_matches_goes_from_match_to_match_and_one_of_many_asks_the_ind
         let query = Query { vector: vec![1.0; DIMENSION], k: K, min_score, include_values: true, ..Query::default() };
         index.search(&query).unwrap()
     };
+    assert!(index.info().metadata_index_bytes > 0);
     let all = hits(None);
     assert_eq!(hits(Some(all[3].score)).len(), 4, "a score that is reached is enough");
     assert!(hits(Some(2.0)).is_empty());

@@ -249,6 +249,8 @@ struct IndexDocument {
     /// What recovery copied aside of the log, in bytes.
     torn_bytes: u64,
     bytes: u64,
+    /// Memory of what answers filters, in bytes.
+    metadata_index_bytes: u64,
     created_at: String,
 }
 
@@ -281,6 +283,7 @@ impl IndexDocument {
             tombstones: info.tombstones,
             torn_bytes: info.torn_bytes,
             bytes: info.bytes,
+            metadata_index_bytes: info.metadata_index_bytes,
             created_at: rfc3339(info.created_at_us),
         }
     }

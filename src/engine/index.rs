@@ -173,6 +173,7 @@ impl Index {
             tombstones: view.tombstones(),
             torn_bytes: self.torn_bytes,
             bytes: self.bytes(),
+            metadata_index_bytes: view.segments.iter().map(|segment| segment.rows.field_bytes() as u64).sum(),
             created_at_us: settings.created_at_us,
         }
     }

@@ -86,7 +86,7 @@ pub(super) struct Part<'a> {
 
 impl<'a> Part<'a> {
     pub(super) fn new(at: usize, segment: &'a Segment, filter: Option<&Filter>) -> Self {
-        let matches = filter.map(|filter| {
+        let matches = filter.filter(|filter| !filter.is_all()).map(|filter| {
             let mut matches = segment.rows.select(filter, segment.len);
             matches.remove_all(&segment.dead);
             matches

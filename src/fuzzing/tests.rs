@@ -295,6 +295,7 @@ fn point_seeds() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+#[expect(clippy::single_range_in_vec_init, reason = "one run of positions is meant, and not its members")]
 fn dead_seeds() -> Vec<(&'static str, Vec<u8>)> {
     fn input(rows: u16, positions: impl Iterator<Item = u32>, is_optimised: bool) -> Vec<u8> {
         let mut bitmap: RoaringBitmap = positions.collect();

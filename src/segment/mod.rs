@@ -48,6 +48,14 @@ impl Rows {
         }
     }
 
+    /// Bytes of memory of the metadata index, as far as it is made.
+    pub(crate) fn field_bytes(&self) -> usize {
+        match self {
+            Self::Growing(growing) => growing.field_bytes(),
+            Self::Sealed(sealed) => sealed.field_bytes(),
+        }
+    }
+
     pub(crate) fn offset(&self, position: usize) -> u32 {
         match self {
             Self::Growing(_) => position as u32,
@@ -100,7 +108,6 @@ impl Rows {
     /// The rows at positions from 0 to `len` whose metadata matches.
     pub(crate) fn select(&self, filter: &Filter, len: usize) -> Bits {
         match self {
-            _ if filter.is_all() => Bits::all(len),
             Self::Growing(growing) => growing.select(filter, len),
             Self::Sealed(sealed) => sealed.select(filter, len),
         }

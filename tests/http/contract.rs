@@ -91,6 +91,7 @@ fn an_index_is_created_described_and_deleted() {
         "builds",
         "tombstones",
         "torn_bytes",
+        "metadata_index_bytes",
         "bytes",
         "created_at",
     ];
