@@ -218,6 +218,7 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ],
         ..logged.clone()
     };
+    let unknown_type = Manifest { settings: Settings { factory: "Fla/".to_owned(), ..new.settings.clone() }, ..new.clone() };
     let no_floats = Manifest { settings: Settings { dimension: 0, ..new.settings.clone() }, ..new.clone() };
     let last_generation = Manifest { generation: u64::MAX, ..new.clone() };
     let last_lsn = Manifest { position: Position { lsn: u64::MAX, ..position }, ..new.clone() };
@@ -237,6 +238,8 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("skipped-lsns", skipped_lsns.encode()),
         ("last-epoch", last_epoch.encode()),
         ("lying-count", lying),
+        // Was taken for a mistake of the request.
+        ("unknown-type", unknown_type.encode()),
     ]
 }
 
@@ -295,7 +298,6 @@ fn point_seeds() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-#[expect(clippy::single_range_in_vec_init, reason = "one run of positions is meant, and not its members")]
 fn dead_seeds() -> Vec<(&'static str, Vec<u8>)> {
     fn input(rows: u16, positions: impl Iterator<Item = u32>, is_optimised: bool) -> Vec<u8> {
         let mut bitmap: RoaringBitmap = positions.collect();
