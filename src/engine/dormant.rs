@@ -37,7 +37,7 @@ pub(super) fn look(context: &Context, id: IndexId, directory: &Path) -> Result<L
     // Not synced, as it is before an index serves: nothing is done on the strength of what is read here.
     let root = Root::look(Arc::clone(io), directory, id)?;
     let manifest = root.current();
-    recover::metric_of(manifest, directory)?;
+    recover::settings_of(manifest, directory)?;
     let dimension = manifest.settings.dimension;
     let options = LogOptions::new(Arc::clone(io), directory.join(LOG_DIRECTORY), id, limits);
     let has_log = FileLog::verify(&options, &manifest.log, manifest.position, &mut |lsn, operation| {
@@ -93,8 +93,12 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
+
     use super::*;
     use crate::engine::{Opening, Store, StoreOptions};
+    use crate::format::manifest::{Manifest, Settings, file_name};
+    use crate::io::durable;
     use crate::io::sim::{SimIo, Survival};
     use crate::types::{Durability, IndexSpec, TenantId};
 
@@ -126,5 +130,35 @@ mod tests {
         let found = store.index(&tenant, index.id()).unwrap();
         assert_eq!((found.info().vector_count, found.info().lsn), (2, 2));
         assert_eq!(newest_manifest(), before, "the opening had to list a new log segment");
+    }
+
+    /// It was given to every call as an invalid field of the request, and at the start not at all.
+    #[test]
+    fn a_type_or_options_that_this_version_does_not_know_refuse_the_index_by_its_manifest_at_the_start() {
+        type Change = fn(&mut Settings);
+        let changes: [(Change, &str); 4] = [
+            (|settings| settings.factory = "Fla/".to_owned(), "does not take its type"),
+            (|settings| settings.factory = "HNSW16,PQ7".to_owned(), "does not take its type"),
+            (|settings| settings.options = "{".to_owned(), "options"),
+            (|settings| settings.metric = 9, "metric 9"),
+        ];
+        for (change, expected) in changes {
+            let (disk, tenant) = (SimIo::new(), TenantId::new("t").unwrap());
+            let spec = IndexSpec { name: "n".into(), dimension: 4, index_type: "Flat".into(), ..IndexSpec::default() };
+            let id = open(&disk).create_index(&tenant, &spec).unwrap().id();
+            let directory = Path::new("/data/t").join(id.to_string());
+            let path = directory.join(file_name(2));
+            let mut manifest = Manifest::decode(&durable::read_all(&disk, &path, 1 << 20).unwrap()).unwrap();
+            change(&mut manifest.settings);
+            durable::replace(&disk, &directory, &file_name(2), &[IoSlice::new(&manifest.encode())]).unwrap();
+            for opening in [Opening::Lazy, Opening::Eager] {
+                let options = StoreOptions { io: Arc::new(disk.fork()), background: false, ..StoreOptions::new("/data") };
+                let store = Store::open(StoreOptions { opening, ..options }).unwrap();
+                let [(_, refusal)] = &store.refused(&tenant)[..] else { panic!("{opening:?}: it is refused at the start") };
+                assert!(matches!(refusal, Error::Corrupt(damage) if damage.path == path), "{refusal}");
+                assert!(refusal.to_string().contains(expected), "{refusal}");
+                assert_eq!(store.index(&tenant, id).unwrap_err().to_string(), refusal.to_string());
+            }
+        }
     }
 }

@@ -24,7 +24,7 @@ use crate::io::{Io, Lock};
 use crate::segment::Rows;
 use crate::segment::ann::{Ann, Tuning};
 use crate::segment::id_map::IdMap;
-use crate::segment::recipe::Recipe;
+use crate::segment::recipe::{self, Recipe};
 use crate::segment::sealed::Sealed;
 use crate::types::{IndexId, IndexOptions, Lsn, Metric, Row, TenantId};
 use crate::wal::file_log::{FileLog, LogOptions};
@@ -51,10 +51,8 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     let mut root = Root::load(Arc::clone(&io), &directory, id)?;
     let manifest = root.current().clone();
     let settings = manifest.settings.clone();
-    let metric = metric_of(&manifest, &directory)?;
-    let options: IndexOptions = serde_json::from_str(&settings.options)
-        .map_err(|error| Error::corrupt(&directory.join(manifest.file_name()), 0, format!("options: {error}")))?;
-    let kind = Kind::new(&settings, metric)?;
+    let (metric, options) = settings_of(&manifest, &directory)?;
+    let kind = Kind::new(&settings, metric).map_err(|error| not_taken(&manifest, &directory, &error))?;
     let mut ids = IdMap::new();
     let segments = load_segments(&*io, &directory, id, metric, &manifest)?;
     fill_ids(&mut ids, &segments);
@@ -132,13 +130,31 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     Ok(index)
 }
 
-pub(super) fn metric_of(manifest: &Manifest, directory: &Path) -> Result<Metric> {
-    match manifest.settings.metric {
-        0 => Ok(Metric::L2),
-        1 => Ok(Metric::InnerProduct),
-        2 => Ok(Metric::Cosine),
-        other => Err(Error::corrupt(&directory.join(manifest.file_name()), 0, format!("metric {other} is not known"))),
+/// The metric and the options that an index was created with; that its type is one that this version takes is checked, as far as that can be
+/// said without asking FAISS.
+///
+/// # Errors
+/// [`Error::Corrupt`]: they are damaged, or of a version that knows more.
+pub(super) fn settings_of(manifest: &Manifest, directory: &Path) -> Result<(Metric, IndexOptions)> {
+    let settings = &manifest.settings;
+    let corrupt = |problem: String| Error::corrupt(&directory.join(manifest.file_name()), 0, problem);
+    let metric = match settings.metric {
+        0 => Metric::L2,
+        1 => Metric::InnerProduct,
+        2 => Metric::Cosine,
+        other => return Err(corrupt(format!("metric {other} is not known"))),
+    };
+    let options = serde_json::from_str(&settings.options).map_err(|error| corrupt(format!("options: {error}")))?;
+    if settings.factory != recipe::AUTO {
+        Recipe::read(&settings.factory, metric, settings.dimension as usize)
+            .map_err(|error| not_taken(manifest, directory, &error))?;
     }
+    Ok((metric, options))
+}
+
+/// The client who asks for an index did not choose its type just now: it is the manifest that is at fault, and not the request.
+fn not_taken(manifest: &Manifest, directory: &Path, error: &Error) -> Error {
+    Error::corrupt(&directory.join(manifest.file_name()), 0, format!("this version does not take its type: {error}"))
 }
 
 /// What the log's own format cannot say of an operation.

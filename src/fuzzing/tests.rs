@@ -218,6 +218,7 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ],
         ..logged.clone()
     };
+    let unknown_type = Manifest { settings: Settings { factory: "Fla/".to_owned(), ..new.settings.clone() }, ..new.clone() };
     let no_floats = Manifest { settings: Settings { dimension: 0, ..new.settings.clone() }, ..new.clone() };
     let last_generation = Manifest { generation: u64::MAX, ..new.clone() };
     let last_lsn = Manifest { position: Position { lsn: u64::MAX, ..position }, ..new.clone() };
@@ -237,6 +238,8 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("skipped-lsns", skipped_lsns.encode()),
         ("last-epoch", last_epoch.encode()),
         ("lying-count", lying),
+        // Was taken for a mistake of the request.
+        ("unknown-type", unknown_type.encode()),
     ]
 }
 
@@ -295,24 +298,23 @@ fn point_seeds() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-#[expect(clippy::single_range_in_vec_init, reason = "one run of positions is meant, and not its members")]
 fn dead_seeds() -> Vec<(&'static str, Vec<u8>)> {
-    let input = |rows: u16, positions: &[std::ops::Range<u32>], is_optimised: bool| {
-        let mut bitmap: RoaringBitmap = positions.iter().flat_map(Clone::clone).collect();
+    fn input(rows: u16, positions: impl Iterator<Item = u32>, is_optimised: bool) -> Vec<u8> {
+        let mut bitmap: RoaringBitmap = positions.collect();
         if is_optimised {
             bitmap.optimize();
         }
         let mut bytes = rows.to_le_bytes().to_vec();
         bitmap.serialize_into(&mut bytes).unwrap();
         bytes
-    };
+    }
     vec![
-        ("one", input(1, &[0..1], false)),
-        ("some", input(1_000, &[3..4, 7..20, 999..1_000], false)),
-        ("many", input(60_000, &[0..50_000], false)),
-        ("runs", input(60_000, &[5..500, 1_000..50_000], true)),
-        ("beyond-the-rows", input(10, &[9..11], false)),
-        ("two-containers", input(u16::MAX, &[0..1, 70_000..70_001], false)),
+        ("one", input(1, 0..1, false)),
+        ("some", input(1_000, (3..4).chain(7..20).chain(999..1_000), false)),
+        ("many", input(60_000, 0..50_000, false)),
+        ("runs", input(60_000, (5..500).chain(1_000..50_000), true)),
+        ("beyond-the-rows", input(10, 9..11, false)),
+        ("two-containers", input(u16::MAX, (0..1).chain(70_000..70_001), false)),
     ]
 }
 
