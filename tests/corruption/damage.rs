@@ -174,7 +174,7 @@ pub fn each(samples: &[Sample], share: usize) -> impl Fn(&Sample) -> usize {
     // To open an index of FAISS takes several times as long, and most of its files are as those of any other.
     let weight = |sample: &Sample| if sample.index_type == "Flat" { 6 } else { 1 };
     let weights: usize = samples.iter().map(|sample| sample.files().len() * weight(sample)).sum();
-    let count = env_or("FAISS_PROXY_MUTATIONS", 3_000) as usize * share / 100;
+    let count = env_or("FAISS_PROXY_MUTATIONS", 2_000) as usize * share / 100;
     move |sample| (count * weight(sample)).div_ceil(weights)
 }
 
