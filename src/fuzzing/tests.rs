@@ -273,6 +273,7 @@ fn filter_seeds() -> Vec<(&'static str, Vec<u8>)> {
             "list",
             r#"{"a.b":{"$in":[1,"x",null],"$exists":true},"$or":[{"c":{"$contains":"y"}},{"$not":{"c":2}}]}|{"a":[{"b":1}],"c":"xyz"}"#,
         ),
+        ("form-feed", "\u{c}{\"a\":1}|{\"a\":1}"),
         ("all", "{}|"),
     ];
     texts.map(|(name, text)| (name, text.replace('|', "\n").into_bytes())).to_vec()

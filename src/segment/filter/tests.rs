@@ -57,6 +57,15 @@ fn a_filter_is_bounded_in_depth_length_and_conditions() {
     assert!(Filter::parse(&format!("{{\"a\":\"{}\"}}", "x".repeat(TEXT_BYTES_MAX))).unwrap_err().to_string().contains("bytes"));
 }
 
+/// A form feed is white space to ASCII, and not to JSON. Found by the fuzzer `filter`.
+#[test]
+fn only_the_white_space_of_json_may_stand_around_a_filter() {
+    assert!(Filter::parse(" \t\r\n{ \"a\" : 1 }\n").unwrap().matches(b"{\"a\":1}"));
+    for wrong in ["\u{c}{}", "{}\u{c}", "\u{b}{}", "\u{a0}{}", "{} {}", ""] {
+        assert!(Filter::parse(wrong).is_err(), "{wrong:?}");
+    }
+}
+
 #[test]
 fn text_that_is_no_metadata_has_no_fields() {
     for text in ["", "[1]", "{\"a\":", "7"] {
