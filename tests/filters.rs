@@ -200,3 +200,29 @@ fn a_search_of_few_matches_goes_from_match_to_match_and_one_of_many_asks_the_ind
     assert!(hits(Some(2.0)).is_empty());
     assert!(all.iter().all(|hit| hit.values.as_ref() == Some(&index.get(&hit.id).unwrap().unwrap().values)));
 }
+
+#[test]
+fn where_filters_are_in_use_a_new_segment_has_its_metadata_index_before_the_next_search() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_store(OsIo, directory.path(), &Limits::default()).unwrap();
+    let index = store.create_index(&tenant(), &support::spec(DIMENSION, Metric::L2)).unwrap();
+    let bytes = || index.info().metadata_index_bytes;
+    fill(&index, 0..3_000, &mut Chance::new(5));
+    index.checkpoint().unwrap();
+    assert_eq!(bytes(), 0, "nobody has asked");
+    fill(&index, 3_000..6_000, &mut Chance::new(5));
+    let of_empty_blocks = bytes();
+    index.count(&Filter::parse("{\"n\":7}").unwrap());
+    assert!(bytes() > of_empty_blocks + 6_000);
+    for compacts in [false, true] {
+        fill(&index, 6_000..6_100, &mut Chance::new(5));
+        if compacts {
+            drop(index.compact().unwrap())
+        } else {
+            drop(index.checkpoint().unwrap())
+        }
+        let (at_once, segments) = (bytes(), index.info().segments);
+        index.count(&Filter::parse("{\"n\":7}").unwrap());
+        assert_eq!(bytes(), at_once, "{segments} segments, and one had none");
+    }
+}

@@ -286,7 +286,12 @@ pub(super) fn open_new<P: Iterator<Item = usize>>(
     let offsets = rows.flat_map(|(at, input)| kept(at).map(move |position| (input.row(position) - first_row) as u32));
     let path = directory.join(segment_name(file.number));
     let sealed = Sealed::open(&*index.io, &path, file.checksum, index.id, file.number, first_row)?;
-    Ok(segment(sealed.with_offsets(offsets.collect()), Positions::default()))
+    let sealed = sealed.with_offsets(offsets.collect());
+    if inputs.iter().any(|input| input.rows.has_fields()) {
+        // Filters are in use: the next one need not wait for it.
+        sealed.fields();
+    }
+    Ok(segment(sealed, Positions::default()))
 }
 
 /// A sealed segment as a View has it.

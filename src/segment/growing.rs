@@ -78,6 +78,11 @@ impl Growing {
         self.vectors.memory_bytes() + self.records.memory_bytes() + scales + self.text.memory_bytes() + self.field_bytes()
     }
 
+    /// Whether a search with a filter has been here.
+    pub(crate) fn has_fields(&self) -> bool {
+        self.fields.iter().any(|block| block.get().is_some())
+    }
+
     /// Bytes of memory of the metadata index, as far as there is one.
     pub(crate) fn field_bytes(&self) -> usize {
         size_of_val(&*self.fields) + self.fields.iter().filter_map(OnceLock::get).map(Fields::memory_bytes).sum::<usize>()

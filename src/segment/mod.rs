@@ -48,6 +48,14 @@ impl Rows {
         }
     }
 
+    /// Whether a search with a filter has made some of the metadata index.
+    pub(crate) fn has_fields(&self) -> bool {
+        match self {
+            Self::Growing(growing) => growing.has_fields(),
+            Self::Sealed(sealed) => sealed.has_fields(),
+        }
+    }
+
     /// Bytes of memory of the metadata index, as far as it is made.
     pub(crate) fn field_bytes(&self) -> usize {
         match self {

@@ -29,7 +29,7 @@ pub(crate) struct Sealed {
     /// How far each row's number is from `first_row`, rising; `None` where there are no gaps. Gaps are rows that were dead when the
     /// file was written.
     offsets: Option<Box<[u32]>>,
-    /// Made by the first search with a filter.
+    /// Made by the first search with a filter, or with the segment where filters are in use.
     fields: OnceLock<Fields>,
 }
 
@@ -130,6 +130,17 @@ impl Sealed {
         self.offsets.as_ref().map_or(0, |offsets| size_of_val(&**offsets)) + self.field_bytes()
     }
 
+    /// The metadata index, made now if it is not there.
+    pub(crate) fn fields(&self) -> &Fields {
+        let all = || (0..self.len()).map(|position| Cow::Borrowed(self.metadata(position)));
+        self.fields.get_or_init(|| Fields::new(all()))
+    }
+
+    /// Whether a search with a filter has been here, or at the rows that it was written of.
+    pub(crate) fn has_fields(&self) -> bool {
+        self.fields.get().is_some()
+    }
+
     /// Bytes of memory of its metadata index, once there is one.
     pub(crate) fn field_bytes(&self) -> usize {
         self.fields.get().map_or(0, Fields::memory_bytes)
@@ -175,9 +186,7 @@ impl Sealed {
 
     /// The rows at positions from 0 to `len` whose metadata matches.
     pub(crate) fn select(&self, filter: &Filter, len: usize) -> Bits {
-        let all = || (0..self.len()).map(|position| Cow::Borrowed(self.metadata(position)));
-        let fields = self.fields.get_or_init(|| Fields::new(all()));
-        fields.select(filter, len, |position, text| text.extend_from_slice(self.metadata(position)))
+        self.fields().select(filter, len, |position, text| text.extend_from_slice(self.metadata(position)))
     }
 
     fn text(&self) -> &[u8] {
