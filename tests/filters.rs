@@ -141,9 +141,13 @@ fn pages_have_every_point_that_lives_throughout_once_whatever_is_written_meanwhi
         let doomed: Vec<String> = (from + 10..from + 30).map(|row| format!("v{row}")).collect();
         index.delete(&doomed.iter().map(String::as_str).collect::<Vec<_>>(), Durability::Fsync).unwrap();
         match pages % 3 {
-            0 => drop(index.checkpoint().unwrap()),
+            0 => {
+                index.checkpoint().unwrap();
+            }
             1 => index.settle().unwrap(),
-            _ => drop(index.compact().unwrap()),
+            _ => {
+                index.compact().unwrap();
+            }
         }
         after = page.next;
         if after.is_none() {
@@ -217,9 +221,9 @@ fn where_filters_are_in_use_a_new_segment_has_its_metadata_index_before_the_next
     for compacts in [false, true] {
         fill(&index, 6_000..6_100, &mut Chance::new(5));
         if compacts {
-            drop(index.compact().unwrap())
+            index.compact().unwrap();
         } else {
-            drop(index.checkpoint().unwrap())
+            index.checkpoint().unwrap();
         }
         let (at_once, segments) = (bytes(), index.info().segments);
         index.count(&Filter::parse("{\"n\":7}").unwrap());
