@@ -31,8 +31,12 @@ impl Index {
     /// # Errors
     /// [`Error::Full`] where there is too little space for it: nothing was begun. [`Error::Io`], [`Error::Closed`]: all is as before.
     pub(super) fn build_one(&self) -> Result<bool> {
+        self.build(policy::build)
+    }
+
+    fn build(&self, choose: impl FnOnce(&policy::Policy, &[Candidate]) -> Option<Job>) -> Result<bool> {
         let _one = self.building.lock();
-        begin(self, policy::build)?.map(|work| work.run()).transpose().map(|done| done.is_some())
+        begin(self, choose)?.map(|work| work.run()).transpose().map(|done| done.is_some())
     }
 
     /// Rewrites a segment of which much is dead, or several small ones as one, if any are due; whether there were.
@@ -40,16 +44,25 @@ impl Index {
     /// # Errors
     /// As [`build_one`](Self::build_one).
     pub(super) fn compact_one(&self) -> Result<bool> {
-        let _one = self.compacting.lock();
-        begin(self, policy::compaction)?.map(|work| work.run()).transpose().map(|done| done.is_some())
+        self.rewrite(policy::compaction)
     }
 
-    /// Does all building and compaction that is due, as the background does it by and by.
+    fn rewrite(&self, choose: impl FnOnce(&policy::Policy, &[Candidate]) -> Option<Job>) -> Result<bool> {
+        let _one = self.compacting.lock();
+        begin(self, choose)?.map(|work| work.run()).transpose().map(|done| done.is_some())
+    }
+
+    /// Does all building and compaction that is due, as the background does it by and by. Rows that are stored meanwhile are for the next time: writers
+    /// could keep it busy for ever.
     ///
     /// # Errors
     /// As [`compact`](Self::compact).
     pub fn settle(&self) -> Result<()> {
-        while self.build_one()? || self.compact_one()? {}
+        let end = self.shared.view.load().segments.last().map_or(0, |last| last.row(last.len.saturating_sub(1)) + 1);
+        let of_now = |segments: &[Candidate]| segments.partition_point(|segment| segment.first_row < end);
+        while self.build(|policy, segments| policy::build(policy, &segments[..of_now(segments)]))?
+            || self.rewrite(|policy, segments| policy::compaction(policy, &segments[..of_now(segments)]))?
+        {}
         Ok(())
     }
 
@@ -157,6 +170,7 @@ fn begin(index: &Index, choose: impl FnOnce(&policy::Policy, &[Candidate]) -> Op
         .iter()
         .zip(&files.segments)
         .map(|(segment, file)| Candidate {
+            first_row: segment.rows.first_row(),
             number: file.file.number,
             rows: segment.len as u64,
             dead: file.dead.len(),

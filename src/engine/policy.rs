@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::types::Row;
+
 /// So many segments of about the same size become one. A row is built into an index again once for each power of this that an index grows by,
 /// and a search asks fewer than this many segments of each size.
 pub(super) const MERGE_SEGMENTS: usize = 4;
@@ -33,6 +35,7 @@ impl Policy {
 /// A sealed segment, by its newest checkpoint.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Candidate {
+    pub(super) first_row: Row,
     pub(super) number: u64,
     pub(super) rows: u64,
     pub(super) dead: u64,
@@ -153,11 +156,11 @@ mod tests {
     const POLICY: Policy = Policy { build_rows: 100, train_rows: 0, dead_share: 0.2, rows_max: 10_000 };
 
     fn built(live: u64) -> Candidate {
-        Candidate { number: 0, rows: live, dead: 0, is_built: true, has_index: true, is_busy: false }
+        Candidate { first_row: 0, number: 0, rows: live, dead: 0, is_built: true, has_index: true, is_busy: false }
     }
 
     fn new(live: u64) -> Candidate {
-        Candidate { number: 0, rows: live, dead: 0, is_built: false, has_index: false, is_busy: false }
+        Candidate { first_row: 0, number: 0, rows: live, dead: 0, is_built: false, has_index: false, is_busy: false }
     }
 
     fn due(policy: &Policy, segments: &[Candidate]) -> Option<Job> {
@@ -176,13 +179,14 @@ mod tests {
         assert_eq!(due(&POLICY, &[new(60), built(100), new(60)]), None, "what is between them keeps them apart");
         let busy = |candidate| Candidate { is_busy: true, ..candidate };
         assert_eq!(due(&POLICY, &[busy(new(100)), new(60), busy(new(60)), new(60)]), None, "nor what another job is about");
-        let decayed = Candidate { number: 0, rows: 200, dead: 60, is_built: false, has_index: false, is_busy: false };
+        let decayed =
+            Candidate { first_row: 0, number: 0, rows: 200, dead: 60, is_built: false, has_index: false, is_busy: false };
         assert_eq!(due(&POLICY, &[decayed]), job(0..1, true), "dead rows are not built first and dropped then");
     }
 
     #[test]
     fn a_fifth_dead_is_rewritten() {
-        let with = |dead| Candidate { number: 0, rows: 100, dead, is_built: true, has_index: true, is_busy: false };
+        let with = |dead| Candidate { first_row: 0, number: 0, rows: 100, dead, is_built: true, has_index: true, is_busy: false };
         assert_eq!(due(&POLICY, &[built(100), with(19)]), None);
         assert_eq!(due(&POLICY, &[built(100), with(20)]), job(1..2, true));
         assert_eq!(due(&POLICY, &[with(100)]), None);
@@ -219,7 +223,7 @@ mod tests {
 
     #[test]
     fn compacting_all_leaves_one_segment_without_dead_rows() {
-        let decayed = Candidate { number: 0, rows: 100, dead: 1, is_built: true, has_index: true, is_busy: false };
+        let decayed = Candidate { first_row: 0, number: 0, rows: 100, dead: 1, is_built: true, has_index: true, is_busy: false };
         assert_eq!(all(&POLICY, &[built(5), decayed, new(3)], 0), job(0..3, true));
         assert_eq!(all(&POLICY, &[built(5)], 0), None);
         assert_eq!(all(&POLICY, &[decayed], 0), job(0..1, true));
