@@ -18,7 +18,7 @@ pub(super) fn parse(json: &str) -> Result<Filter> {
     if json.len() > TEXT_BYTES_MAX {
         return Err(invalid(format!("a filter has at most {TEXT_BYTES_MAX} bytes; this one has {}", json.len())));
     }
-    let raw: &RawValue = serde_json::from_str(json.trim_ascii()).map_err(|error| invalid(format!("this is no JSON: {error}")))?;
+    let raw: &RawValue = serde_json::from_str(json).map_err(|error| invalid(format!("this is no JSON: {error}")))?;
     let mut parser = Parser { roots: Vec::new(), tests: 0 };
     let expression = parser.filter(raw, "a filter", DEPTH_MAX)?;
     Ok(Filter { expression, roots: parser.roots })

@@ -58,6 +58,14 @@ fn a_filter_is_bounded_in_depth_length_and_conditions() {
 }
 
 #[test]
+fn white_space_that_json_does_not_know_makes_no_filter() {
+    assert_eq!(Filter::parse(" \t\r\n{\"a\":1} \t\r\n").unwrap(), Filter::parse("{\"a\":1}").unwrap());
+    for text in ["\u{c}{\"a\":1}", "{\"a\":1}\u{c}", "\u{a0}{\"a\":1}", "\u{b}{}"] {
+        assert!(Filter::parse(text).unwrap_err().to_string().contains("no JSON"), "{text:?}");
+    }
+}
+
+#[test]
 fn text_that_is_no_metadata_has_no_fields() {
     for text in ["", "[1]", "{\"a\":", "7"] {
         assert!(!Filter::parse("{\"a\":1}").unwrap().matches(text.as_bytes()), "{text}");
