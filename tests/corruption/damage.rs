@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use faiss_proxy::io::sim::SimIo;
 use faiss_proxy::io::{Io, durable};
 
+use crate::memory;
 use crate::sample::{Sample, has_extension, write};
 use crate::support::{Chance, env_or, files_below};
 
@@ -195,7 +196,7 @@ pub fn damage_each(samples: &[Sample], ways: impl Fn(&Sample, &Path, &[u8]) -> V
             let _told = ToldOnPanic(format!("{}: {:?} of {}", sample.index_type, case.mutation, case.path.display()));
             let disk = sample.disk.fork();
             case.mutation.apply(&disk, &case.path);
-            let (kind, outcome) = (sample.kind(&case.path), sample.open(&disk, case));
+            let (kind, outcome) = (sample.kind(&case.path), memory::counted(|| sample.open(&disk, case)));
             let also = if let Mutation::Exchange { with } = &case.mutation { sample.kind(with) } else { kind };
             let is_allowed = [kind, also].iter().any(|kind| allowed(kind).contains(&outcome));
             assert!(is_allowed, "{outcome:?} after damage of {kind}, {also}");
