@@ -290,7 +290,7 @@ impl Nearest {
         for candidate in &candidates {
             let hit = hit(metric, candidate, &view.segments[candidate.segment], query.include_values)?;
             // Best first: those behind it have no higher scores.
-            if query.min_score.is_some_and(|least| hit.score < least) {
+            if query.min_score.is_some_and(|least| !reaches(hit.score, least)) {
                 break;
             }
             hits.push(hit);
@@ -307,6 +307,11 @@ fn sign(metric: Metric) -> f32 {
 /// Smaller is nearer.
 fn key(metric: Metric, distance: f64) -> f64 {
     if metric == Metric::L2 { distance } else { -distance }
+}
+
+/// Whether a score is at least what is wanted, which may be one that was written as an f32 is.
+fn reaches(score: f64, least: f64) -> bool {
+    score >= least || score == f64::from(least as f32)
 }
 
 fn hit(metric: Metric, candidate: &Candidate, segment: &Segment, with_values: bool) -> Result<Hit> {
