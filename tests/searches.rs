@@ -26,7 +26,7 @@ fn vector(row: usize, chance: &mut Chance) -> Vec<f32> {
         _ if row % 211 == 7 => around(chance, 0.0, 1e25),
         _ if row % 223 == 9 => around(chance, 0.0, 1e-25),
         _ if row % 50 == 1 => vec![0.25; DIMENSION],
-        _ if row % 2 == 0 => around(chance, 1_000.0, 0.02),
+        _ if row.is_multiple_of(2) => around(chance, 1_000.0, 0.02),
         _ => around(chance, 0.0, 1.0),
     }
 }
@@ -66,10 +66,10 @@ fn queries() -> Vec<Query> {
             vector,
             k: [10, 1, 200][number % 3],
             filter: filters[number / 3 % filters.len()].map(|filter| Filter::parse(filter).unwrap()),
-            exact: number % 7 == 0,
-            include_values: number % 5 == 0,
-            min_score: (number % 6 == 0).then_some(0.5),
-            params: SearchParams { ef: (number % 11 == 0).then_some(40), ..SearchParams::default() },
+            exact: number.is_multiple_of(7),
+            include_values: number.is_multiple_of(5),
+            min_score: number.is_multiple_of(6).then_some(0.5),
+            params: SearchParams { ef: number.is_multiple_of(11).then_some(40), ..SearchParams::default() },
         }
     };
     (0..300).map(query).collect()
