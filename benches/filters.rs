@@ -63,7 +63,7 @@ fn main() {
     let (ef, unfiltered) = ef_for(&index, &queries);
     let mut plain = times(&index, &queries, ef, None);
     let plain = quantile(&mut plain, 0.5);
-    println!("filters: without one: ef {ef}, recall@10 {unfiltered:.4}, p50 {plain:.0?}");
+    println!("filters: without one: ef {ef}, recall@10 {unfiltered:.4}, p50 {plain:.2?}");
     let few = rows.len() / 2_000;
     for (share, filter, target) in [
         ("50 %", r#"{"length": {"$lte": 7}}"#.to_owned(), "<= 3.00"),
@@ -78,7 +78,16 @@ fn main() {
         let mut times = times(&index, &queries, ef, Some(&filter));
         let p50 = quantile(&mut times, 0.5);
         let what = format!("filters: about {share} ({matched} rows), by {:?}, p50", explanation.segments[0].how);
-        report(&what, format!("{p50:.0?}"), format!("{plain:.0?}"), p50.as_secs_f64() / plain.as_secs_f64(), target);
+        report(&what, format!("{p50:.2?}"), format!("{plain:.2?}"), p50.as_secs_f64() / plain.as_secs_f64(), target);
+        let mut counts: Vec<Duration> = (0..QUERIES).map(|_| timed(|| index.count(&filter))).collect();
+        let counted = quantile(&mut counts, 0.5);
+        report(
+            "  of which the filter",
+            format!("{counted:.2?}"),
+            format!("{p50:.2?}"),
+            counted.as_secs_f64() / p50.as_secs_f64(),
+            "",
+        );
         report("  recall@10", format!("{recall:.4}"), format!("{unfiltered:.4}"), recall / unfiltered, "recall >= 0.95");
     }
     pages(&index, rows.len());
@@ -110,11 +119,15 @@ fn times(index: &Index, queries: &[&[f32]], ef: u32, filter: Option<&Filter>) ->
     let mut times = Vec::new();
     for vector in std::iter::repeat_n(queries, ROUNDS).flatten() {
         let query = query(vector, ef, filter, false);
-        let started = Instant::now();
-        std::hint::black_box(index.search(&query).expect("searched"));
-        times.push(started.elapsed());
+        times.push(timed(|| index.search(&query).expect("searched")));
     }
     times
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> Duration {
+    let started = Instant::now();
+    std::hint::black_box(work());
+    started.elapsed()
 }
 
 /// All points, by their ids.

@@ -1,5 +1,7 @@
 //! A set of rows of one segment, as a bit for each: what a filter selects.
 
+use std::ops::Range;
+
 use super::positions::Positions;
 
 /// A set of the numbers from 0 to a length.
@@ -36,6 +38,27 @@ impl Bits {
         if at < self.len {
             self.words[at / 64] |= 1 << (at % 64);
         }
+    }
+
+    /// The same for each number of a range.
+    pub(crate) fn insert_range(&mut self, range: Range<usize>) {
+        let (mut start, end) = (range.start, range.end.min(self.len));
+        while start < end {
+            let (word, bit) = (start / 64, start % 64);
+            let count = (64 - bit).min(end - start);
+            self.words[word] |= (u64::MAX >> (64 - count)) << bit;
+            start += count;
+        }
+    }
+
+    /// Adds the numbers whose bits are set in these words, from 0 on; those from the length on are passed over.
+    pub(crate) fn or_words(&mut self, words: &[u64]) {
+        self.words.iter_mut().zip(words).for_each(|(word, other)| *word |= other);
+        self.clear_behind();
+    }
+
+    pub(crate) fn into_words(self) -> Vec<u64> {
+        self.words
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -96,6 +119,19 @@ mod tests {
             let mut bits = Bits::none(len);
             model.iter().for_each(|&at| bits.insert(at));
             bits.insert(len);
+            let mut of_runs = Bits::none(len);
+            model.iter().for_each(|&at| of_runs.insert_range(at..at + 1));
+            of_runs.insert_range(len..len + 9);
+            assert_eq!(of_runs, bits);
+            for run in [0..len, len / 3..len / 2, 60..70, 63..200, 5..5] {
+                let mut of_run = Bits::none(len);
+                of_run.insert_range(run.clone());
+                assert!(of_run.iter().eq(run.start..run.end.min(len)), "{run:?} of {len}");
+            }
+            let mut of_words = Bits::none(len);
+            of_words.or_words(&[bits.clone().into_words(), vec![u64::MAX]].concat());
+            of_words.or_words(&[1]);
+            assert!(of_words.iter().eq(model.iter().copied().chain((len > 0).then_some(0)).collect::<BTreeSet<_>>()));
             assert!(bits.iter().eq(model.iter().copied()), "{len}");
             assert_eq!(bits.count(), model.len());
             assert!((0..len + 70).all(|at| bits.contains(at) == model.contains(&at)));

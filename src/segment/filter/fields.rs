@@ -5,11 +5,14 @@
 //! that an f64 cannot hold, fields beyond [`PATHS_MAX`].
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use roaring::RoaringBitmap;
 use serde_json::value::RawValue;
 
 use super::json::{Json, Number};
+use super::postings::Postings;
+use super::row_set::RowSet;
 use super::{Comparison, Expression, Filter, Path, Test};
 use crate::segment::bits::Bits;
 
@@ -28,9 +31,6 @@ const IS_CUT: u8 = 0xff;
 /// Values that are kept of one field of one row.
 const VALUES_MAX: u32 = 256;
 
-/// Rows from which on a value has a bitmap of its own, which is smaller than a list of them.
-const BITMAP_ROWS_MIN: usize = 64;
-
 /// Numbers from here on are not all f64.
 const EXACT_MAX: f64 = (1_u64 << 53) as f64;
 
@@ -46,15 +46,15 @@ pub(crate) struct Fields {
 #[derive(Debug)]
 struct Field {
     /// Rows that have anything.
-    present: RoaringBitmap,
+    present: RowSet,
     /// Rows that have an array or an object.
-    compound: RoaringBitmap,
+    compound: RowSet,
     /// Rows of which some value is not kept.
-    loose: RoaringBitmap,
+    loose: RowSet,
     /// Rows that have a string, also in an array.
-    textual: RoaringBitmap,
-    nulls: RoaringBitmap,
-    booleans: [RoaringBitmap; 2],
+    textual: RowSet,
+    nulls: RowSet,
+    booleans: [RowSet; 2],
     numbers: Numbers,
     texts: Texts,
 }
@@ -64,6 +64,8 @@ struct Field {
 struct Numbers {
     keys: Box<[f64]>,
     postings: Postings,
+    /// No row has two of them.
+    are_single: bool,
 }
 
 /// The same for strings, by their bytes, one behind the other.
@@ -72,16 +74,6 @@ struct Texts {
     bytes: Box<[u8]>,
     ends: Box<[u32]>,
     postings: Postings,
-}
-
-/// Rows of values that are counted from 0.
-#[derive(Debug)]
-struct Postings {
-    /// Where the rows of each value end in `rows`.
-    ends: Box<[u32]>,
-    rows: Box<[u32]>,
-    /// The rows of values that many have, and that have none in `rows`.
-    bitmaps: HashMap<u32, RoaringBitmap>,
 }
 
 /// Rows that meet an expression for sure, and those that could: the former are among the latter.
@@ -95,7 +87,9 @@ impl Fields {
     pub(crate) fn new<'a>(metadata: impl Iterator<Item = std::borrow::Cow<'a, [u8]>>) -> Self {
         let mut builder = Builder { fields: HashMap::new(), is_whole: true };
         let mut path = String::new();
+        let mut len = 0;
         for (row, metadata) in (0..).zip(metadata) {
+            len = row as usize + 1;
             let text = std::str::from_utf8(&metadata).ok();
             let object: Option<BTreeMap<String, &RawValue>> = text.and_then(|text| serde_json::from_str(text).ok());
             for (key, value) in object.into_iter().flatten() {
@@ -105,7 +99,7 @@ impl Fields {
                 builder.value(&mut path, value, row, !key.contains('.'));
             }
         }
-        let fields = builder.fields.into_iter().map(|(path, entries)| (path, entries.finish())).collect();
+        let fields = builder.fields.into_iter().map(|(path, entries)| (path, entries.finish(len))).collect();
         Self { fields, is_whole: builder.is_whole }
     }
 
@@ -127,8 +121,12 @@ impl Fields {
         match expression {
             Expression::All(all) => {
                 let mut selected = Selected { sure: Bits::all(len), could: Bits::all(len) };
-                for one in all {
-                    let one = self.evaluate(one, len);
+                for (at, one) in all.iter().enumerate() {
+                    let one = match self.range(all, at) {
+                        Ranged::No => self.evaluate(one, len),
+                        Ranged::Within(field, keys) => field.within(keys, len),
+                        Ranged::Before => continue,
+                    };
                     selected.sure.and(&one.sure);
                     selected.could.and(&one.could);
                 }
@@ -153,6 +151,26 @@ impl Fields {
         }
     }
 
+    /// Whether the `at`th of these, which must all hold, is one end of a range of numbers. Both ends are met by the same number where no row has two;
+    /// so the range is looked up as one, and not each end, of which many rows can be on the right side.
+    fn range(&self, all: &[Expression], at: usize) -> Ranged<'_> {
+        let Expression::Test(path, Test::Compare(..)) = &all[at] else { return Ranged::No };
+        let Some(field) = self.fields.get(path.text.as_str()).filter(|field| field.numbers.are_single) else { return Ranged::No };
+        let ends = |some: &[Expression]| {
+            let ends = some.iter().filter_map(|one| match one {
+                Expression::Test(other, Test::Compare(comparison, wanted)) if other.text == path.text => {
+                    Some(field.numbers.keys(*comparison, *wanted))
+                }
+                _ => None,
+            });
+            ends.reduce(|a, b| a.start.max(b.start)..a.end.min(b.end))
+        };
+        match (ends(&all[..at]), ends(&all[at..])) {
+            (None, Some(keys)) => Ranged::Within(field, keys),
+            _ => Ranged::Before,
+        }
+    }
+
     fn test(&self, path: &Path, test: &Test, len: usize) -> Selected {
         let mut sure = Bits::none(len);
         let Some(field) = self.fields.get(path.text.as_str()) else {
@@ -161,25 +179,22 @@ impl Fields {
         };
         let mut could = Bits::none(len);
         match test {
-            Test::Exists => insert(&mut sure, &field.present),
+            Test::Exists => field.present.insert_into(&mut sure),
             Test::In(values) => {
                 values.iter().for_each(|value| field.equal(value, &mut sure, &mut could));
-                insert(&mut could, &field.loose);
+                field.loose.insert_into(&mut could);
             }
-            Test::Compare(comparison, wanted) => {
-                field.numbers.compare(*comparison, *wanted, &mut sure);
-                insert(&mut could, &field.loose);
-            }
+            Test::Compare(comparison, wanted) => return field.within(field.numbers.keys(*comparison, *wanted), len),
             Test::Contains(wanted) => {
                 match wanted {
                     // A string that is equal has it in it too, and so has an array with it.
                     Json::Text(text) => {
                         field.texts.equal(text, &mut sure, &mut could);
-                        insert(&mut could, &field.textual);
+                        field.textual.insert_into(&mut could);
                     }
-                    _ => insert(&mut could, &field.compound),
+                    _ => field.compound.insert_into(&mut could),
                 }
-                insert(&mut could, &field.loose);
+                field.loose.insert_into(&mut could);
             }
         }
         could.or(&sure);
@@ -193,25 +208,39 @@ impl Fields {
     }
 }
 
-fn insert(bits: &mut Bits, rows: &RoaringBitmap) {
-    rows.iter().for_each(|row| bits.insert(row as usize));
+/// What one of several conditions is to a range of numbers.
+enum Ranged<'a> {
+    No,
+    /// The first of its ends; the keys that all of them leave.
+    Within(&'a Field, Range<usize>),
+    /// Another one of its ends.
+    Before,
 }
 
 impl Field {
     /// Rows that have this value, or an array with it.
     fn equal(&self, value: &Json, sure: &mut Bits, could: &mut Bits) {
         match value {
-            Json::Null => insert(sure, &self.nulls),
-            Json::Bool(boolean) => insert(sure, &self.booleans[usize::from(*boolean)]),
+            Json::Null => self.nulls.insert_into(sure),
+            Json::Bool(boolean) => self.booleans[usize::from(*boolean)].insert_into(sure),
             Json::Number(number) => self.numbers.equal(*number, sure),
             Json::Text(text) => self.texts.equal(text, sure, could),
-            Json::Array(_) | Json::Object(_) => insert(could, &self.compound),
+            Json::Array(_) | Json::Object(_) => self.compound.insert_into(could),
         }
+    }
+
+    /// Rows that have one of these numbers.
+    fn within(&self, keys: Range<usize>, len: usize) -> Selected {
+        let mut sure = Bits::none(len);
+        self.numbers.postings.insert(keys, &mut sure);
+        let mut could = sure.clone();
+        self.loose.insert_into(&mut could);
+        Selected { sure, could }
     }
 
     fn memory_bytes(&self) -> usize {
         let sets = [&self.present, &self.compound, &self.loose, &self.textual, &self.nulls, &self.booleans[0], &self.booleans[1]];
-        let sets: usize = sets.map(RoaringBitmap::serialized_size).iter().sum();
+        let sets: usize = sets.map(RowSet::memory_bytes).iter().sum();
         let keys = size_of_val(&*self.numbers.keys) + self.texts.bytes.len() + size_of_val(&*self.texts.ends);
         sets + keys + self.numbers.postings.memory_bytes() + self.texts.postings.memory_bytes()
     }
@@ -224,16 +253,16 @@ impl Numbers {
         }
     }
 
-    fn compare(&self, comparison: Comparison, wanted: Number, into: &mut Bits) {
+    /// Which keys compare so.
+    fn keys(&self, comparison: Comparison, wanted: Number) -> Range<usize> {
         let less = self.keys.partition_point(|&key| Number::of(key) < wanted);
         let at_most = self.keys.partition_point(|&key| Number::of(key) <= wanted);
-        let range = match comparison {
+        match comparison {
             Comparison::Greater => at_most..self.keys.len(),
             Comparison::GreaterOrEqual => less..self.keys.len(),
             Comparison::Less => 0..less,
             Comparison::LessOrEqual => 0..at_most,
-        };
-        self.postings.insert(range, into);
+        }
     }
 }
 
@@ -267,59 +296,6 @@ fn text_key(text: &str) -> Vec<u8> {
     match bytes.get(..TEXT_BYTES_MAX).filter(|_| bytes.len() > TEXT_BYTES_MAX) {
         Some(kept) => [kept, &[IS_CUT]].concat(),
         None => bytes.to_vec(),
-    }
-}
-
-impl Postings {
-    /// The distinct keys of `pairs`, rising, and the rows of each.
-    fn of<K: PartialEq>(mut pairs: Vec<(K, u32)>, order: impl Fn(&K, &K) -> std::cmp::Ordering) -> (Vec<K>, Self) {
-        pairs.sort_unstable_by(|a, b| order(&a.0, &b.0).then(a.1.cmp(&b.1)));
-        pairs.dedup();
-        let (mut keys, mut ends, mut rows) = (Vec::<K>::new(), Vec::new(), Vec::new());
-        let mut bitmaps = HashMap::new();
-        // The rows of the present key begin here.
-        let mut start = 0;
-        let mut end_key = |rows: &mut Vec<u32>, keys: usize, start: &mut usize| {
-            if rows.len() - *start >= BITMAP_ROWS_MIN
-                && let Ok(bitmap) = RoaringBitmap::from_sorted_iter(rows[*start..].iter().copied())
-            {
-                bitmaps.insert(keys as u32 - 1, bitmap);
-                rows.truncate(*start);
-            }
-            *start = rows.len();
-            ends.push(rows.len() as u32);
-        };
-        for (key, row) in pairs {
-            if keys.last().is_some_and(|last| *last != key) {
-                end_key(&mut rows, keys.len(), &mut start);
-                keys.push(key);
-            } else if keys.is_empty() {
-                keys.push(key);
-            }
-            rows.push(row);
-        }
-        if !keys.is_empty() {
-            end_key(&mut rows, keys.len(), &mut start);
-        }
-        (keys, Self { ends: ends.into(), rows: rows.into(), bitmaps })
-    }
-
-    fn insert(&self, keys: std::ops::Range<usize>, into: &mut Bits) {
-        let Some(last) = keys.end.checked_sub(1).filter(|_| !keys.is_empty()) else { return };
-        let start = keys.start.checked_sub(1).map_or(0, |before| self.ends[before]);
-        self.rows[start as usize..self.ends[last] as usize].iter().for_each(|&row| into.insert(row as usize));
-        // The fewer of the two are looked at.
-        if keys.len() < self.bitmaps.len() {
-            keys.filter_map(|key| self.bitmaps.get(&(key as u32))).for_each(|rows| insert(into, rows));
-        } else {
-            let within = self.bitmaps.iter().filter(|(key, _)| keys.contains(&(**key as usize)));
-            within.for_each(|(_, rows)| insert(into, rows));
-        }
-    }
-
-    fn memory_bytes(&self) -> usize {
-        let bitmaps: usize = self.bitmaps.values().map(|rows| size_of::<RoaringBitmap>() + 8 + rows.serialized_size()).sum();
-        size_of_val(&*self.ends) + size_of_val(&*self.rows) + bitmaps
     }
 }
 
@@ -429,21 +405,29 @@ impl Entries {
         self.compound.insert(row);
     }
 
-    fn finish(self) -> Field {
-        let (keys, postings) = Postings::of(self.numbers, f64::total_cmp);
-        let numbers = Numbers { keys: keys.into(), postings };
-        let (keys, postings) = Postings::of(self.texts, Ord::cmp);
+    /// Of `len` rows.
+    fn finish(self, len: usize) -> Field {
+        // Rows rise; a number that a row has twice is one.
+        let are_single = self.numbers.windows(2).all(|pair| pair[0].1 != pair[1].1 || pair[0].0 == pair[1].0);
+        let (keys, postings) = Postings::of(self.numbers, len, f64::total_cmp);
+        let numbers = Numbers { keys: keys.into(), postings, are_single };
+        let (keys, postings) = Postings::of(self.texts, len, Ord::cmp);
         let ends = keys.iter().scan(0, |end, key| {
             *end += key.len() as u32;
             Some(*end)
         });
         let texts = Texts { ends: ends.collect(), bytes: keys.concat().into(), postings };
-        let Self { mut present, mut compound, mut loose, mut textual, mut nulls, mut booleans, .. } = self;
-        // Many of them have all rows, or none.
-        for rows in [&mut present, &mut compound, &mut loose, &mut textual, &mut nulls].into_iter().chain(&mut booleans) {
-            rows.optimize();
+        let set = |rows| RowSet::new(rows, len);
+        Field {
+            present: set(self.present),
+            compound: set(self.compound),
+            loose: set(self.loose),
+            textual: set(self.textual),
+            nulls: set(self.nulls),
+            booleans: self.booleans.map(set),
+            numbers,
+            texts,
         }
-        Field { present, compound, loose, textual, nulls, booleans, numbers, texts }
     }
 }
 

@@ -5,6 +5,8 @@ mod evaluate;
 pub(crate) mod fields;
 mod json;
 mod parse;
+mod postings;
+mod row_set;
 
 #[cfg(test)]
 mod tests;

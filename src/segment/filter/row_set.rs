@@ -1,0 +1,53 @@
+//! Rows, in whatever takes less memory.
+
+use roaring::RoaringBitmap;
+
+use crate::segment::bits::Bits;
+
+/// A set of rows of a run.
+#[derive(Debug)]
+pub(super) enum RowSet {
+    Few(RoaringBitmap),
+    /// In stretches of rows that follow each other.
+    Runs(RoaringBitmap),
+    /// Many, and anywhere: one bit a row. Sets of these are united word by word.
+    Words(Box<[u64]>),
+}
+
+impl RowSet {
+    /// Of a run of `len` rows.
+    pub(super) fn new(mut rows: RoaringBitmap, len: usize) -> Self {
+        rows.optimize();
+        let words = len.div_ceil(64);
+        let bytes = rows.serialized_size();
+        if bytes < words * size_of::<u64>() {
+            // A row of none takes two bytes.
+            return if (bytes as u64) < rows.len() { Self::Runs(rows) } else { Self::Few(rows) };
+        }
+        let mut bits = Bits::none(len);
+        rows.iter().for_each(|row| bits.insert(row as usize));
+        Self::Words(bits.into_words().into())
+    }
+
+    /// Adds its rows, as far as there is room for them.
+    pub(super) fn insert_into(&self, bits: &mut Bits) {
+        match self {
+            Self::Few(rows) => rows.iter().for_each(|row| bits.insert(row as usize)),
+            Self::Runs(rows) => {
+                let mut rows = rows.iter();
+                while let Some(run) = rows.next_range() {
+                    bits.insert_range(*run.start() as usize..*run.end() as usize + 1);
+                }
+            }
+            Self::Words(words) => bits.or_words(words),
+        }
+    }
+
+    /// Bytes of memory, about.
+    pub(super) fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Few(rows) | Self::Runs(rows) => rows.serialized_size(),
+            Self::Words(words) => size_of_val(&**words),
+        }
+    }
+}
