@@ -6,6 +6,12 @@ pub const WRITE_DELAY_MAX_MS: u64 = 50;
 /// The largest efSearch that an index or a query may ask for.
 pub const EF_MAX: u32 = 1 << 16;
 
+/// Paths that an index may leave out of its metadata index: each field of each row is compared with all of them, once.
+pub const UNINDEXED_MAX: usize = 64;
+
+/// Bytes of such a path: a longer one is not indexed anyway.
+pub const UNINDEXED_BYTES_MAX: usize = 512;
+
 /// Points that a range search over HTTP gives where the client does not say how many.
 pub const RANGE_LIMIT_DEFAULT: usize = 1_000;
 

@@ -158,7 +158,12 @@ pub struct IndexOptions {
     /// A segment of which this share is dead is rewritten, over 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compact_dead_share: Option<f32>,
+    /// Fields of the metadata, as paths, that the metadata index leaves out, with all that is under them: filters on them read the metadata itself. At most
+    /// [`UNINDEXED_MAX`](crate::config::UNINDEXED_MAX), each of 1 to [`UNINDEXED_BYTES_MAX`](crate::config::UNINDEXED_BYTES_MAX) bytes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unindexed: Vec<String>,
 }
+
 /// One point, as it was stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Point {

@@ -244,3 +244,45 @@ fn a_least_score_is_reached_by_a_score_that_is_written_the_same() {
     // The f32 nearest to 0.7 is less than the f64; it is answered as `0.7`.
     assert_eq!((count(0.7), count(0.700_001)), (1, 0));
 }
+
+#[test]
+fn a_field_that_is_not_indexed_takes_no_memory_and_is_filtered_by_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_store(OsIo, directory.path(), &Limits::default()).unwrap();
+    let indexes = [vec![], vec!["name".to_owned(), "p20".to_owned()]].map(|unindexed| {
+        let options = IndexOptions { unindexed, ..IndexOptions::default() };
+        let index = store.create_index(&tenant(), &IndexSpec { options, ..support::spec(DIMENSION, Metric::L2) }).unwrap();
+        fill(&index, 0..3_000, &mut Chance::new(5));
+        index.checkpoint().unwrap();
+        fill(&index, 2_000..5_000, &mut Chance::new(6));
+        index
+    });
+    let ids: Vec<_> = indexes.iter().map(|index| index.id()).collect();
+    let check = |[all, some]: [Arc<Index>; 2]| {
+        for filter in [
+            r#"{"name":"row 1700"}"#,
+            r#"{"name":{"$contains":"7"},"p200":0}"#,
+            r#"{"p20":0,"p2":0}"#,
+            r#"{"$or":[{"p20":3},{"n":17}]}"#,
+            r#"{"p20":{"$exists":false}}"#,
+            r#"{"name.first":{"$exists":false},"p200":1}"#,
+            r#"{"$not":{"name":{"$in":["row 1","row 2"]}}}"#,
+        ] {
+            let filter = Filter::parse(filter).unwrap();
+            let query = Query { vector: vec![1.0; DIMENSION], k: 100, filter: Some(filter.clone()), ..Query::default() };
+            assert_eq!(some.count(&filter).0, all.count(&filter).0, "{filter:?}");
+            assert_eq!(some.search(&query).unwrap(), all.search(&query).unwrap(), "{filter:?}");
+        }
+        let bytes = [&all, &some].map(|index| index.info().metadata_index_bytes);
+        assert!(bytes[1] < bytes[0] * 3 / 4, "{bytes:?}");
+    };
+    check(indexes.clone());
+    indexes.iter().for_each(|index| {
+        index.compact().unwrap();
+    });
+    check(indexes);
+    store.close().unwrap();
+    drop(store);
+    let store = open_store(OsIo, directory.path(), &Limits::default()).unwrap();
+    check([0, 1].map(|at| store.index(&tenant(), ids[at]).unwrap()));
+}

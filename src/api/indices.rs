@@ -11,6 +11,7 @@ use super::Server;
 use super::decode::{self, required};
 use super::reply::{Problem, json, no_content};
 use super::request::{JsonBody, Request, decode_percent};
+use crate::config::UNINDEXED_MAX;
 use crate::error::{Error, What};
 use crate::types::{BuildInfo, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState, IndexSummary, Metric, Picked, TenantId};
 
@@ -38,6 +39,7 @@ struct OptionsBody<'a> {
     min_recall: Option<&'a RawValue>,
     seal_rows: Option<&'a RawValue>,
     compact_dead_share: Option<&'a RawValue>,
+    unindexed: Option<&'a RawValue>,
 }
 
 pub async fn create(server: Arc<Server>, tenant: TenantId, mut request: Request) -> Result<Response, Problem> {
@@ -89,6 +91,10 @@ fn decode_options(raw: &RawValue) -> Result<IndexOptions, Error> {
         min_recall: share(body.min_recall, "options.min_recall")?,
         seal_rows: count(body.seal_rows, "options.seal_rows")?,
         compact_dead_share: share(body.compact_dead_share, "options.compact_dead_share")?,
+        unindexed: body.unindexed.map_or(Ok(Vec::new()), |raw| {
+            let paths = decode::items(raw, "options.unindexed", UNINDEXED_MAX)?;
+            paths.into_iter().map(|path| decode::string(path, "options.unindexed")).collect()
+        })?,
     })
 }
 

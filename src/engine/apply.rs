@@ -34,6 +34,8 @@ pub(crate) struct State {
     pub(crate) metric: Metric,
     pub(crate) lsn: Lsn,
     pub(crate) segments: Vec<Segment>,
+    /// What the metadata index leaves out.
+    unindexed: Arc<[String]>,
     /// The last segment, while rows can be added to it.
     active: Option<(Arc<Growing>, TextEnd)>,
     next_row: Row,
@@ -55,13 +57,14 @@ pub(crate) struct Effect {
 
 impl State {
     /// The state of a checkpoint at `lsn`: sealed segments only, by rising first row.
-    pub(crate) fn new(dimension: usize, metric: Metric, lsn: Lsn, segments: Vec<Segment>) -> Self {
+    pub(crate) fn new(dimension: usize, metric: Metric, unindexed: Arc<[String]>, lsn: Lsn, segments: Vec<Segment>) -> Self {
         let next_row = segments.last().map_or(0, |last| last.rows.first_row() + last.len as Row);
         Self {
             dimension,
             metric,
             lsn,
             segments,
+            unindexed,
             active: None,
             next_row,
             new_row: next_row,
@@ -71,7 +74,7 @@ impl State {
     }
 
     pub(crate) fn view(&self) -> Arc<View> {
-        Arc::new(View { lsn: self.lsn, segments: self.segments.clone() })
+        Arc::new(View { lsn: self.lsn, segments: self.segments.clone(), unindexed: Arc::clone(&self.unindexed) })
     }
 
     /// Whether `rows` more can be numbered.

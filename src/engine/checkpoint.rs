@@ -289,7 +289,7 @@ pub(super) fn open_new<P: Iterator<Item = usize>>(
     let sealed = sealed.with_offsets(offsets.collect());
     if inputs.iter().any(|input| input.rows.has_fields()) {
         // Filters are in use: the next one need not wait for it.
-        sealed.fields();
+        sealed.fields(&index.shared.view.load().unindexed);
     }
     Ok(segment(sealed, Positions::default()))
 }

@@ -93,7 +93,7 @@ fn row(map: &IdMap, view: &View, id: &str) -> Option<Row> {
 }
 
 fn parts<'a>(view: &'a Arc<View>, filter: Option<&'a Filter>) -> impl Iterator<Item = Part<'a>> {
-    view.segments.iter().enumerate().map(move |(at, segment)| Part::new(at, segment, filter))
+    (0..view.segments.len()).map(move |at| Part::new(view, at, filter))
 }
 
 fn point(view: &View, at: usize, position: usize, with_values: bool) -> Result<Point> {

@@ -61,7 +61,8 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         segments: segments.iter().zip(&manifest.segments).map(|(segment, file)| sealed_file(segment, file)).collect(),
     };
     let sealed_bytes = manifest.segments.iter().map(|segment| segment.checksum.bytes).sum();
-    let mut state = State::new(settings.dimension as usize, metric, manifest.position.lsn, segments);
+    let unindexed = options.unindexed.as_slice().into();
+    let mut state = State::new(settings.dimension as usize, metric, unindexed, manifest.position.lsn, segments);
 
     let log_options = LogOptions::new(Arc::clone(&io), directory.join(LOG_DIRECTORY), id, &limits);
     let log_directory = log_options.directory.clone();

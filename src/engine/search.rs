@@ -122,7 +122,7 @@ fn seek(view: &View, metric: Metric, all: &mut [Nearest<'_>]) {
     // Those with an index first: what they find bounds what a scan needs to look at.
     order.sort_by_key(|(_, segment)| segment.ann().is_none());
     for (at, segment) in order {
-        let parts: Vec<Part<'_>> = by_filter.keys().map(|filter| Part::new(at, segment, *filter)).collect();
+        let parts: Vec<Part<'_>> = by_filter.keys().map(|filter| Part::new(view, at, *filter)).collect();
         let mut scanning: Vec<(&Part<'_>, &mut Nearest<'_>)> = Vec::new();
         for (part, queries) in parts.iter().zip(by_filter.values_mut()) {
             look(part, queries, &mut scanning);

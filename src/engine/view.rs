@@ -58,6 +58,8 @@ pub(crate) struct View {
     pub(crate) lsn: Lsn,
     /// By rising first row.
     pub(crate) segments: Vec<Segment>,
+    /// [`IndexOptions::unindexed`](crate::types::IndexOptions).
+    pub(crate) unindexed: Arc<[String]>,
 }
 
 impl View {

@@ -1,7 +1,7 @@
 //! Rows in memory: a fixed-size chunk that never moves. One writer fills it row by row; searches read the rows that a View published.
 
 use std::borrow::Cow;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::bits::Bits;
 use super::faiss::Floats;
@@ -146,8 +146,8 @@ impl Growing {
         self.text.read(record.text, record.id_bytes.into(), record.metadata_bytes as usize, out);
     }
 
-    /// The rows at positions from 0 to `len`, all of which a View shows, whose metadata matches.
-    pub(crate) fn select(&self, filter: &Filter, len: usize) -> Bits {
+    /// The rows at positions from 0 to `len`, all of which a View shows, whose metadata matches. `unindexed`: what a metadata index leaves out.
+    pub(crate) fn select(&self, unindexed: &Arc<[String]>, filter: &Filter, len: usize) -> Bits {
         let mut selected = Bits::none(len);
         let mut text = Vec::new();
         let mut start = 0;
@@ -160,7 +160,7 @@ impl Growing {
                     self.metadata(position, &mut text);
                     Cow::Owned(text)
                 };
-                let fields = block.get_or_init(|| Fields::new((start..end).map(owned)));
+                let fields = block.get_or_init(|| Fields::new(unindexed, (start..end).map(owned)));
                 let found = fields.select(filter, FIELD_ROWS, |row, text| self.metadata(start + row, text));
                 found.iter().for_each(|row| selected.insert(start + row));
             } else {

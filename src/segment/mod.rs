@@ -113,11 +113,12 @@ impl Rows {
         }
     }
 
-    /// The rows at positions from 0 to `len` whose metadata matches.
-    pub(crate) fn select(&self, filter: &Filter, len: usize) -> Bits {
+    /// The rows at positions from 0 to `len` whose metadata matches. `unindexed` are the fields that the metadata index leaves out, the same at each
+    /// call.
+    pub(crate) fn select(&self, unindexed: &Arc<[String]>, filter: &Filter, len: usize) -> Bits {
         match self {
-            Self::Growing(growing) => growing.select(filter, len),
-            Self::Sealed(sealed) => sealed.select(filter, len),
+            Self::Growing(growing) => growing.select(unindexed, filter, len),
+            Self::Sealed(sealed) => sealed.select(unindexed, filter, len),
         }
     }
 

@@ -130,10 +130,10 @@ impl Sealed {
         self.offsets.as_ref().map_or(0, |offsets| size_of_val(&**offsets)) + self.field_bytes()
     }
 
-    /// The metadata index, made now if it is not there.
-    pub(crate) fn fields(&self) -> &Fields {
+    /// The metadata index, made now if it is not there, without the fields of `unindexed`.
+    pub(crate) fn fields(&self, unindexed: &Arc<[String]>) -> &Fields {
         let all = || (0..self.len()).map(|position| Cow::Borrowed(self.metadata(position)));
-        self.fields.get_or_init(|| Fields::new(all()))
+        self.fields.get_or_init(|| Fields::new(unindexed, all()))
     }
 
     /// Whether a search with a filter has been here, or at the rows that it was written of.
@@ -184,9 +184,9 @@ impl Sealed {
         &self.text()[record.text as usize + usize::from(record.id_bytes)..][..record.metadata_bytes as usize]
     }
 
-    /// The rows at positions from 0 to `len` whose metadata matches.
-    pub(crate) fn select(&self, filter: &Filter, len: usize) -> Bits {
-        self.fields().select(filter, len, |position, text| text.extend_from_slice(self.metadata(position)))
+    /// The rows at positions from 0 to `len` whose metadata matches. `unindexed`: as for [`fields`](Self::fields).
+    pub(crate) fn select(&self, unindexed: &Arc<[String]>, filter: &Filter, len: usize) -> Bits {
+        self.fields(unindexed).select(filter, len, |position, text| text.extend_from_slice(self.metadata(position)))
     }
 
     fn text(&self) -> &[u8] {

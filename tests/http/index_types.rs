@@ -71,6 +71,10 @@ fn what_cannot_be_built_is_refused_at_creation_with_the_reason() {
         (json!({"options": {"min_recall": 1.5}}), "options.min_recall", "0 to 1"),
         (json!({"options": {"compact_dead_share": 0}}), "options.compact_dead_share", ""),
         (json!({"options": {"ef_search": 64}}), "options.ef_search", "Flat"),
+        (json!({"options": {"unindexed": "text"}}), "options.unindexed", "array"),
+        (json!({"options": {"unindexed": ["text", 1]}}), "options.unindexed", "string"),
+        (json!({"options": {"unindexed": [""]}}), "options.unindexed", "1 to 512 bytes"),
+        (json!({"options": {"unindexed": vec!["text"; 65]}}), "options.unindexed", "64"),
         (json!({"index_type": "HNSW32", "options": {"nprobe": 4}}), "options.nprobe", "HNSW32"),
         (json!({"index_type": "HNSW32", "options": {"ef_construction": 1}}), "options.ef_construction", ""),
         (json!({"index_type": "IVF16,Flat", "options": {"nprobe": 17}}), "options.nprobe", "16"),
@@ -80,7 +84,7 @@ fn what_cannot_be_built_is_refused_at_creation_with_the_reason() {
         let (_, detail) = server.post("/v1/index", &whole).problem(422);
         assert!(detail.contains(field) && detail.contains(reason), "{body}: {detail}");
     }
-    let options = json!({"ef_construction": 80, "ef_search": 32, "min_recall": 0.5, "seal_rows": 100, "compact_dead_share": 0.5});
+    let options = json!({"ef_construction": 80, "ef_search": 32, "min_recall": 0.5, "seal_rows": 100, "compact_dead_share": 0.5, "unindexed": ["text", "a.b"]});
     assert_eq!(create(&server, &json!({"index_type": "HNSW16", "options": options}))["options"], options);
 }
 

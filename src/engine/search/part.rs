@@ -1,6 +1,6 @@
 //! A segment as one filter leaves it.
 
-use crate::engine::view::Segment;
+use crate::engine::view::{Segment, View};
 use crate::segment::bits::Bits;
 use crate::segment::filter::Filter;
 use crate::segment::positions::Positions;
@@ -20,9 +20,11 @@ pub(in crate::engine) struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    pub(in crate::engine) fn new(at: usize, segment: &'a Segment, filter: Option<&Filter>) -> Self {
+    /// The `at`th segment.
+    pub(in crate::engine) fn new(view: &'a View, at: usize, filter: Option<&Filter>) -> Self {
+        let segment = &view.segments[at];
         let matches = filter.filter(|filter| !filter.is_all()).map(|filter| {
-            let mut matches = segment.rows.select(filter, segment.len);
+            let mut matches = segment.rows.select(&view.unindexed, filter, segment.len);
             matches.remove_all(&segment.dead);
             matches
         });

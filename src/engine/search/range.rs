@@ -29,8 +29,8 @@ impl Index {
         // One more tells whether there are more.
         let query = Query { vector: range.vector.clone(), k: range.limit + 1, exact: true, ..Query::default() };
         let mut nearest = Nearest::new(metric, &query, squared_norm).within(farthest(metric, range.within));
-        for (at, segment) in view.segments.iter().enumerate() {
-            sweep(metric, &Part::new(at, segment, range.filter.as_ref()), &mut nearest);
+        for at in 0..view.segments.len() {
+            sweep(metric, &Part::new(&view, at, range.filter.as_ref()), &mut nearest);
         }
         let mut candidates = nearest.into_candidates(&view);
         candidates.retain(|candidate| is_within(metric, range.within, scored(metric, candidate.key)));

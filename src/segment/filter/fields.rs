@@ -2,10 +2,11 @@
 //!
 //! What it cannot tell it says: each test gives the rows that meet it *for sure*, and those that *could*. Only where these differ is metadata read.
 //! So what is not worth a place in memory is left out: arrays and objects as a whole, the rest of long strings, the elements of long arrays, numbers
-//! that an f64 cannot hold, fields beyond [`PATHS_MAX`].
+//! that an f64 cannot hold, fields beyond [`PATHS_MAX`], and those that the index's creator left out.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
 
 use roaring::RoaringBitmap;
 use serde_json::value::RawValue;
@@ -14,13 +15,14 @@ use super::json::{Json, Number};
 use super::postings::Postings;
 use super::row_set::RowSet;
 use super::{Comparison, Expression, Filter, Path, Test};
+use crate::config::UNINDEXED_BYTES_MAX;
 use crate::segment::bits::Bits;
 
 /// Fields, those in objects included, of one run of rows. Metadata that maps ids to values has no end of them.
 const PATHS_MAX: usize = 1_000;
 
 /// Bytes of a field's path.
-const PATH_BYTES_MAX: usize = 512;
+const PATH_BYTES_MAX: usize = UNINDEXED_BYTES_MAX;
 
 /// Bytes of a string that are kept: a UUID, a URL's beginning. Rows whose string is longer are looked at.
 const TEXT_BYTES_MAX: usize = 40;
@@ -38,7 +40,9 @@ const EXACT_MAX: f64 = (1_u64 << 53) as f64;
 #[derive(Debug)]
 pub(crate) struct Fields {
     fields: HashMap<Box<str>, Field>,
-    /// A field that is not in it is in no row. Else it may be one too many.
+    /// Paths that are left out, and all under them.
+    unindexed: Arc<[String]>,
+    /// Any other field that is not in it is in no row. Else it may be one too many.
     is_whole: bool,
 }
 
@@ -83,9 +87,9 @@ struct Selected {
 }
 
 impl Fields {
-    /// Of the rows whose metadata these are.
-    pub(crate) fn new<'a>(metadata: impl Iterator<Item = std::borrow::Cow<'a, [u8]>>) -> Self {
-        let mut builder = Builder { fields: HashMap::new(), is_whole: true };
+    /// Of the rows whose metadata these are. The fields at the paths of `unindexed`, and those under them, are left out.
+    pub(crate) fn new<'a>(unindexed: &Arc<[String]>, metadata: impl Iterator<Item = std::borrow::Cow<'a, [u8]>>) -> Self {
+        let mut builder = Builder { unindexed, fields: HashMap::new(), is_whole: true };
         let mut path = String::new();
         let mut len = 0;
         for (row, metadata) in (0..).zip(metadata) {
@@ -100,7 +104,7 @@ impl Fields {
             }
         }
         let fields = builder.fields.into_iter().map(|(path, entries)| (path, entries.finish(len))).collect();
-        Self { fields, is_whole: builder.is_whole }
+        Self { fields, unindexed: Arc::clone(unindexed), is_whole: builder.is_whole }
     }
 
     /// The rows from 0 to `len` that match. `metadata` gives that of a row.
@@ -174,7 +178,8 @@ impl Fields {
     fn test(&self, path: &Path, test: &Test, len: usize) -> Selected {
         let mut sure = Bits::none(len);
         let Some(field) = self.fields.get(path.text.as_str()) else {
-            let could = if self.is_whole { Bits::none(len) } else { Bits::all(len) };
+            let is_absent = self.is_whole && !is_left_out(&self.unindexed, &path.text);
+            let could = if is_absent { Bits::none(len) } else { Bits::all(len) };
             return Selected { sure, could };
         };
         let mut could = Bits::none(len);
@@ -215,6 +220,12 @@ enum Ranged<'a> {
     Within(&'a Field, Range<usize>),
     /// Another one of its ends.
     Before,
+}
+
+/// Whether a path is one of these or leads to something under one.
+fn is_left_out(unindexed: &[String], path: &str) -> bool {
+    let is_under = |rest: &str| rest.is_empty() || rest.starts_with('.');
+    unindexed.iter().any(|left_out| path.strip_prefix(left_out.as_str()).is_some_and(is_under))
 }
 
 impl Field {
@@ -299,7 +310,8 @@ fn text_key(text: &str) -> Vec<u8> {
     }
 }
 
-struct Builder {
+struct Builder<'a> {
+    unindexed: &'a [String],
     fields: HashMap<Box<str>, Entries>,
     is_whole: bool,
 }
@@ -319,9 +331,12 @@ struct Entries {
     row_values: u32,
 }
 
-impl Builder {
+impl Builder<'_> {
     /// A value at a path. `below`: paths go on into objects.
     fn value(&mut self, path: &mut String, raw: &RawValue, row: u32, below: bool) {
+        if is_left_out(self.unindexed, path) {
+            return;
+        }
         match raw.get().as_bytes().first() {
             Some(b'{') => {
                 self.note(path, row, |entries| entries.mark_compound(row));

@@ -199,7 +199,7 @@ mod random {
         prop::collection::btree_map(key, value(), 0..4).prop_map(|fields| Value::Object(fields.into_iter().collect()))
     }
 
-    fn path() -> impl Strategy<Value = String> {
+    pub(super) fn path() -> impl Strategy<Value = String> {
         prop_oneof![3 => "[abcd]", 2 => "[abc]\\.[abc]", 1 => "[ab]\\.[ab]\\.[ab]"]
     }
 
@@ -266,9 +266,11 @@ fn the_metadata_index_selects_what_the_evaluator_matches() {
     let config = Config { cases: 3_000, failure_persistence: None, ..Config::default() };
     let rows = proptest::collection::vec(random::metadata(), 0..80);
     let filters = proptest::collection::vec(random::filter(), 1..8);
-    let result = TestRunner::new(config).run(&(rows, filters), |(rows, filters)| {
+    // Some fields are left out, and those under them.
+    let unindexed = proptest::collection::vec(random::path(), 0..3);
+    let result = TestRunner::new(config).run(&(rows, filters, unindexed), |(rows, filters, unindexed)| {
         let rows: Vec<String> = rows.iter().map(ToString::to_string).collect();
-        let fields = Fields::new(rows.iter().map(|row| Cow::Borrowed(row.as_bytes())));
+        let fields = Fields::new(&unindexed.into(), rows.iter().map(|row| Cow::Borrowed(row.as_bytes())));
         for filter in filters {
             let parsed = Filter::parse(&filter.to_string()).unwrap();
             let read = |row: usize, text: &mut Vec<u8>| text.extend_from_slice(rows[row].as_bytes());
@@ -302,7 +304,7 @@ fn the_metadata_index_is_exact_where_it_keeps_only_a_part() {
             _ => r#"{"same":[1,{"deep":[1,2,{"er":"ü"}]}],"n":1e300}"#.to_owned(),
         })
         .collect();
-    let fields = Fields::new(rows.iter().map(|row| Cow::Borrowed(row.as_bytes())));
+    let fields = Fields::new(&[].into(), rows.iter().map(|row| Cow::Borrowed(row.as_bytes())));
     let filters = [
         format!(r#"{{"t":"{}"}}"#, long("")),
         format!(r#"{{"t":"{}"}}"#, long("y")),
@@ -349,7 +351,7 @@ fn the_metadata_index_of_unique_long_values_is_bounded() {
     use std::borrow::Cow;
     let per_row = |row: &dyn Fn(usize) -> String| {
         let rows: Vec<String> = (0..20_000).map(row).collect();
-        Fields::new(rows.iter().map(|row| Cow::Borrowed(row.as_bytes()))).memory_bytes() as f64 / 20_000.0
+        Fields::new(&[].into(), rows.iter().map(|row| Cow::Borrowed(row.as_bytes()))).memory_bytes() as f64 / 20_000.0
     };
     let (word, number) =
         (per_row(&|n| format!("{{\"lang\":\"{}\"}}", ["en", "de", "fr"][n % 3])), per_row(&|n| format!("{{\"n\":{n}}}")));

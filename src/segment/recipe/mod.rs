@@ -16,7 +16,7 @@ use grammar::{Code, Core, Scalar, Shape, Tree};
 
 use super::ann::Tuning;
 use super::faiss::{Index, SearchKind};
-use crate::config::EF_MAX;
+use crate::config::{EF_MAX, UNINDEXED_BYTES_MAX, UNINDEXED_MAX};
 use crate::error::{Error, Result, quoted};
 use crate::types::{IndexOptions, Metric};
 
@@ -98,6 +98,12 @@ fn check_options(options: &IndexOptions, recipe: Option<&Recipe>) -> Result<()> 
     }
     if options.compact_dead_share.is_some_and(|share| !(share > 0.0 && share <= 1.0)) {
         return invalid("options.compact_dead_share", "it is not above 0 and at most 1".to_owned());
+    }
+    if options.unindexed.len() > UNINDEXED_MAX {
+        return invalid("options.unindexed", format!("it has at most {UNINDEXED_MAX} paths"));
+    }
+    if let Some(path) = options.unindexed.iter().find(|path| !(1..=UNINDEXED_BYTES_MAX).contains(&path.len())) {
+        return invalid("options.unindexed", format!("{} is not of 1 to {UNINDEXED_BYTES_MAX} bytes", quoted(path)));
     }
     let Some(recipe) = recipe else { return Ok(()) };
     let meaningless = |what: &str| format!("{} has no {what}", recipe.factory());

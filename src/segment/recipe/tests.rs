@@ -211,6 +211,9 @@ fn options_without_a_meaning_for_the_type_are_refused_by_name() {
         ("HNSW32", IndexOptions { compact_dead_share: Some(0.0), ..none() }, "options.compact_dead_share: "),
         ("auto", IndexOptions { seal_rows: Some(0), ..none() }, "options.seal_rows: "),
         ("auto", IndexOptions { nprobe: Some(0), ..none() }, "options.nprobe: "),
+        ("Flat", IndexOptions { unindexed: vec![String::new()], ..none() }, "options.unindexed: "),
+        ("auto", IndexOptions { unindexed: vec!["x".repeat(513)], ..none() }, "options.unindexed: "),
+        ("auto", IndexOptions { unindexed: vec!["x".to_owned(); 65], ..none() }, "options.unindexed: "),
     ];
     for (index_type, options, expected) in cases {
         let why = resolve(index_type, None, 100, &options, ROWS_MAX).unwrap_err().to_string();
@@ -223,6 +226,7 @@ fn options_without_a_meaning_for_the_type_are_refused_by_name() {
         min_recall: Some(0.99),
         seal_rows: Some(10_000),
         compact_dead_share: Some(1.0),
+        unindexed: vec!["a.b".to_owned(); 64],
     };
     assert!(resolve("HNSW32,SQ8", None, 100, &all, ROWS_MAX).is_ok());
     assert!(resolve("auto", None, 100, &IndexOptions { nprobe: Some(500), ..all }, ROWS_MAX).is_ok());
