@@ -29,6 +29,18 @@ pub(crate) fn search(body: &[u8], index: &Index) -> Result<Value, u16> {
     Ok(serde_json::to_value(found).expect("an answer is JSON"))
 }
 
+/// The answer to the body of a `POST …/search/batch`.
+pub(crate) fn batch(body: &[u8], index: &Index) -> Result<Value, u16> {
+    let found = search::find_together(index, &Limits::default(), &JsonBody::of(body)).map_err(status)?;
+    Ok(serde_json::to_value(found).expect("an answer is JSON"))
+}
+
+/// The answer to the body of a `POST …/range_search`.
+pub(crate) fn range(body: &[u8], index: &Index) -> Result<Value, u16> {
+    let found = search::find_within(index, &Limits::default(), &JsonBody::of(body)).map_err(status)?;
+    Ok(serde_json::to_value(found).expect("an answer is JSON"))
+}
+
 /// A part of a path or of a query, decoded.
 pub(crate) fn text(part: &str) -> Result<String, u16> {
     decode_percent(part, "part").map_err(status)

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{open_store, tenant};
@@ -17,13 +18,15 @@ use crate::types::{Durability, IndexSpec, Metric};
 /// whose counts are right and whose points are there, a part of a path that is the same when it is encoded anew.
 pub fn request(input: &[u8]) {
     let Some((&kind, body)) = input.split_first() else { return };
-    match kind % 6 {
+    match kind % 8 {
         0 => create(body),
         1 => add(body, false),
         2 => add(body, true),
         3 => search(body),
         4 => part(body),
-        _ => cursor(body),
+        5 => cursor(body),
+        6 => batch(body),
+        _ => range(body),
     }
 }
 
@@ -83,7 +86,8 @@ fn is_near(found: f32, sent: f64) -> bool {
     (f64::from(found) - sent).abs() <= f64::from(f32::EPSILON) * sent.abs() + f64::from(f32::MIN_POSITIVE)
 }
 
-fn search(body: &[u8]) {
+/// An index that is searched, and never changes.
+fn searched() -> &'static Index {
     static SEARCHED: OnceLock<(Store, Arc<Index>)> = OnceLock::new();
     let (_, index) = SEARCHED.get_or_init(|| {
         let (store, index) = index();
@@ -95,13 +99,50 @@ fn search(body: &[u8]) {
         index.upsert(batch, Durability::Fsync).expect("a disk without faults");
         (store, index)
     });
-    match bodies::search(body, index) {
+    index
+}
+
+fn search(body: &[u8]) {
+    match bodies::search(body, searched()) {
+        Ok(answer) => check_results(&answer),
+        Err(status) => assert!(matches!(status, 400 | 422), "{status}"),
+    }
+}
+
+fn check_results(answer: &Value) {
+    let results = answer["results"].as_array().expect("a list");
+    let scores: Vec<f64> = results.iter().map(|hit| hit["score"].as_f64().expect("a finite score")).collect();
+    assert!(scores.is_sorted_by(|a, b| a >= b), "best first: {answer}");
+    let ids: BTreeSet<&str> = results.iter().map(|hit| hit["id"].as_str().expect("an id")).collect();
+    assert!(ids.len() == results.len() && ids.len() <= 4, "{answer}");
+}
+
+/// Each query is answered as it is alone.
+fn batch(body: &[u8]) {
+    #[derive(serde::Deserialize)]
+    struct Body<'a> {
+        #[serde(borrow)]
+        queries: Vec<&'a RawValue>,
+    }
+    match bodies::batch(body, searched()) {
         Ok(answer) => {
-            let results = answer["results"].as_array().expect("a list");
-            let scores: Vec<f64> = results.iter().map(|hit| hit["score"].as_f64().expect("a finite score")).collect();
-            assert!(scores.is_sorted_by(|a, b| a >= b), "best first: {answer}");
-            let ids: BTreeSet<&str> = results.iter().map(|hit| hit["id"].as_str().expect("an id")).collect();
-            assert!(ids.len() == results.len() && ids.len() <= 4, "{answer}");
+            let body: Body<'_> = serde_json::from_slice(body).expect("a body that was answered");
+            let alone = body.queries.iter().map(|query| bodies::search(query.get().as_bytes(), searched()).expect("taken"));
+            let alone: Vec<Value> = alone.map(|answer| answer["results"].clone()).collect();
+            let together: Vec<&Value> =
+                answer["results"].as_array().expect("a list").iter().map(|answer| &answer["results"]).collect();
+            assert!(together.into_iter().eq(&alone), "{answer}, and not {alone:?}");
+        }
+        Err(status) => assert!(matches!(status, 400 | 422), "{status}"),
+    }
+}
+
+fn range(body: &[u8]) {
+    match bodies::range(body, searched()) {
+        Ok(answer) => {
+            check_results(&answer);
+            let count = answer["results"].as_array().map_or(0, Vec::len);
+            assert!(answer["truncated"] == json!(false) || (1..4).contains(&count), "{answer}");
         }
         Err(status) => assert!(matches!(status, 400 | 422), "{status}"),
     }

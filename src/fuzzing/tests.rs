@@ -343,8 +343,7 @@ fn index_type_seeds() -> Vec<(&'static str, Vec<u8>)> {
 #[cfg(feature = "server")]
 fn request_seeds() -> Vec<(&'static str, Vec<u8>)> {
     let input = |kind: u8, text: &str| [&[kind][..], text.as_bytes()].concat();
-    let options =
-        r#"{"ef_construction":40,"ef_search":16.0,"nprobe":1e1,"min_recall":0.5,"seal_rows":10,"compact_dead_share":1}"#;
+    let options = r#"{"ef_construction":40,"ef_search":16.0,"nprobe":1e1,"min_recall":0.5,"seal_rows":10,"compact_dead_share":1,"unindexed":["a.b"]}"#;
     let points = r#"{"vectors":[{"id":"a","values":[1,-2.5e0],"metadata":{"n":1}},{"id":"a","values":[1e39,0]},{"id":"a","values":[0.1,2]}]}"#;
     vec![
         ("create", input(0, r#"{"name":"n","dimension":3}"#)),
@@ -369,5 +368,14 @@ fn request_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("path", input(4, "67e55044%2D10b1-426f-9247-bb680e5fe0c8")),
         ("path-escapes", input(4, "%c3%a9%00%2F..")),
         ("cursor", input(5, "1709210096000001.67e55044-10b1-426f-9247-bb680e5fe0c8")),
+        (
+            "batch",
+            input(
+                6,
+                r#"{"queries":[{"vector":[1,1],"k":2,"filter":{"n":1}},{"vector":[2,1]},{"vector":[1e25,1],"exact":true}]}"#,
+            ),
+        ),
+        ("range", input(7, r#"{"vector":[1,1],"radius":1e0,"limit":2,"filter":{"tags":"a"}}"#)),
+        ("range-score", input(7, r#"{"vector":[1,1],"min_score":0.5,"include_values":true}"#)),
     ]
 }
