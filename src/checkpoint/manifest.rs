@@ -22,6 +22,8 @@ pub(crate) struct Root {
     previous: Option<Manifest>,
     /// Whether what the manifests do not name can go: not where one of them could not be read.
     sweeps: bool,
+    /// Whether the newest manifest is of this process.
+    has_published: bool,
     /// Set once it is not known which manifest is on the disk.
     poisoned: Option<Error>,
 }
@@ -89,7 +91,8 @@ impl Root {
         let previous = read(&*io, directory, before)
             .inspect_err(|error| tracing::warn!(%error, "the manifest before the newest one cannot be read; no file is swept"))
             .ok();
-        Ok(Self { io, directory: directory.to_owned(), sweeps: previous.is_some(), current, previous, poisoned: None })
+        let sweeps = previous.is_some();
+        Ok(Self { io, directory: directory.to_owned(), current, previous, sweeps, has_published: false, poisoned: None })
     }
 
     pub(crate) fn current(&self) -> &Manifest {
@@ -138,6 +141,7 @@ impl Root {
             }
             return Err(error);
         }
+        self.has_published = true;
         let before = std::mem::replace(&mut self.current, next);
         let dropped = self.previous.replace(before);
         // Where the one before could not be read when it was opened, both are of this process by now.
@@ -160,24 +164,59 @@ impl Root {
     /// Removes files of ours that no kept manifest names: what a crash left. For an index that is known to be sound. Files that are not ours
     /// are left alone.
     ///
+    /// Those that are newer than the manifest may be named by one that is on the disk and not to be seen: a process published it, could not make
+    /// sure of it, and took it away, and where a sync of the directory failed then, a crash brings it back. So before such files go, a manifest
+    /// of this process takes the name that it has.
+    ///
     /// # Errors
-    /// [`Error::Io`]: some are left.
-    pub(crate) fn sweep(&self) -> Result<()> {
+    /// [`Error::Io`]: some are left. [`Error::OutcomeUnknown`]: as [`publish`](Self::publish).
+    pub(crate) fn sweep(&mut self) -> Result<()> {
         if !self.sweeps {
             return Ok(());
         }
+        let leftovers = self.leftovers()?;
+        if !self.has_published && leftovers.iter().any(|path| self.is_newer(path)) {
+            match self.publish(|_| {}) {
+                Ok(_) => {}
+                Err(error @ Error::OutcomeUnknown(_)) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "what a crash left stays until the next opening");
+                    return Ok(());
+                }
+            }
+        }
+        for path in leftovers {
+            match self.io.remove_file(&path) {
+                // What publishing let go of.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.map_err(|error| Error::io("remove", &path, error))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Files of ours that no kept manifest names.
+    fn leftovers(&self) -> Result<Vec<PathBuf>> {
+        let mut leftovers = Vec::new();
         let named: HashSet<String> = std::iter::once(&self.current).chain(&self.previous).flat_map(Manifest::files).collect();
         for directory in ["", LOG_DIRECTORY, SEGMENT_DIRECTORY] {
             let path = self.directory.join(directory);
             for entry in self.io.list(&path).map_err(|error| Error::io("list", &path, error))? {
                 let name = if directory.is_empty() { entry.name.clone() } else { format!("{directory}/{}", entry.name) };
                 if !entry.is_dir && is_ours(&entry.name) && !named.contains(&name) {
-                    let path = path.join(&entry.name);
-                    self.io.remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;
+                    leftovers.push(path.join(&entry.name));
                 }
             }
         }
-        Ok(())
+        Ok(leftovers)
+    }
+
+    /// Whether a file was made after all that the newest manifest names.
+    fn is_newer(&self, path: &Path) -> bool {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let number = parse_number(name).is_some_and(|number| self.current.file_numbers().all(|named| named < number));
+        let epoch = SegmentName::parse(name).is_some_and(|log| self.current.log.iter().all(|named| named.epoch < log.epoch));
+        number || epoch
     }
 }
 
@@ -203,11 +242,41 @@ mod tests {
     use super::*;
     use crate::format::manifest::{Settings, segment_name};
     use crate::format::position::Position;
-    use crate::io::sim::SimIo;
+    use crate::io::sim::{Fault, Operation, SimIo, Survival};
 
+    /// The index refused: its newest manifest had come back, and the log segment that it names had been swept away.
     #[test]
-    fn a_stranger_s_file_of_the_last_number_is_an_error_and_no_overflow() {
-        let disk = SimIo::new();
+    fn what_a_manifest_names_that_a_crash_can_bring_back_is_not_swept() {
+        let name = SegmentName { first_lsn: 1, epoch: 1 };
+        let wal = Path::new("/").join(LOG_DIRECTORY);
+        for seed in 0..100 {
+            let disk = SimIo::new();
+            let io: Arc<dyn Io> = Arc::new(disk.clone());
+            for directory in [LOG_DIRECTORY, SEGMENT_DIRECTORY] {
+                disk.create_dir(&Path::new("/").join(directory)).unwrap();
+            }
+            Root::create(&disk, Path::new("/"), manifest(1)).unwrap();
+            let mut root = Root::load(Arc::clone(&io), Path::new("/"), IndexId::nil()).unwrap();
+            disk.create(&name.path(&wal)).unwrap();
+            disk.sync_dir(&wal).unwrap();
+            // It is durable, and cannot be read back, and its removal is not durable.
+            disk.fail_step(disk.operations() + 8, Fault::Eio);
+            root.publish(|manifest| manifest.log.push(name)).unwrap_err();
+            assert!(matches!(&disk.struck()[..], [(_, step)] if step.operation == Operation::ReadAt));
+            disk.fail_at(1, Fault::FailedSync);
+            Root::load(Arc::clone(&io), Path::new("/"), IndexId::nil()).unwrap_err();
+            // The sync after one that failed says that all is well.
+            let mut root = Root::load(Arc::clone(&io), Path::new("/"), IndexId::nil()).unwrap();
+            root.sweep().unwrap();
+            let after = disk.crash(Survival::Random(seed));
+            let root = Root::look(Arc::new(after.clone()), Path::new("/"), IndexId::nil()).unwrap();
+            for file in root.current().files() {
+                assert!(after.open(&Path::new("/").join(&file)).is_ok(), "seed {seed}: {file} is named and missing");
+            }
+        }
+    }
+
+    fn manifest(generation: u64) -> Manifest {
         let settings = Settings {
             name: "n".to_owned(),
             dimension: 1,
@@ -217,11 +286,17 @@ mod tests {
             created_at_us: 0,
             options: "{}".to_owned(),
         };
-        let current =
-            Manifest { index: [0; 16], generation: 1, settings, position: Position::START, log: vec![], segments: vec![] };
+        Manifest { index: [0; 16], generation, settings, position: Position::START, log: vec![], segments: vec![] }
+    }
+
+    #[test]
+    fn a_stranger_s_file_of_the_last_number_is_an_error_and_no_overflow() {
+        let disk = SimIo::new();
+        let current = manifest(1);
         disk.create_dir(&Path::new("/").join(SEGMENT_DIRECTORY)).unwrap();
+        let io = Arc::new(disk.clone());
         let root =
-            Root { io: Arc::new(disk.clone()), directory: "/".into(), current, previous: None, sweeps: true, poisoned: None };
+            Root { io, directory: "/".into(), current, previous: None, sweeps: true, has_published: false, poisoned: None };
         assert_eq!(root.next_number().unwrap(), 1);
         disk.create(&Path::new("/").join(SEGMENT_DIRECTORY).join(segment_name(u64::MAX))).unwrap();
         let error = root.next_number().unwrap_err().to_string();
