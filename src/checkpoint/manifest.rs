@@ -285,8 +285,9 @@ mod tests {
             metric: 0,
             created_at_us: 0,
             options: "{}".to_owned(),
+            created_by: None,
         };
-        Manifest { index: [0; 16], generation, settings, position: Position::START, log: vec![], segments: vec![] }
+        Manifest { index: [0; 16], generation, settings, position: Position::START, log: vec![], segments: vec![], keys: None }
     }
 
     #[test]

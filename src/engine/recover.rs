@@ -8,15 +8,16 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use super::apply::{Shared, State};
-use super::checkpoint::{self, Files, SealedFile};
+use super::checkpoint::{self, Files, SealedFile, WrittenKeys};
 use super::index::{Index, Kind, Scheduled};
+use super::keys::Keys;
 use super::maintenance::Maintenance;
 use super::queue::Queue;
 use super::reserve::Reserve;
 use super::view::{Build, Segment};
 use super::writer::Writer;
-use crate::checkpoint::dead;
 use crate::checkpoint::manifest::Root;
+use crate::checkpoint::{dead, keys};
 use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Built, LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, SegmentFile, index_name, segment_name};
@@ -56,12 +57,17 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     let mut ids = IdMap::new();
     let segments = load_segments(&*io, &directory, id, metric, &manifest)?;
     fill_ids(&mut ids, &segments);
+    let answers =
+        manifest.keys.as_ref().map(|file| keys::read(&*io, &directory.join(SEGMENT_DIRECTORY), file, manifest.position.lsn));
+    let answers = Keys::new(answers.transpose()?.unwrap_or_default());
+    let span = checkpoint::span(&answers.answers());
     let files = Files {
         next_number: root.next_number()?,
         segments: segments.iter().zip(&manifest.segments).map(|(segment, file)| sealed_file(segment, file)).collect(),
+        keys: manifest.keys.clone().zip(span).map(|(file, span)| WrittenKeys { file, span }),
     };
     let sealed_bytes = manifest.segments.iter().map(|segment| segment.checksum.bytes).sum();
-    let mut state = State::new(settings.dimension as usize, metric, manifest.position.lsn, segments);
+    let mut state = State::new(settings.dimension as usize, metric, manifest.position.lsn, segments, answers);
 
     let log_options = LogOptions::new(Arc::clone(&io), directory.join(LOG_DIRECTORY), id, &limits);
     let log_directory = log_options.directory.clone();
@@ -80,7 +86,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     }
     // Only now: while an index may still be refused, its directory stays as it is.
     root.sweep()?;
-    let (view, spare) = (state.view(), Arc::clone(&state.spare));
+    let (view, spare, keys_bytes) = (state.view(), Arc::clone(&state.spare), state.keys.memory_bytes());
     tracing::info!(
         %tenant, index = %id, points = view.live(), lsn = view.lsn, checkpoint = manifest.position.lsn,
         replayed = report.replayed_operations, torn_bytes = report.torn_bytes, ms = started.elapsed().as_millis() as u64,
@@ -111,6 +117,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         build_rows: AtomicU64::new(u64::MAX),
         durable_lsn,
         checkpoint_lsn: AtomicU64::new(manifest.position.lsn),
+        keys_bytes: AtomicU64::new(keys_bytes),
         sealed_bytes: AtomicU64::new(sealed_bytes),
         torn_bytes: report.torn_bytes,
         poison: OnceLock::new(),

@@ -8,7 +8,8 @@ use faiss_proxy::config::Limits;
 use faiss_proxy::io::Io;
 use faiss_proxy::io::sim::SimIo;
 use faiss_proxy::{
-    Damage, Durability, Error, Index, IndexId, IndexOptions, IndexSpec, Lsn, Metric, Opening, Query, Store, TenantId,
+    Damage, Durability, Error, IdempotencyKey, Index, IndexId, IndexOptions, IndexSpec, Lsn, Metric, Opening, Query, Store,
+    TenantId, WriteOptions,
 };
 
 use crate::damage::{Case, Outcome};
@@ -110,6 +111,7 @@ impl Sample {
         match extension(path) {
             Some("seg") => ".seg",
             Some("dead") => ".dead",
+            Some("keys") => ".keys",
             Some("faiss") => ".faiss",
             Some("torn") => ".torn",
             Some("wal") if alike().first().is_some_and(|first| first == path) => "log, first",
@@ -175,7 +177,7 @@ impl Sample {
             Ok(_) => assert!(refused.is_empty(), "{refused:?}"),
             Err(damage) => {
                 assert!(found.is_err_and(|text| text.contains(&damage.to_string())));
-                let in_segment = has_extension(&damage.path, "seg") || has_extension(&damage.path, "dead");
+                let in_segment = ["seg", "dead", "keys"].iter().any(|kind| has_extension(&damage.path, kind));
                 assert_eq!(refused.is_empty(), in_segment, "{damage} is refused at the start: {refused:?}");
             }
         }
@@ -255,6 +257,13 @@ fn fill(disk: &SimIo, tenant: TenantId, prefix: &str, spec: &IndexSpec) -> Kept 
         index.checkpoint().unwrap();
     }
     delete(&index, &[&id(3), &id(31)], &mut states);
+    // Two checkpoints with keys: a file for each.
+    for key in ["one", "two"] {
+        let options = WriteOptions { key: Some(IdempotencyKey::new(key, &[]).unwrap()), ..WriteOptions::default() };
+        index.delete(&[&id(32), &id(200)], options).unwrap();
+        states.push(dump(&index));
+        index.checkpoint().unwrap();
+    }
     upsert(&index, &[id(4), id(40)], 3, &mut states);
     index.train().unwrap();
     for n in 41..46 {
