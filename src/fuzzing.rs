@@ -29,6 +29,7 @@ use crate::wal::file_log::{FileLog, LogOptions};
 use crate::wal::operation::Operation;
 
 mod dead;
+mod fields;
 mod index_type;
 mod keys;
 #[cfg(feature = "server")]
@@ -37,6 +38,7 @@ mod request;
 mod tests;
 
 pub use dead::dead;
+pub use fields::fields;
 pub use index_type::index_type;
 pub use keys::keys;
 #[cfg(feature = "server")]

@@ -8,14 +8,22 @@ use crate::format::crc32;
 use crate::format::manifest::Checksum;
 use crate::io::{Io, durable};
 
+/// A file is synced each time so many bytes were written, so that the log's sync never waits for long behind it.
+const PIECE_BYTES: usize = 4 << 20;
+
 /// Writes and syncs a new file; the caller makes its name durable with the directory.
 ///
 /// # Errors
 /// [`Error::Full`], [`Error::Io`]: nothing of use was written.
-pub(super) fn write(io: &dyn Io, path: &Path, bytes: &[u8]) -> Result<Checksum> {
+pub(crate) fn write(io: &dyn Io, path: &Path, bytes: &[u8]) -> Result<Checksum> {
     let file = io.create(path).map_err(|error| Error::io("create", path, error))?;
-    file.write_at(0, &[IoSlice::new(bytes)]).map_err(|error| Error::io("write", path, error))?;
-    file.sync_data().map_err(|error| Error::io("sync", path, error))?;
+    let mut offset = 0;
+    // An empty file is one piece too.
+    for piece in bytes.chunks(PIECE_BYTES).chain(bytes.is_empty().then_some(bytes)) {
+        file.write_at(offset, &[IoSlice::new(piece)]).map_err(|error| Error::io("write", path, error))?;
+        file.sync_data().map_err(|error| Error::io("sync", path, error))?;
+        offset += piece.len() as u64;
+    }
     Ok(Checksum { bytes: bytes.len() as u64, crc: crc32(&[bytes]) })
 }
 

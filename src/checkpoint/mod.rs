@@ -1,6 +1,6 @@
 //! The checkpoint on disk: manifests, and the files that they name.
 
 pub(crate) mod dead;
-mod file;
+pub(crate) mod file;
 pub(crate) mod keys;
 pub(crate) mod manifest;

@@ -13,11 +13,14 @@ use roaring::RoaringBitmap;
 use super::index::Index;
 use super::view::{Segment, View};
 use crate::checkpoint::keys::Answer;
-use crate::checkpoint::{dead, keys};
+use crate::checkpoint::{dead, file, keys};
 use crate::error::{Error, Result};
-use crate::format::manifest::{DeadFile, KeysFile, Manifest, SEGMENT_DIRECTORY, SegmentFile, dead_name, keys_name, segment_name};
+use crate::format::manifest::{
+    DeadFile, FieldsFile, KeysFile, Manifest, SEGMENT_DIRECTORY, SegmentFile, dead_name, fields_name, keys_name, segment_name,
+};
 use crate::format::position::Position;
 use crate::segment::Rows;
+use crate::segment::filter::fields::Fields;
 use crate::segment::positions::Positions;
 use crate::segment::sealed::{self, Sealed};
 use crate::types::{CheckpointReport, Lsn, Metric, Row};
@@ -85,7 +88,7 @@ struct Frozen {
 pub(super) fn checkpoint(index: &Index, rotates: bool) -> Result<CheckpointReport> {
     let mut files = index.files.lock();
     // 1. Choose n: the end of a group, durable. What no file may hold an effect of begins after it, in a new chunk.
-    let Some(frozen) = freeze(index, rotates)? else {
+    let Some(frozen) = freeze(index, &files, rotates)? else {
         let lsn = index.checkpoint_lsn.load(Relaxed);
         return Ok(CheckpointReport { lsn, bytes_written: 0, log_files_removed: 0 });
     };
@@ -109,7 +112,7 @@ fn write_or_clean_up(index: &Index, files: &mut Files, frozen: &Frozen, plan: &P
     {
         // No manifest names what was written: on a full disk, let go of it now and not at the next opening.
         for number in first_number..files.next_number {
-            for name in [segment_name(number), dead_name(number), keys_name(number)] {
+            for name in [segment_name, dead_name, fields_name, keys_name].map(|name_of| name_of(number)) {
                 let _ = index.io.remove_file(&index.directory.join(SEGMENT_DIRECTORY).join(name));
             }
         }
@@ -180,7 +183,7 @@ pub(super) fn publish(
 }
 
 /// Syncs the log, and gives the state at its end; `None` where the newest checkpoint has it.
-fn freeze(index: &Index, rotates: bool) -> Result<Option<Frozen>> {
+fn freeze(index: &Index, files: &Files, rotates: bool) -> Result<Option<Frozen>> {
     let mut writer = index.writer.lock();
     if let Some(why) = index.poison.get() {
         return Err(Error::Closed(Arc::clone(why)));
@@ -197,11 +200,13 @@ fn freeze(index: &Index, rotates: bool) -> Result<Option<Frozen>> {
     index.note_log(&writer.log);
     synced?;
     let position = writer.log.position();
-    if position.lsn == index.checkpoint_lsn.load(Relaxed) && !rotates {
+    let view = index.shared.view.load_full();
+    // Metadata indexes are no part of the state, and may have been made since.
+    let has_new_fields = || view.segments.iter().zip(&files.segments).any(|(segment, kept)| new_fields(segment, kept).is_some());
+    if position.lsn == index.checkpoint_lsn.load(Relaxed) && !rotates && !has_new_fields() {
         return Ok(None);
     }
     writer.state.freeze();
-    let view = index.shared.view.load_full();
     debug_assert_eq!(view.lsn, writer.log.written_lsn());
     let (appended_bytes, answers) = (writer.log.appended_bytes(), writer.state.keys.answers());
     Ok(Some(Frozen { view, position, appended_bytes, answers }))
@@ -267,6 +272,12 @@ fn write_files(index: &Index, directory: &Path, view: &View, plan: &Plan, files:
             kept.file.dead = Some(dead);
             kept.dead = segment.dead.clone();
         }
+        if let Some(fields) = new_fields(segment, &kept) {
+            let number = files.number();
+            let checksum = file::write(&*index.io, &directory.join(fields_name(number)), &fields.encode())?;
+            written.bytes += checksum.bytes;
+            kept.file.fields = Some(FieldsFile { number, checksum });
+        }
         written.kept.push(kept);
     }
     let rows: Vec<(&Rows, Vec<u32>)> = view.segments[plan.merge_from..]
@@ -279,6 +290,14 @@ fn write_files(index: &Index, directory: &Path, view: &View, plan: &Plan, files:
         written.new = Some(file);
     }
     Ok(written)
+}
+
+/// The metadata index of a sealed segment, where it was made and no file has it.
+fn new_fields<'a>(segment: &'a Segment, kept: &SealedFile) -> Option<&'a Fields> {
+    match &segment.rows {
+        Rows::Sealed(sealed) if kept.file.fields.is_none() => sealed.made_fields(),
+        _ => None,
+    }
 }
 
 /// Writes and syncs the keys, where they are not those that the newest manifest has; the name is made durable by the caller.
@@ -309,7 +328,7 @@ pub(super) fn write_segment(index: &Index, directory: &Path, number: u64, rows: 
     let path = directory.join(segment_name(number));
     let scaled = index.metric == Metric::Cosine;
     let checksum = sealed::write(&*index.io, &path, index.id, number, index.dimension(), scaled, rows)?;
-    Ok(SegmentFile { number, checksum, dead: None, built: None })
+    Ok(SegmentFile { number, checksum, dead: None, built: None, fields: None })
 }
 
 /// Opens what was written of `inputs`, its rows under the numbers that they have there: those at the positions that `kept` gives.

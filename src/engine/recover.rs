@@ -20,7 +20,9 @@ use crate::checkpoint::manifest::Root;
 use crate::checkpoint::{dead, keys};
 use crate::config::Limits;
 use crate::error::{Error, Result};
-use crate::format::manifest::{Built, LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, SegmentFile, index_name, segment_name};
+use crate::format::manifest::{
+    Built, LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, SegmentFile, fields_name, index_name, segment_name,
+};
 use crate::io::{Io, Lock};
 use crate::segment::Rows;
 use crate::segment::ann::{Ann, Tuning};
@@ -178,12 +180,18 @@ fn load_segments(io: &dyn Io, directory: &Path, index: IndexId, metric: Metric, 
     for file in &manifest.segments {
         let first_row = segments.last().map_or(0, |last| last.rows.first_row() + last.len as Row);
         let path = directory.join(segment_name(file.number));
-        let sealed = Sealed::open(io, &path, file.checksum, index, file.number, first_row)?;
+        let mut sealed = Sealed::open(io, &path, file.checksum, index, file.number, first_row)?;
         if sealed.dimension() != manifest.settings.dimension as usize {
             return Err(Error::corrupt(&path, 12, format!("this segment has vectors of {} values", sealed.dimension())));
         }
         if sealed.len() > 0 && sealed.is_scaled() != (metric == Metric::Cosine) {
             return Err(Error::corrupt(&path, 52, "this segment was written for another metric"));
+        }
+        if let Some(fields) = &file.fields {
+            match sealed.load_fields(io, &directory.join(fields_name(fields.number)), fields.checksum) {
+                Err(error @ Error::Corrupt(_)) => tracing::warn!(%error, "a metadata index is made again, of the rows"),
+                loaded => loaded?,
+            }
         }
         let dead = file.dead.as_ref().map(|dead| dead::read(io, &directory, dead, sealed.len())).transpose()?;
         let dead = dead.into_iter().flatten().map(|position| position as usize).collect();
@@ -221,10 +229,12 @@ fn load_build(io: &dyn Io, directory: &Path, metric: Metric, segment: &Segment, 
     }
 }
 
-/// A segment as the manifest has it; one whose index could not be opened has nothing built over it.
+/// A segment as the manifest has it, without what could not be opened and is to be made again: its FAISS index, its metadata index.
 fn sealed_file(segment: &Segment, file: &SegmentFile) -> SealedFile {
     let is_lost = file.index().is_some() && segment.ann().is_none();
-    let file = SegmentFile { built: file.built.clone().filter(|_| !is_lost), ..file.clone() };
+    let built = file.built.clone().filter(|_| !is_lost);
+    let fields = file.fields.clone().filter(|_| segment.rows.has_fields());
+    let file = SegmentFile { built, fields, ..file.clone() };
     SealedFile { file, dead: segment.dead.clone(), busy: false }
 }
 

@@ -9,8 +9,9 @@ use roaring::RoaringBitmap;
 use super::*;
 use crate::format::codec;
 use crate::format::frame::FrameKind;
-use crate::format::manifest::{Built, DeadFile, IndexFile, SegmentFile};
+use crate::format::manifest::{Built, DeadFile, FieldsFile, IndexFile, SegmentFile};
 use crate::io::{durable, os::OsIo};
+use crate::segment::filter::fields::Fields;
 use crate::segment::growing::{Growing, NewRow};
 use crate::segment::words::TextEnd;
 use crate::wal::operation::{Delete, Effect, Keyed, Upsert};
@@ -29,6 +30,7 @@ fn targets() -> Vec<Target> {
         ("point", point, point_seeds()),
         ("dead", dead, dead_seeds()),
         ("keys", keys, keys_seeds()),
+        ("fields", fields, fields_seeds()),
         ("index_type", index_type, index_type_seeds()),
     ];
     targets.into_iter().chain(server_targets()).collect()
@@ -210,7 +212,7 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
     let checkpointed = Manifest {
         position: Position { at: Some((name, 64)), ..position },
         segments: vec![
-            SegmentFile { number: 5, checksum: Checksum { bytes: 100, crc: 1 }, dead: None, built: None },
+            SegmentFile { number: 5, checksum: Checksum { bytes: 100, crc: 1 }, dead: None, built: None, fields: None },
             SegmentFile {
                 number: 6,
                 checksum: Checksum { bytes: 1 << 40, crc: 2 },
@@ -224,6 +226,7 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
                     nprobe: 0,
                     overfetch: 1,
                 })),
+                fields: Some(FieldsFile { number: 9, checksum: Checksum { bytes: 50, crc: 5 } }),
             },
         ],
         ..logged.clone()
@@ -346,6 +349,22 @@ fn keys_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ),
         ("beyond-the-checkpoint", input(8, &[("k", 9, 7, Effect::default())])),
         ("not-rising", input(9, &[("k", 9, 7, Effect::default()), ("l", 9, 7, Effect::default())])),
+    ]
+}
+
+fn fields_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let input = |metadata: &[&str]| {
+        let made = Fields::new(metadata.iter().map(|text| text.as_bytes().into()));
+        [&(metadata.len() as u16).to_le_bytes()[..], &made.encode()].concat()
+    };
+    let same: Vec<&str> = vec!["{\"same\":\"text\"}"; 70];
+    vec![
+        ("none", input(&[])),
+        (
+            "some",
+            input(&["{\"a\":1,\"b\":{\"c\":[true,null,-2.5,\"ü\"]}}", "{}", "{\"a\":\"x\"}", "{\"a\":12345678901234567890}"]),
+        ),
+        ("bitmap", input(&same)),
     ]
 }
 

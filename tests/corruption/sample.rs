@@ -8,8 +8,8 @@ use faiss_proxy::config::Limits;
 use faiss_proxy::io::Io;
 use faiss_proxy::io::sim::SimIo;
 use faiss_proxy::{
-    Damage, Durability, Error, IdempotencyKey, Index, IndexId, IndexOptions, IndexSpec, Lsn, Metric, Opening, Query, Store,
-    TenantId, WriteOptions,
+    Damage, Durability, Error, Filter, IdempotencyKey, Index, IndexId, IndexOptions, IndexSpec, Lsn, Metric, Opening, Query,
+    Store, TenantId, WriteOptions,
 };
 
 use crate::damage::{Case, Outcome};
@@ -112,6 +112,7 @@ impl Sample {
             Some("seg") => ".seg",
             Some("dead") => ".dead",
             Some("keys") => ".keys",
+            Some("fields") => ".fields",
             Some("faiss") => ".faiss",
             Some("torn") => ".torn",
             Some("wal") if alike().first().is_some_and(|first| first == path) => "log, first",
@@ -144,6 +145,7 @@ impl Sample {
                 let (lsn, torn_bytes) = (index.info().lsn, index.info().torn_bytes);
                 assert_eq!(dump(&index), self.victim.states[lsn as usize], "data of another time");
                 self.check_lazy(&lazy, Ok(&dump(&index)));
+                check_count(&index);
                 let is_rebuilt = check_searches(&index, self.index_type);
                 self.write_and_reopen(disk, store, index);
                 if lsn == self.victim.last_lsn() {
@@ -198,6 +200,16 @@ fn check_text(refusal: &Error) {
     let text = refusal.to_string();
     assert!(text.contains(DATA) && text.contains(" at byte "), "{text}");
     assert!(text.contains("restored from a backup or deleted"), "{text}");
+}
+
+/// What a filter selects is right, whether its metadata index was read or made again.
+fn check_count(index: &Index) {
+    let state = dump(index);
+    for version in [1, 2, 3] {
+        let filter = format!("\"version\":{version}");
+        let expected = state.values().filter(|row| row.metadata.contains(&filter)).count() as u64;
+        assert_eq!(index.count(&Filter::parse(&format!("{{{filter}}}")).unwrap()).0, expected, "{filter}");
+    }
 }
 
 /// A search by the index is right, with its FAISS indexes or without; where one is lost that is said, and it is built again. Whether that was so.
@@ -262,6 +274,8 @@ fn fill(disk: &SimIo, tenant: TenantId, prefix: &str, spec: &IndexSpec) -> Kept 
         let options = WriteOptions { key: Some(IdempotencyKey::new(key, &[]).unwrap()), ..WriteOptions::default() };
         index.delete(&[&id(32), &id(200)], options).unwrap();
         states.push(dump(&index));
+        // A metadata index is made, and written.
+        check_count(&index);
         index.checkpoint().unwrap();
     }
     upsert(&index, &[id(4), id(40)], 3, &mut states);

@@ -44,7 +44,13 @@ impl From<Manifest> for super::Manifest {
             log,
             segments: segments
                 .into_iter()
-                .map(|SegmentFile { number, checksum, dead }| super::SegmentFile { number, checksum, dead, built: None })
+                .map(|SegmentFile { number, checksum, dead }| super::SegmentFile {
+                    number,
+                    checksum,
+                    dead,
+                    built: None,
+                    fields: None,
+                })
                 .collect(),
             keys: None,
         }

@@ -1,8 +1,8 @@
-//! Manifests of format version 2, from before there were idempotency keys. They are read and never written.
+//! Manifests of format version 2, from before there were idempotency keys and metadata indexes. They are read and never written.
 
 use super::super::codec::Decode;
 use super::super::position::{Position, SegmentName};
-use super::SegmentFile;
+use super::{Built, Checksum, DeadFile};
 
 #[derive(Decode)]
 pub(super) struct Manifest {
@@ -25,6 +25,14 @@ struct Settings {
     options: String,
 }
 
+#[derive(Decode)]
+struct SegmentFile {
+    number: u64,
+    checksum: Checksum,
+    dead: Option<DeadFile>,
+    built: Option<Built>,
+}
+
 impl From<Manifest> for super::Manifest {
     fn from(old: Manifest) -> Self {
         let Manifest { index, generation, settings, position, log, segments } = old;
@@ -36,7 +44,16 @@ impl From<Manifest> for super::Manifest {
             settings: super::Settings { name, dimension, index_type, factory, metric, created_at_us, options, created_by },
             position,
             log,
-            segments,
+            segments: segments
+                .into_iter()
+                .map(|SegmentFile { number, checksum, dead, built }| super::SegmentFile {
+                    number,
+                    checksum,
+                    dead,
+                    built,
+                    fields: None,
+                })
+                .collect(),
             keys: None,
         }
     }
