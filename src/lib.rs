@@ -111,5 +111,5 @@ pub use segment::filter::Filter;
 pub use types::{
     Access, BuildInfo, CheckpointReport, CompactReport, Condition, Deleted, Durability, EraseReport, Explanation, Hit, How,
     IdempotencyKey, IndexCounts, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState, IndexSummary, Lsn, Metric, PageQuery,
-    Picked, Point, PointPage, Query, SearchParams, TenantId, Upserted, WriteOptions,
+    Picked, Point, PointPage, Query, RangeHits, RangeQuery, SearchParams, TenantId, Upserted, Within, WriteOptions,
 };

@@ -303,6 +303,40 @@ pub struct Hit {
     pub values: Option<Vec<f32>>,
 }
 
+/// A search for all points that are near enough.
+#[derive(Clone, Debug)]
+pub struct RangeQuery {
+    /// `dimension` finite floats.
+    pub vector: Vec<f32>,
+    pub within: Within,
+    /// Only points that match it are found.
+    pub filter: Option<crate::segment::filter::Filter>,
+    /// How many points at most, 1 to [`Limits::range_hits_max`](crate::config::Limits): the best of them.
+    pub limit: usize,
+    /// Whether each hit bears its vector.
+    pub include_values: bool,
+}
+
+/// What is near enough. A number is met by a distance or a score that is the same f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Within {
+    /// L2: a squared distance of at most this, as FAISS's range search takes it; inner product and cosine: a product or a cosine of at least this.
+    Radius(f64),
+    /// A score of at least this.
+    MinScore(f64),
+}
+
+/// Answer to a [`RangeQuery`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct RangeHits {
+    /// Best first.
+    pub hits: Vec<Hit>,
+    /// Whether there are more than the limit.
+    pub truncated: bool,
+    /// The state in which they were found.
+    pub lsn: Lsn,
+}
+
 /// Which points a page has.
 #[derive(Clone, Debug, Default)]
 pub struct PageQuery {

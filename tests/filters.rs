@@ -284,3 +284,17 @@ fn metadata_index_is_in_a_file_after_a_checkpoint_and_is_made_again_where_that_i
     assert_eq!(files().len(), index.info().segments, "that of a segment that is gone is gone: {:?}", files());
     store.close().unwrap();
 }
+
+#[test]
+fn a_least_score_is_reached_by_a_score_that_is_written_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_store(OsIo, directory.path(), &Limits::default()).unwrap();
+    let index = store.create_index(&tenant(), &support::spec(1, Metric::InnerProduct)).unwrap();
+    let mut batch = index.batch();
+    batch.push("a", &[0.7], "{}").unwrap();
+    index.upsert(batch, Durability::Interval).unwrap();
+    let count =
+        |least| index.search(&Query { vector: vec![1.0], k: 1, min_score: Some(least), ..Query::default() }).unwrap().len();
+    // The f32 nearest to 0.7 is less than the f64; it is answered as `0.7`.
+    assert_eq!((count(0.7), count(0.700_001)), (1, 0));
+}

@@ -26,6 +26,8 @@ enum Target {
     Compact(String),
     Train(String),
     Search(String),
+    SearchBatch(String),
+    RangeSearch(String),
     Vectors(String),
     Count(String),
     Vector(String, String),
@@ -43,6 +45,7 @@ impl Target {
             Self::Vector(..) => "GET, PATCH, DELETE",
             Self::Index(_) => "GET, DELETE",
             Self::Checkpoint(_) | Self::Compact(_) | Self::Train(_) | Self::Count(_) => "POST",
+            Self::SearchBatch(_) | Self::RangeSearch(_) => "POST",
         }
     }
 }
@@ -69,6 +72,10 @@ fn target() -> BoxedFilter<(Target,)> {
         .or(warp::path!("v1" / "index" / String / "train").map(Target::Train))
         .unify()
         .or(warp::path!("v1" / "index" / String / "search").map(Target::Search))
+        .unify()
+        .or(warp::path!("v1" / "index" / String / "search" / "batch").map(Target::SearchBatch))
+        .unify()
+        .or(warp::path!("v1" / "index" / String / "range_search").map(Target::RangeSearch))
         .unify()
         .or(warp::path!("v1" / "index" / String / "vectors").map(Target::Vectors))
         .unify()
@@ -121,6 +128,8 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
         (Target::Compact(id), &Method::POST) => indices::compact(server, tenant, id, request).await,
         (Target::Train(id), &Method::POST) => indices::train(server, tenant, id).await,
         (Target::Search(id), &Method::GET | &Method::POST) => search::search(server, tenant, id, request).await,
+        (Target::SearchBatch(id), &Method::POST) => search::batch(server, tenant, id, request).await,
+        (Target::RangeSearch(id), &Method::POST) => search::range(server, tenant, id, request).await,
         (Target::Vectors(id), &Method::POST) => writes::add(server, tenant, id, request).await,
         (Target::Vectors(id), &Method::GET) => vectors::list(server, tenant, id, request).await,
         (Target::Count(id), &Method::POST) => vectors::count(server, tenant, id, request).await,
@@ -165,6 +174,8 @@ mod tests {
             ("/v1/index/a/compact?erase=true", "Compact(\"a\")"),
             ("/v1/index/a/train", "Train(\"a\")"),
             ("/v1/index/a/search?x=1", "Search(\"a\")"),
+            ("/v1/index/a/search/batch", "SearchBatch(\"a\")"),
+            ("/v1/index/a/range_search", "RangeSearch(\"a\")"),
             ("/v1/index/a/vectors", "Vectors(\"a\")"),
             ("/v1/index/a/vectors/b%2Fc%00", "Vector(\"a\", \"b%2Fc%00\")"),
             ("/v1/index/a/vectors/b/c", "Nothing"),

@@ -238,7 +238,7 @@ mod tests {
     fn refuses(batch: &mut Batch, id: &str, values: &[f32], metadata: &str, expected_field: &str, expected_code: &str) {
         let before = batch.clone();
         match batch.push(id, values, metadata) {
-            Err(Error::Invalid { field, code, .. }) => assert_eq!((field, code), (expected_field, expected_code)),
+            Err(Error::Invalid { field, code, .. }) => assert_eq!((&*field, code), (expected_field, expected_code)),
             other => panic!("{other:?}"),
         }
         assert_eq!((batch.count, &batch.texts, &batch.vectors), (before.count, &before.texts, &before.vectors));

@@ -10,24 +10,20 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::apply::{Shared, State};
-use super::batch::check_vector;
 use super::checkpoint::Files;
 use super::maintenance::{Maintenance, Task};
 use super::policy::Policy;
 use super::queue::Queue;
 use super::reserve::Reserve;
-use super::search;
 use super::writer::{Outcome, Write, Writer};
 use crate::checkpoint::manifest::Root;
-use crate::config::{EF_MAX, Limits};
+use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Built, LOG_DIRECTORY, SegmentFile, Settings};
 use crate::io::{Io, Lock};
 use crate::segment::growing::Growing;
 use crate::segment::recipe::{self, Recipe};
-use crate::types::{
-    BuildInfo, CheckpointReport, Explanation, Hit, IndexId, IndexInfo, IndexOptions, IndexState, Metric, Picked, Query, TenantId,
-};
+use crate::types::{BuildInfo, CheckpointReport, IndexId, IndexInfo, IndexOptions, IndexState, Metric, Picked, TenantId};
 use crate::wal::file_log::FileLog;
 
 /// One index, open. Calls block; any number of threads may make them.
@@ -219,34 +215,6 @@ impl Index {
         let segment_bytes: u64 = manifest.segments.iter().map(SegmentFile::bytes).sum();
         let keys_bytes = manifest.keys.as_ref().map_or(0, |keys| keys.checksum.bytes);
         log_bytes + segment_bytes + keys_bytes + manifest.encode().len() as u64
-    }
-
-    /// The nearest points, best first; `k` of them where there are `k` that match.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] naming `vector` or `k`.
-    pub fn search(&self, query: &Query) -> Result<Vec<Hit>> {
-        self.explain(query).map(|(hits, _)| hits)
-    }
-
-    /// The same, and how the answer was found.
-    ///
-    /// # Errors
-    /// As [`search`](Self::search).
-    pub fn explain(&self, query: &Query) -> Result<(Vec<Hit>, Explanation)> {
-        if query.k == 0 || query.k > self.limits.k_max {
-            return Err(Error::invalid("k", "invalid_k", format!("k is 1 to {}, and not {}", self.limits.k_max, query.k)));
-        }
-        let within = |field, value: Option<u32>, max: u32| match value {
-            Some(value) if value == 0 || value > max => {
-                Err(Error::invalid(field, "invalid_params", format!("must be 1 to {max}, and not {value}")))
-            }
-            _ => Ok(()),
-        };
-        within("params.ef", query.params.ef, EF_MAX)?;
-        within("params.nprobe", query.params.nprobe, u32::MAX)?;
-        let squared_norm = check_vector("vector", &query.vector, self.dimension(), self.metric)?;
-        search::search(&self.shared.view.load_full(), self.metric, query, squared_norm)
     }
 
     /// Makes every write that was acknowledged durable, whatever its durability, and covers it by a watermark.
