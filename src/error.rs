@@ -27,6 +27,9 @@ pub enum Error {
     /// The request is right, but not in the present state.
     #[error("{0}")]
     Conflict(String),
+    /// The condition of the write does not hold. Nothing was done: look at the point again.
+    #[error("the condition does not hold: {0}")]
+    Unmet(String),
     /// A queue is full. Nothing was done: try again later.
     #[error("{0}")]
     Busy(&'static str),

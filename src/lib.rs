@@ -109,7 +109,7 @@ pub use engine::{Batch, Index, Opening, Store, StoreOptions};
 pub use error::{Damage, Error, Fault, Result, What};
 pub use segment::filter::Filter;
 pub use types::{
-    Access, BuildInfo, CheckpointReport, CompactReport, Deleted, Durability, EraseReport, Explanation, Hit, How, IndexCounts,
-    IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState, IndexSummary, Lsn, Metric, PageQuery, Picked, Point, PointPage,
-    Query, RangeHits, RangeQuery, SearchParams, TenantId, Upserted, Within,
+    Access, BuildInfo, CheckpointReport, CompactReport, Condition, Deleted, Durability, EraseReport, Explanation, Hit, How,
+    IdempotencyKey, IndexCounts, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState, IndexSummary, Lsn, Metric, PageQuery,
+    Picked, Point, PointPage, Query, RangeHits, RangeQuery, SearchParams, TenantId, Upserted, Within, WriteOptions,
 };

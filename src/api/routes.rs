@@ -10,7 +10,7 @@ use warp::reply::Response;
 
 use super::reply::Problem;
 use super::request::{Request, RequestId};
-use super::{Server, indices, search, service, vectors};
+use super::{Server, indices, search, service, vectors, writes};
 
 /// What a path names. Its parts are as they came: warp does not decode percent escapes, so that a `%2F` in an id is no separator.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,9 +40,10 @@ impl Target {
         match self {
             Self::Root | Self::Docs | Self::Health | Self::Ready | Self::Metrics | Self::Nothing => "GET",
             Self::Indices | Self::Search(_) | Self::Vectors(_) => "GET, POST",
-            // Posted to, these two are no ids: a point of such an id can be read and deleted all the same.
-            Self::Vector(_, id) if id == "fetch" || id == "delete" => "GET, DELETE, POST",
-            Self::Index(_) | Self::Vector(..) => "GET, DELETE",
+            // Posted to, these two are no ids: a point of such an id can be read, changed and deleted all the same.
+            Self::Vector(_, id) if id == "fetch" || id == "delete" => "GET, PATCH, DELETE, POST",
+            Self::Vector(..) => "GET, PATCH, DELETE",
+            Self::Index(_) => "GET, DELETE",
             Self::Checkpoint(_) | Self::Compact(_) | Self::Train(_) | Self::Count(_) => "POST",
             Self::SearchBatch(_) | Self::RangeSearch(_) => "POST",
         }
@@ -129,13 +130,14 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
         (Target::Search(id), &Method::GET | &Method::POST) => search::search(server, tenant, id, request).await,
         (Target::SearchBatch(id), &Method::POST) => search::batch(server, tenant, id, request).await,
         (Target::RangeSearch(id), &Method::POST) => search::range(server, tenant, id, request).await,
-        (Target::Vectors(id), &Method::POST) => vectors::add(server, tenant, id, request).await,
+        (Target::Vectors(id), &Method::POST) => writes::add(server, tenant, id, request).await,
         (Target::Vectors(id), &Method::GET) => vectors::list(server, tenant, id, request).await,
         (Target::Count(id), &Method::POST) => vectors::count(server, tenant, id, request).await,
         (Target::Vector(id, verb), &Method::POST) if verb == "fetch" => vectors::fetch(server, tenant, id, request).await,
-        (Target::Vector(id, verb), &Method::POST) if verb == "delete" => vectors::delete_many(server, tenant, id, request).await,
+        (Target::Vector(id, verb), &Method::POST) if verb == "delete" => writes::delete_many(server, tenant, id, request).await,
         (Target::Vector(id, vector_id), &Method::GET) => vectors::get(server, tenant, id, vector_id).await,
-        (Target::Vector(id, vector_id), &Method::DELETE) => vectors::delete(server, tenant, id, vector_id, request).await,
+        (Target::Vector(id, vector_id), &Method::PATCH) => writes::patch(server, tenant, id, vector_id, request).await,
+        (Target::Vector(id, vector_id), &Method::DELETE) => writes::delete(server, tenant, id, vector_id, request).await,
         (target, _) => Err(Problem::method_not_allowed(target.allow())),
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Root {
     previous: Option<Manifest>,
     /// Whether what the manifests do not name can go: not where one of them could not be read.
     sweeps: bool,
+    /// Manifests that this process has to publish before it removes anything: see [`load`](Self::load).
+    unsure: u8,
     /// Set once it is not known which manifest is on the disk.
     poisoned: Option<Error>,
 }
@@ -39,13 +41,20 @@ impl Root {
 
     /// Reads the newest manifest, and the one before it, for an index that is about to serve. Changes nothing.
     ///
+    /// A manifest that was published removes what only older ones name, after its name was synced. So where something of that kind is left, a
+    /// publishing did not come to its end, and perhaps because that sync failed: a later one may say `Ok`, and the newest name that is seen here
+    /// is lost with a crash all the same, or one that was taken away again comes back. Whatever either names must still be there then. So nothing
+    /// is removed before both manifests that are kept are this process's own.
+    ///
     /// # Errors
     /// As [`look`](Self::look); [`Error::Io`] also where the directory cannot be synced.
     pub(crate) fn load(io: Arc<dyn Io>, directory: &Path, index: IndexId) -> Result<Self> {
         // A process that was killed may not have come to sync the newest name. It is about to be believed, and files that only older ones
         // name to be removed.
         io.sync_dir(directory).map_err(|error| Error::io("sync", directory, error))?;
-        Self::look(io, directory, index)
+        let mut root = Self::look(io, directory, index)?;
+        root.unsure = if root.leftovers()?.is_empty() { 0 } else { 2 };
+        Ok(root)
     }
 
     /// Reads the newest manifest, and the one before it, only to look at them: the newest name may be in memory only, so nothing may be
@@ -89,7 +98,8 @@ impl Root {
         let previous = read(&*io, directory, before)
             .inspect_err(|error| tracing::warn!(%error, "the manifest before the newest one cannot be read; no file is swept"))
             .ok();
-        Ok(Self { io, directory: directory.to_owned(), sweeps: previous.is_some(), current, previous, poisoned: None })
+        let sweeps = previous.is_some();
+        Ok(Self { io, directory: directory.to_owned(), current, previous, sweeps, unsure: 0, poisoned: None })
     }
 
     pub(crate) fn current(&self) -> &Manifest {
@@ -142,12 +152,22 @@ impl Root {
         let dropped = self.previous.replace(before);
         // Where the one before could not be read when it was opened, both are of this process by now.
         self.sweeps |= dropped.is_some();
+        let names: Vec<PathBuf> = match self.unsure {
+            0 => dropped.iter().flat_map(Manifest::files).filter(|name| !self.names(name)).map(PathBuf::from).collect(),
+            _ => {
+                self.unsure -= 1;
+                // From here on all of it can go.
+                if self.unsure == 0 { self.leftovers().unwrap_or_default() } else { Vec::new() }
+            }
+        };
         let mut log_files_removed = 0;
-        for name in dropped.iter().flat_map(Manifest::files).filter(|name| !self.names(name)) {
+        for name in names {
             // A file that stays is removed by the next opening.
             match self.io.remove_file(&self.directory.join(&name)) {
-                Ok(()) => log_files_removed += usize::from(name.ends_with(".wal")),
-                Err(error) => tracing::warn!(%name, %error, "a file that is no longer needed could not be removed"),
+                Ok(()) => log_files_removed += usize::from(name.extension().is_some_and(|kind| kind == "wal")),
+                Err(error) => {
+                    tracing::warn!(name = %name.display(), %error, "a file that is no longer needed could not be removed")
+                }
             }
         }
         Ok((bytes.len() as u64, log_files_removed))
@@ -158,13 +178,33 @@ impl Root {
     }
 
     /// Removes files of ours that no kept manifest names: what a crash left. For an index that is known to be sound. Files that are not ours
-    /// are left alone.
+    /// are left alone. Where manifests have to be published first and there is no room for them, the files stay.
     ///
     /// # Errors
-    /// [`Error::Io`]: some are left.
-    pub(crate) fn sweep(&self) -> Result<()> {
+    /// [`Error::Io`]: some are left. [`Error::OutcomeUnknown`]: as [`publish`](Self::publish).
+    pub(crate) fn sweep(&mut self) -> Result<()> {
+        while self.unsure > 0 {
+            match self.publish(|_| {}) {
+                Ok(_) => {}
+                Err(error @ Error::OutcomeUnknown(_)) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "what a crash left stays until two more manifests are published");
+                    return Ok(());
+                }
+            }
+        }
+        for name in self.leftovers()? {
+            let path = self.directory.join(name);
+            self.io.remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;
+        }
+        Ok(())
+    }
+
+    /// Files of ours that no kept manifest names, from the index's directory.
+    fn leftovers(&self) -> Result<Vec<PathBuf>> {
+        let mut leftovers = Vec::new();
         if !self.sweeps {
-            return Ok(());
+            return Ok(leftovers);
         }
         let named: HashSet<String> = std::iter::once(&self.current).chain(&self.previous).flat_map(Manifest::files).collect();
         for directory in ["", LOG_DIRECTORY, SEGMENT_DIRECTORY] {
@@ -172,12 +212,11 @@ impl Root {
             for entry in self.io.list(&path).map_err(|error| Error::io("list", &path, error))? {
                 let name = if directory.is_empty() { entry.name.clone() } else { format!("{directory}/{}", entry.name) };
                 if !entry.is_dir && is_ours(&entry.name) && !named.contains(&name) {
-                    let path = path.join(&entry.name);
-                    self.io.remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;
+                    leftovers.push(PathBuf::from(name));
                 }
             }
         }
-        Ok(())
+        Ok(leftovers)
     }
 }
 
@@ -203,11 +242,68 @@ mod tests {
     use super::*;
     use crate::format::manifest::{Settings, segment_name};
     use crate::format::position::Position;
-    use crate::io::sim::SimIo;
+    use crate::io::sim::{Fault, Operation, SimIo, Survival};
 
+    /// The index refused: its newest manifest had come back, and the log segment that it names had been swept away.
     #[test]
-    fn a_stranger_s_file_of_the_last_number_is_an_error_and_no_overflow() {
-        let disk = SimIo::new();
+    fn what_a_manifest_names_that_a_crash_can_bring_back_is_not_swept() {
+        let name = SegmentName { first_lsn: 1, epoch: 1 };
+        let wal = Path::new("/").join(LOG_DIRECTORY);
+        for seed in 0..100 {
+            let disk = SimIo::new();
+            let io: Arc<dyn Io> = Arc::new(disk.clone());
+            for directory in [LOG_DIRECTORY, SEGMENT_DIRECTORY] {
+                disk.create_dir(&Path::new("/").join(directory)).unwrap();
+            }
+            Root::create(&disk, Path::new("/"), manifest(1)).unwrap();
+            let mut root = Root::load(Arc::clone(&io), Path::new("/"), IndexId::nil()).unwrap();
+            disk.create(&name.path(&wal)).unwrap();
+            disk.sync_dir(&wal).unwrap();
+            // It is durable, and cannot be read back, and its removal is not durable.
+            disk.fail_step(disk.operations() + 8, Fault::Eio);
+            root.publish(|manifest| manifest.log.push(name)).unwrap_err();
+            assert!(matches!(&disk.struck()[..], [(_, step)] if step.operation == Operation::ReadAt));
+            disk.fail_at(1, Fault::FailedSync);
+            Root::load(Arc::clone(&io), Path::new("/"), IndexId::nil()).unwrap_err();
+            // The sync after one that failed says that all is well.
+            let mut root = Root::load(Arc::clone(&io), Path::new("/"), IndexId::nil()).unwrap();
+            root.sweep().unwrap();
+            let after = disk.crash(Survival::Random(seed));
+            let root = Root::look(Arc::new(after.clone()), Path::new("/"), IndexId::nil()).unwrap();
+            for file in root.current().files() {
+                assert!(after.open(&Path::new("/").join(&file)).is_ok(), "seed {seed}: {file} is named and missing");
+            }
+        }
+    }
+
+    /// The index refused: its newest manifest was lost, and the one before the one before it had been swept away.
+    #[test]
+    fn manifest_before_one_that_a_crash_can_take_away_is_not_swept() {
+        for seed in 0..100 {
+            let disk = SimIo::new();
+            let io: Arc<dyn Io> = Arc::new(disk.clone());
+            for directory in [LOG_DIRECTORY, SEGMENT_DIRECTORY] {
+                disk.create_dir(&Path::new("/").join(directory)).unwrap();
+            }
+            Root::create(&disk, Path::new("/"), manifest(1)).unwrap();
+            let mut root = Root::load(Arc::clone(&io), Path::new("/"), IndexId::nil()).unwrap();
+            // Its name is not durable, and it cannot be taken away again.
+            disk.fail_step(disk.operations() + 6, Fault::FailedSync);
+            disk.fail_step(disk.operations() + 7, Fault::Eio);
+            root.publish(|_| {}).unwrap_err();
+            let struck: Vec<Operation> = disk.struck().iter().map(|(_, step)| step.operation).collect();
+            assert_eq!(struck, [Operation::SyncDir, Operation::RemoveFile]);
+            let mut root = Root::load(Arc::clone(&io), Path::new("/"), IndexId::nil()).unwrap();
+            assert_eq!(root.current().generation, 3);
+            root.sweep().unwrap();
+            assert_eq!(root.current().generation, 5);
+            let after = disk.crash(Survival::Random(seed));
+            let found = Root::look(Arc::new(after), Path::new("/"), IndexId::nil()).map(|root| root.current().generation);
+            assert_eq!(found.map_err(|error| error.to_string()), Ok(5), "seed {seed}");
+        }
+    }
+
+    fn manifest(generation: u64) -> Manifest {
         let settings = Settings {
             name: "n".to_owned(),
             dimension: 1,
@@ -216,12 +312,18 @@ mod tests {
             metric: 0,
             created_at_us: 0,
             options: "{}".to_owned(),
+            created_by: None,
         };
-        let current =
-            Manifest { index: [0; 16], generation: 1, settings, position: Position::START, log: vec![], segments: vec![] };
+        Manifest { index: [0; 16], generation, settings, position: Position::START, log: vec![], segments: vec![], keys: None }
+    }
+
+    #[test]
+    fn a_stranger_s_file_of_the_last_number_is_an_error_and_no_overflow() {
+        let disk = SimIo::new();
+        let current = manifest(1);
         disk.create_dir(&Path::new("/").join(SEGMENT_DIRECTORY)).unwrap();
-        let root =
-            Root { io: Arc::new(disk.clone()), directory: "/".into(), current, previous: None, sweeps: true, poisoned: None };
+        let io = Arc::new(disk.clone());
+        let root = Root { io, directory: "/".into(), current, previous: None, sweeps: true, unsure: 0, poisoned: None };
         assert_eq!(root.next_number().unwrap(), 1);
         disk.create(&Path::new("/").join(SEGMENT_DIRECTORY).join(segment_name(u64::MAX))).unwrap();
         let error = root.next_number().unwrap_err().to_string();

@@ -104,8 +104,8 @@ impl Bench {
         let mut texts = Vec::new();
         codec::encode_into(id, &mut texts);
         codec::encode_into("x".repeat(metadata_bytes).as_str(), &mut texts);
-        let upsert = Upsert { count: 1, dimension: 1, texts: &texts, vectors: Cow::Borrowed(&[1.0]) };
-        log.append(&[Operation::Upsert(upsert)])
+        let upsert = Upsert { count: 1, dimension: 1, texts: Cow::Owned(texts), vectors: Cow::Borrowed(&[1.0]) };
+        log.append(&[&Operation::Upsert(upsert)])
     }
 
     fn append(&mut self, id: &str) {

@@ -12,3 +12,4 @@ mod program;
 mod reads;
 mod support;
 mod tenants;
+mod writes;

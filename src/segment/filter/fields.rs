@@ -4,6 +4,8 @@
 //! So what is not worth a place in memory is left out: arrays and objects as a whole, the rest of long strings, the elements of long arrays, numbers
 //! that an f64 cannot hold, fields beyond [`PATHS_MAX`], and those that the index's creator left out.
 
+mod stored;
+
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
@@ -258,6 +260,12 @@ impl Field {
 }
 
 impl Numbers {
+    /// Of `len` rows.
+    fn new(keys: Box<[f64]>, postings: Postings, len: usize) -> Self {
+        let are_single = postings.are_single(len);
+        Self { keys, postings, are_single }
+    }
+
     fn equal(&self, number: Number, into: &mut Bits) {
         if let Ok(at) = self.keys.binary_search_by(|&key| Number::of(key).cmp(&number)) {
             self.postings.insert(at..at + 1, into);
@@ -422,10 +430,8 @@ impl Entries {
 
     /// Of `len` rows.
     fn finish(self, len: usize) -> Field {
-        // Rows rise; a number that a row has twice is one.
-        let are_single = self.numbers.windows(2).all(|pair| pair[0].1 != pair[1].1 || pair[0].0 == pair[1].0);
         let (keys, postings) = Postings::of(self.numbers, len, f64::total_cmp);
-        let numbers = Numbers { keys: keys.into(), postings, are_single };
+        let numbers = Numbers::new(keys.into(), postings, len);
         let (keys, postings) = Postings::of(self.texts, len, Ord::cmp);
         let ends = keys.iter().scan(0, |end, key| {
             *end += key.len() as u32;

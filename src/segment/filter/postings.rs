@@ -15,10 +15,10 @@ const SET_ROWS_MIN: usize = 64;
 #[derive(Debug)]
 pub(super) struct Postings {
     /// Where the rows of each value end in `rows`.
-    ends: Box<[u32]>,
-    rows: Box<[u32]>,
+    pub(super) ends: Box<[u32]>,
+    pub(super) rows: Box<[u32]>,
     /// The rows of values that many have, and that have none in `rows`.
-    sets: HashMap<u32, RowSet>,
+    pub(super) sets: HashMap<u32, RowSet>,
 }
 
 impl Postings {
@@ -71,6 +71,14 @@ impl Postings {
             let within = self.sets.iter().filter(|(key, _)| keys.contains(&(**key as usize)));
             within.for_each(|(_, rows)| rows.insert_into(into));
         }
+    }
+
+    /// Whether no row, of `len`, has two of the values.
+    pub(super) fn are_single(&self, len: usize) -> bool {
+        let mut distinct = Bits::none(len);
+        self.insert(0..self.ends.len(), &mut distinct);
+        let all = self.rows.len() as u64 + self.sets.values().map(RowSet::len).sum::<u64>();
+        distinct.count() as u64 == all
     }
 
     /// Bytes of memory, about.

@@ -1,5 +1,7 @@
 //! Rows, in whatever takes less memory.
 
+use std::borrow::Cow;
+
 use roaring::RoaringBitmap;
 
 use crate::segment::bits::Bits;
@@ -12,6 +14,12 @@ pub(super) enum RowSet {
     Runs(RoaringBitmap),
     /// Many, and anywhere: one bit a row. Sets of these are united word by word.
     Words(Box<[u64]>),
+}
+
+impl Default for RowSet {
+    fn default() -> Self {
+        Self::Few(RoaringBitmap::new())
+    }
 }
 
 impl RowSet {
@@ -40,6 +48,25 @@ impl RowSet {
                 }
             }
             Self::Words(words) => bits.or_words(words),
+        }
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Self::Few(rows) | Self::Runs(rows) => rows.len(),
+            Self::Words(words) => words.iter().map(|word| u64::from(word.count_ones())).sum(),
+        }
+    }
+
+    /// As a file has it: the same rows are the same bytes.
+    pub(super) fn to_roaring(&self) -> Cow<'_, RoaringBitmap> {
+        match self {
+            Self::Few(rows) | Self::Runs(rows) => Cow::Borrowed(rows),
+            Self::Words(words) => {
+                let mut rows = RoaringBitmap::from_lsb0_bytes(0, bytemuck::cast_slice(words));
+                rows.optimize();
+                Cow::Owned(rows)
+            }
         }
     }
 
