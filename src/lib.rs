@@ -105,11 +105,11 @@ pub mod api;
 #[cfg(feature = "server")]
 pub mod cli;
 
-pub use engine::{Batch, Index, Opening, Store, StoreOptions};
+pub use engine::{Batch, Index, Listener, Opening, Store, StoreOptions};
 pub use error::{Damage, Error, Fault, Result, What};
 pub use segment::filter::Filter;
 pub use types::{
-    Access, BuildInfo, CheckpointReport, CompactReport, Deleted, Durability, EraseReport, Explanation, Hit, How, IndexCounts,
-    IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState, IndexSummary, Lsn, Metric, PageQuery, Picked, Point, PointPage,
-    Query, SearchParams, TenantId, Upserted,
+    Access, BuildInfo, Change, ChangePage, ChangesQuery, CheckpointReport, CompactReport, Deleted, Durability, EraseReport,
+    Explanation, Hit, How, IndexCounts, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState, IndexSummary, Lsn, Metric,
+    PageQuery, Picked, Point, PointPage, Query, SearchParams, TenantId, Upserted,
 };
