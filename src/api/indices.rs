@@ -38,6 +38,7 @@ struct OptionsBody<'a> {
     min_recall: Option<&'a RawValue>,
     seal_rows: Option<&'a RawValue>,
     compact_dead_share: Option<&'a RawValue>,
+    log_retention_bytes: Option<&'a RawValue>,
 }
 
 pub async fn create(server: Arc<Server>, tenant: TenantId, mut request: Request) -> Result<Response, Problem> {
@@ -91,6 +92,11 @@ fn decode_options(raw: &RawValue) -> Result<IndexOptions, Error> {
         min_recall: share(body.min_recall, "options.min_recall")?,
         seal_rows: count(body.seal_rows, "options.seal_rows")?,
         compact_dead_share: share(body.compact_dead_share, "options.compact_dead_share")?,
+        log_retention_bytes: body
+            .log_retention_bytes
+            .map(|raw| decode::count(raw, "options.log_retention_bytes"))
+            .transpose()?
+            .map(|bytes| bytes as u64),
     })
 }
 
