@@ -24,6 +24,12 @@ pub enum Error {
     /// No such thing, or not this tenant's: nobody learns that it exists.
     #[error("{0} not found")]
     NotFound(What),
+    /// The log no longer has what was asked for, and never will again. Start from a copy of the points, or from the oldest that is there.
+    #[error("the log begins at LSN {oldest_lsn}: what was before is gone")]
+    Gone {
+        /// The first mutation that the log still has, or will have.
+        oldest_lsn: crate::types::Lsn,
+    },
     /// The request is right, but not in the present state.
     #[error("{0}")]
     Conflict(String),

@@ -105,11 +105,12 @@ pub mod api;
 #[cfg(feature = "server")]
 pub mod cli;
 
-pub use engine::{Batch, Index, Opening, Store, StoreOptions};
+pub use engine::{Batch, Index, Listener, Opening, Store, StoreOptions};
 pub use error::{Damage, Error, Fault, Result, What};
 pub use segment::filter::Filter;
 pub use types::{
-    Access, BuildInfo, CheckpointReport, CompactReport, Condition, Deleted, Durability, EraseReport, Explanation, Hit, How,
-    IdempotencyKey, IndexCounts, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState, IndexSummary, Lsn, Metric, PageQuery,
-    Picked, Point, PointPage, Query, RangeHits, RangeQuery, SearchParams, TenantId, Upserted, Within, WriteOptions,
+    Access, BuildInfo, Change, ChangePage, ChangesQuery, CheckpointReport, CompactReport, Condition, Deleted, Durability,
+    EraseReport, Explanation, Hit, How, IdempotencyKey, IndexCounts, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState,
+    IndexSummary, Lsn, Metric, PageQuery, Picked, Point, PointPage, Query, RangeHits, RangeQuery, SearchParams, TenantId,
+    Upserted, Within, WriteOptions,
 };

@@ -251,6 +251,9 @@ pub struct IndexOptions {
     /// [`UNINDEXED_MAX`](crate::config::UNINDEXED_MAX), each of 1 to [`UNINDEXED_BYTES_MAX`](crate::config::UNINDEXED_BYTES_MAX) bytes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unindexed: Vec<String>,
+    /// Bytes of log files that a checkpoint leaves for [`Index::changes`](crate::Index::changes), at least, where they are there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_retention_bytes: Option<u64>,
 }
 
 /// One point, as it was stored.
@@ -362,6 +365,53 @@ pub struct PointPage {
     pub next: Option<String>,
     /// The state that this page is of.
     pub lsn: Lsn,
+}
+
+/// Which mutations a page of the change feed has.
+#[derive(Clone, Debug)]
+pub struct ChangesQuery {
+    /// The first one: this one too. 0 is 1, the first that there ever was.
+    pub from_lsn: Lsn,
+    /// Changes after which the page ends, with the mutation that they are of, 1 to [`Limits::batch_points_max`](crate::config::Limits).
+    pub limit: usize,
+    /// Upserts whose metadata does not match are left out; deletes never are, for what was deleted is not in the log.
+    pub filter: Option<crate::segment::filter::Filter>,
+    /// Else the points have no values.
+    pub include_values: bool,
+}
+
+/// What one mutation did to one point.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// It was stored, in the place of the one of the same id if there was one.
+    Upsert(Point),
+    Delete {
+        lsn: Lsn,
+        id: String,
+    },
+}
+
+impl Change {
+    /// The mutation.
+    pub fn lsn(&self) -> Lsn {
+        match self {
+            Self::Upsert(point) => point.lsn,
+            Self::Delete { lsn, .. } => *lsn,
+        }
+    }
+}
+
+/// Whole mutations, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChangePage {
+    /// By rising LSNs; of one mutation all, each id once.
+    pub changes: Vec<Change>,
+    /// What the next page begins with.
+    pub next_lsn: Lsn,
+    /// The first mutation that the log has.
+    pub oldest_lsn: Lsn,
+    /// The last mutation that a page could have had.
+    pub durable_lsn: Lsn,
 }
 
 /// How a search came to its answer.

@@ -40,6 +40,7 @@ struct OptionsBody<'a> {
     seal_rows: Option<&'a RawValue>,
     compact_dead_share: Option<&'a RawValue>,
     unindexed: Option<&'a RawValue>,
+    log_retention_bytes: Option<&'a RawValue>,
 }
 
 pub async fn create(server: Arc<Server>, tenant: TenantId, mut request: Request) -> Result<Response, Problem> {
@@ -97,6 +98,11 @@ fn decode_options(raw: &RawValue) -> Result<IndexOptions, Error> {
             let paths = decode::items(raw, "options.unindexed", UNINDEXED_MAX)?;
             paths.into_iter().map(|path| decode::string(path, "options.unindexed")).collect()
         })?,
+        log_retention_bytes: body
+            .log_retention_bytes
+            .map(|raw| decode::count(raw, "options.log_retention_bytes"))
+            .transpose()?
+            .map(|bytes| bytes as u64),
     })
 }
 

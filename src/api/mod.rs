@@ -1,13 +1,14 @@
 //! HTTP only: routes, decoding, calls of the store, encoding.
 //!
 //! A request passes `listen` (connection, request id) → `routes` (path and method) → `auth` (which tenant) → a handler in `indices`,
-//! `vectors`, `search` or `service`. A handler reads the body (`request`), waits for its turn (`admission`) and then, on a blocking
+//! `vectors`, `search`, `changes` or `service`. A handler reads the body (`request`), waits for its turn (`admission`) and then, on a blocking
 //! thread, decodes the body (`decode`), calls the store, and encodes the answer (`reply`).
 
 mod admission;
 mod auth;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod bodies;
+mod changes;
 mod config;
 mod decode;
 mod drain;

@@ -21,13 +21,22 @@ pub struct Problem {
     detail: String,
     /// What the status asks for beside the document.
     header: Option<(HeaderName, &'static str)>,
+    more: More,
+}
+
+/// What some problems have beside the sentence.
+#[derive(Debug)]
+enum More {
+    Nothing,
     /// The points of a batch that are at fault.
-    errors: Vec<PointError>,
+    Errors(Vec<PointError>),
+    /// Of what is kept, where what was asked for no longer is.
+    OldestLsn(u64),
 }
 
 impl Problem {
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), header: None, errors: Vec::new() }
+        Self { status, code, detail: detail.into(), header: None, more: More::Nothing }
     }
 
     fn with_header(self, name: HeaderName, value: &'static str) -> Self {
@@ -35,7 +44,7 @@ impl Problem {
     }
 
     pub fn with_errors(self, errors: Vec<PointError>) -> Self {
-        Self { errors, ..self }
+        Self { more: More::Errors(errors), ..self }
     }
 
     pub fn busy(detail: &str) -> Self {
@@ -82,7 +91,14 @@ impl Problem {
             request_id: &'a str,
             #[serde(skip_serializing_if = "<[_]>::is_empty")]
             errors: &'a [PointError],
+            #[serde(skip_serializing_if = "Option::is_none")]
+            oldest_lsn: Option<u64>,
         }
+        let (errors, oldest_lsn) = match &self.more {
+            More::Nothing => (&[][..], None),
+            More::Errors(errors) => (&errors[..], None),
+            More::OldestLsn(lsn) => (&[][..], Some(*lsn)),
+        };
         if self.status.is_server_error() {
             tracing::error!(status = self.status.as_u16(), code = self.code, detail = self.detail, "a request failed");
         }
@@ -95,7 +111,8 @@ impl Problem {
                 detail: &self.detail,
                 code: self.code,
                 request_id,
-                errors: &self.errors,
+                errors,
+                oldest_lsn,
             },
         );
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -112,6 +129,10 @@ impl From<Error> for Problem {
             Error::Invalid { code, .. } => (StatusCode::UNPROCESSABLE_ENTITY, *code),
             Error::NotFound(What::Index) => (StatusCode::NOT_FOUND, "index_not_found"),
             Error::NotFound(What::Vector) => (StatusCode::NOT_FOUND, "vector_not_found"),
+            Error::Gone { oldest_lsn } => {
+                let more = More::OldestLsn(*oldest_lsn);
+                return Self { more, ..Self::new(StatusCode::GONE, "lsn_gone", error.to_string()) };
+            }
             Error::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
             Error::Unmet(_) => (StatusCode::PRECONDITION_FAILED, "precondition_failed"),
             Error::Busy(detail) => return Self::busy(detail),
@@ -201,6 +222,7 @@ mod tests {
             (Error::invalid("k", "invalid_k", "no"), 422, "invalid_k"),
             (Error::NotFound(What::Index), 404, "index_not_found"),
             (Error::NotFound(What::Vector), 404, "vector_not_found"),
+            (Error::Gone { oldest_lsn: 7 }, 410, "lsn_gone"),
             (Error::Conflict("no".to_owned()), 409, "conflict"),
             (Error::Unmet("no".to_owned()), 412, "precondition_failed"),
             (Error::Busy("later"), 429, "busy"),

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -68,6 +69,15 @@ impl Request {
             None => (pair == name).then_some(""),
         });
         value.map(|value| decode_percent(&value.replace('+', " "), name)).transpose()
+    }
+
+    /// A query parameter that is a whole number.
+    ///
+    /// # Errors
+    /// 422 with this code where it is none, or is negative or too large.
+    pub fn number<T: FromStr>(&self, name: &'static str, code: &'static str) -> Result<Option<T>, Problem> {
+        let number = |text: String| text.parse().map_err(|_| Error::invalid(name, code, "must be a whole number"));
+        Ok(self.query(name)?.map(number).transpose()?)
     }
 
     /// A query parameter that is `true` or `false`; absent, it is `false`.

@@ -10,7 +10,7 @@ use warp::reply::Response;
 
 use super::reply::Problem;
 use super::request::{Request, RequestId};
-use super::{Server, indices, search, service, vectors, writes};
+use super::{Server, changes, indices, search, service, vectors, writes};
 
 /// What a path names. Its parts are as they came: warp does not decode percent escapes, so that a `%2F` in an id is no separator.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,6 +30,7 @@ enum Target {
     RangeSearch(String),
     Vectors(String),
     Count(String),
+    Changes(String),
     Vector(String, String),
     Nothing,
 }
@@ -38,7 +39,7 @@ impl Target {
     /// The methods it takes.
     fn allow(&self) -> &'static str {
         match self {
-            Self::Root | Self::Docs | Self::Health | Self::Ready | Self::Metrics | Self::Nothing => "GET",
+            Self::Root | Self::Docs | Self::Health | Self::Ready | Self::Metrics | Self::Changes(_) | Self::Nothing => "GET",
             Self::Indices | Self::Search(_) | Self::Vectors(_) => "GET, POST",
             // Posted to, these two are no ids: a point of such an id can be read, changed and deleted all the same.
             Self::Vector(_, id) if id == "fetch" || id == "delete" => "GET, PATCH, DELETE, POST",
@@ -80,6 +81,8 @@ fn target() -> BoxedFilter<(Target,)> {
         .or(warp::path!("v1" / "index" / String / "vectors").map(Target::Vectors))
         .unify()
         .or(warp::path!("v1" / "index" / String / "count").map(Target::Count))
+        .unify()
+        .or(warp::path!("v1" / "index" / String / "changes").map(Target::Changes))
         .unify()
         .or(warp::path!("v1" / "index" / String / "vectors" / String).map(Target::Vector))
         .unify()
@@ -133,6 +136,7 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
         (Target::Vectors(id), &Method::POST) => writes::add(server, tenant, id, request).await,
         (Target::Vectors(id), &Method::GET) => vectors::list(server, tenant, id, request).await,
         (Target::Count(id), &Method::POST) => vectors::count(server, tenant, id, request).await,
+        (Target::Changes(id), &Method::GET) => changes::changes(server, tenant, id, request).await,
         (Target::Vector(id, verb), &Method::POST) if verb == "fetch" => vectors::fetch(server, tenant, id, request).await,
         (Target::Vector(id, verb), &Method::POST) if verb == "delete" => writes::delete_many(server, tenant, id, request).await,
         (Target::Vector(id, vector_id), &Method::GET) => vectors::get(server, tenant, id, vector_id).await,
@@ -184,6 +188,7 @@ mod tests {
             ("/v1/index/a/vectors/", "Vectors(\"a\")"),
             ("/v1/index/a/vectors/fetch", "Vector(\"a\", \"fetch\")"),
             ("/v1/index/a/count", "Count(\"a\")"),
+            ("/v1/index/a/changes?from_lsn=7", "Changes(\"a\")"),
             ("/v1//index", "Nothing"),
             ("/v2", "Nothing"),
         ] {

@@ -98,9 +98,7 @@ pub async fn list(server: Arc<Server>, tenant: TenantId, id: String, request: Re
         lsn: u64,
     }
     let id = index_id(&id)?;
-    let limit = request.query("limit")?.map_or(Ok(PAGE_DEFAULT), |limit| {
-        limit.parse().map_err(|_| Error::invalid("limit", "invalid_limit", "must be a whole number"))
-    })?;
+    let limit = request.number("limit", "invalid_limit")?.unwrap_or(PAGE_DEFAULT);
     let filter = request.query("filter")?.map(|filter| Filter::parse(&filter)).transpose()?;
     let after = request.query("cursor")?.map(|cursor| id_of_cursor(&cursor)).transpose()?;
     let include_values = request.flag("include_values")?;

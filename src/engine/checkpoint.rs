@@ -88,14 +88,22 @@ struct Frozen {
 pub(super) fn checkpoint(index: &Index, rotates: bool) -> Result<CheckpointReport> {
     let mut files = index.files.lock();
     // 1. Choose n: the end of a group, durable. What no file may hold an effect of begins after it, in a new chunk.
-    let Some(frozen) = freeze(index, &files, rotates)? else {
+    let frozen = freeze(index, &files, rotates);
+    // It synced the log.
+    index.listeners.wake();
+    let Some(frozen) = frozen? else {
         let lsn = index.checkpoint_lsn.load(Relaxed);
         return Ok(CheckpointReport { lsn, bytes_written: 0, log_files_removed: 0 });
     };
     let plan = Plan::new(&frozen.view, &files, index.policy()?.0.build_rows);
-    let mut done = write_or_clean_up(index, &mut files, &frozen, &plan);
+    // What was deleted stays in the log: an erasure keeps none.
+    let history_bytes = if rotates { 0 } else { index.options.log_retention_bytes.unwrap_or(0) };
+    let mut done = write_or_clean_up(index, &mut files, &frozen, &plan, history_bytes);
+    if matches!(done, Err(Error::Full(_))) && index.release_history()? {
+        done = write_or_clean_up(index, &mut files, &frozen, &plan, 0);
+    }
     if matches!(done, Err(Error::Full(_))) && index.reserve.release() {
-        done = write_or_clean_up(index, &mut files, &frozen, &plan);
+        done = write_or_clean_up(index, &mut files, &frozen, &plan, 0);
     }
     if done.is_ok() {
         index.reserve.restore();
@@ -104,9 +112,15 @@ pub(super) fn checkpoint(index: &Index, rotates: bool) -> Result<CheckpointRepor
     done
 }
 
-fn write_or_clean_up(index: &Index, files: &mut Files, frozen: &Frozen, plan: &Plan) -> Result<CheckpointReport> {
+fn write_or_clean_up(
+    index: &Index,
+    files: &mut Files,
+    frozen: &Frozen,
+    plan: &Plan,
+    history_bytes: u64,
+) -> Result<CheckpointReport> {
     let first_number = files.next_number;
-    let done = write_and_publish(index, files, frozen, plan);
+    let done = write_and_publish(index, files, frozen, plan, history_bytes);
     if let Err(error) = &done
         && !matches!(error, Error::OutcomeUnknown(_))
     {
@@ -120,7 +134,13 @@ fn write_or_clean_up(index: &Index, files: &mut Files, frozen: &Frozen, plan: &P
     done
 }
 
-fn write_and_publish(index: &Index, files: &mut Files, frozen: &Frozen, plan: &Plan) -> Result<CheckpointReport> {
+fn write_and_publish(
+    index: &Index,
+    files: &mut Files,
+    frozen: &Frozen,
+    plan: &Plan,
+    history_bytes: u64,
+) -> Result<CheckpointReport> {
     let Frozen { view, position, appended_bytes, answers } = frozen;
     let directory = index.directory.join(SEGMENT_DIRECTORY);
     // 2. Write the files, each synced. No manifest names them: a crash here leaves nothing but what the next opening removes.
@@ -135,12 +155,12 @@ fn write_and_publish(index: &Index, files: &mut Files, frozen: &Frozen, plan: &P
         .as_ref()
         .map(|file| open_new(index, &directory, file, merged, |at| merged[at].live_positions()))
         .transpose()?;
-    // 5. The one atomic step. It also lets go of log before n, and of what only older manifests name.
+    // 5. The one atomic step. It also lets go of log before n that is not kept for the change feed, and of what only older manifests name.
     let mut segments = written.kept;
     segments.extend(written.new.map(|file| SealedFile { file, dead: Positions::default(), busy: false }));
     let (manifest_bytes, log_files_removed) = publish(index, files, segments, |manifest| {
         manifest.position = *position;
-        manifest.log.retain(|&name| position.at.is_none_or(|(first, _)| name >= first));
+        index.drop_log(manifest, history_bytes);
         manifest.keys = keys.as_ref().map(|keys| keys.file.clone());
     })?;
     files.keys = keys;

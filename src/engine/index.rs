@@ -10,7 +10,9 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::apply::{Shared, State};
+use super::changes::Marks;
 use super::checkpoint::Files;
+use super::listeners::Listeners;
 use super::maintenance::{Maintenance, Task};
 use super::policy::Policy;
 use super::queue::Queue;
@@ -57,7 +59,11 @@ pub struct Index {
     pub(super) progressed: Condvar,
     /// [`Policy::build_rows`] when it was last asked for.
     pub(super) build_rows: AtomicU64,
-    /// Last LSN known to be synced, for information.
+    /// Who waits for changes.
+    pub(super) listeners: Listeners,
+    /// Where the change feed has read up to.
+    pub(super) marks: Marks,
+    /// Last LSN known to be synced.
     pub(super) durable_lsn: AtomicU64,
     /// LSN of the newest checkpoint.
     pub(super) checkpoint_lsn: AtomicU64,
@@ -227,6 +233,8 @@ impl Index {
         if writer.log.wants_marker() {
             let synced = writer.log.append_marker();
             self.note_log(&writer.log);
+            drop(writer);
+            self.listeners.wake();
             synced?;
         }
         Ok(())
@@ -243,7 +251,8 @@ impl Index {
     /// Refuses every later write: the index is deleted, or the store is closed.
     pub(super) fn close(&self, error: Error) {
         self.stop_building();
-        self.writer.lock().closed.get_or_insert(error);
+        self.writer.lock().closed.get_or_insert_with(|| error.clone());
+        self.listeners.close(error);
     }
 
     /// Takes no more writes, and no checkpoint: what is in memory may not be what is in the log.
@@ -299,6 +308,8 @@ impl Index {
                 let mut writer = self.writer.lock();
                 let synced = writer.log.sync();
                 self.note_log(&writer.log);
+                drop(writer);
+                self.listeners.wake();
                 synced
             }
             Task::Marker => {

@@ -8,9 +8,11 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use super::apply::{Shared, State};
+use super::changes::Marks;
 use super::checkpoint::{self, Files, SealedFile, WrittenKeys};
 use super::index::{Index, Kind, Scheduled};
 use super::keys::Keys;
+use super::listeners::Listeners;
 use super::maintenance::Maintenance;
 use super::queue::Queue;
 use super::reserve::Reserve;
@@ -118,6 +120,8 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         progress: Mutex::new(()),
         progressed: Condvar::new(),
         build_rows: AtomicU64::new(u64::MAX),
+        listeners: Listeners::new(),
+        marks: Marks::default(),
         durable_lsn,
         checkpoint_lsn: AtomicU64::new(manifest.position.lsn),
         keys_bytes: AtomicU64::new(keys_bytes),

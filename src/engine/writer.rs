@@ -149,6 +149,7 @@ impl Index {
         let outcomes = self.commit_group(&mut writer, &turn.requests);
         drop(writer);
         turn.answer(outcomes);
+        self.listeners.wake();
     }
 
     fn commit_group(&self, writer: &mut Writer, group: &[Write]) -> Vec<Outcome> {
@@ -177,6 +178,9 @@ impl Index {
 
     fn log(&self, log: &mut FileLog, operations: &[&Operation<'_>], durable: bool) -> Result<()> {
         let mut logged = self.append(log, operations, durable);
+        if matches!(logged, Err(Error::Full(_))) && self.release_history()? {
+            logged = self.append(log, operations, durable);
+        }
         let only_deletes = operations.iter().all(|operation| operation.is_delete());
         if matches!(logged, Err(Error::Full(_))) && only_deletes && self.reserve.release() {
             logged = self.append(log, operations, durable);

@@ -1,12 +1,14 @@
 //! Opens the log of an index: reads what follows the checkpoint, and decides what of it may be served.
 
 use std::io::IoSlice;
+use std::ops::ControlFlow;
 
 use super::file_log::{FileLog, LogOptions, Prepared, SavedFrame};
 use super::operation::Operation;
+use super::pieces::{Pieces, Problem, operations};
 use super::scan::{End, Place, Scan};
 use crate::error::{Error, Result};
-use crate::format::frame::{FrameKind, OPERATION_BYTES_MAX};
+use crate::format::frame::FrameKind;
 use crate::format::position::{Position, SegmentName};
 use crate::types::Lsn;
 
@@ -101,8 +103,7 @@ struct Reader<'a> {
     saves: bool,
     /// Frames above the highest watermark so far.
     saved: Vec<SavedFrame>,
-    /// The pieces so far of an operation that spans frames.
-    large: Vec<u8>,
+    pieces: Pieces,
     /// Bytes of the frames read.
     frame_bytes: u64,
     report: LogReport,
@@ -111,7 +112,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(replay: &'a mut dyn FnMut(Lsn, &Operation<'_>) -> Result<()>) -> Self {
-        Self { saves: true, saved: Vec::new(), large: Vec::new(), frame_bytes: 0, report: LogReport::default(), replay }
+        Self { saves: true, saved: Vec::new(), pieces: Pieces::default(), frame_bytes: 0, report: LogReport::default(), replay }
     }
 
     /// Replays the segments from a position on, and judges how the last one ends. Changes nothing on the disk.
@@ -131,10 +132,10 @@ impl<'a> Reader<'a> {
             ));
         }
         let mut torn = None;
-        let mut next = names.first().map(|&name| open(options, name)).transpose()?;
+        let mut next = names.first().map(|&name| open_listed(options, name)).transpose()?;
         for (at, &name) in names.iter().enumerate() {
             let Some(mut scan) = next.take() else { break };
-            next = names.get(at + 1).map(|&name| open(options, name)).transpose()?;
+            next = names.get(at + 1).map(|&name| open_listed(options, name)).transpose()?;
             match from.at {
                 Some((start, offset)) if start == name => {
                     if !scan.holds(offset) {
@@ -178,7 +179,7 @@ impl<'a> Reader<'a> {
     fn read(&mut self, scan: &mut Scan, ends_at: Option<(Lsn, u32)>, mut watermark: Lsn) -> Result<Lsn> {
         loop {
             if ends_at == Some((scan.last_lsn, scan.place().chain)) {
-                self.large.clear();
+                self.pieces.clear();
                 // The successor was named only after everything that its header speaks of was synced.
                 watermark = watermark.max(scan.last_lsn);
                 self.saved.clear();
@@ -204,25 +205,11 @@ impl<'a> Reader<'a> {
                 });
             }
             let damaged = |problem: String| Error::corrupt(&path, offset, problem);
-            match header.kind {
-                FrameKind::Marker => {}
-                FrameKind::Operations => {
-                    self.replay_frame(frame.payload, header.first_lsn, header.last_lsn).map_err(|e| e.at(&damaged))?
-                }
-                FrameKind::Part | FrameKind::LastPart => {
-                    if self.large.len() + frame.payload.len() > OPERATION_BYTES_MAX {
-                        return Err(damaged("an operation is larger than any may be".to_owned()));
-                    }
-                    self.large.extend_from_slice(frame.payload);
-                    if header.kind == FrameKind::LastPart {
-                        let large = std::mem::take(&mut self.large);
-                        self.replay_frame(&large, header.first_lsn, header.last_lsn).map_err(|e| e.at(&damaged))?;
-                    }
-                }
+            if let Some(whole) = self.pieces.add(header.kind, frame.payload).map_err(|problem| problem.at(&damaged))? {
+                self.replay_frame(&whole, header.first_lsn, header.last_lsn).map_err(|problem| problem.at(&damaged))?;
             }
         }
-        // Pieces of an operation whose end is missing: nobody was told of it.
-        self.large = Vec::new();
+        self.pieces.clear();
         self.saved.retain(|saved| saved.last_lsn <= scan.last_lsn);
         match ends_at {
             None => Ok(watermark),
@@ -234,37 +221,33 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn replay_frame(&mut self, mut payload: &[u8], first_lsn: Lsn, last_lsn: Lsn) -> Result<(), Problem> {
-        for lsn in first_lsn..=last_lsn {
-            let (operation, rest) = Operation::decode(payload).map_err(Problem::Bytes)?;
-            (self.replay)(lsn, &operation).map_err(Problem::Replay)?;
-            self.report.replayed_operations += 1;
-            payload = rest;
-        }
-        if payload.is_empty() { Ok(()) } else { Err(Problem::Bytes("a frame holds more operations than LSNs".to_owned())) }
+    fn replay_frame(&mut self, payload: &[u8], first_lsn: Lsn, last_lsn: Lsn) -> Result<(), Problem> {
+        let Self { replay, report, .. } = self;
+        let each = &mut |lsn, operation: &Operation<'_>| {
+            replay(lsn, operation)?;
+            report.replayed_operations += 1;
+            Ok(ControlFlow::Continue(()))
+        };
+        operations(payload, first_lsn..=last_lsn, each).map(drop)
     }
 }
 
-enum Problem {
-    Bytes(String),
-    Replay(Error),
+/// A segment that the manifest lists, which must be there.
+fn open_listed(options: &LogOptions, name: SegmentName) -> Result<Scan> {
+    open(options, name)?.ok_or_else(|| missing(options, name))
 }
 
-impl Problem {
-    fn at(self, damaged: &dyn Fn(String) -> Error) -> Error {
-        match self {
-            Self::Bytes(problem) => damaged(problem),
-            Self::Replay(error) => error,
-        }
-    }
+pub(crate) fn missing(options: &LogOptions, name: SegmentName) -> Error {
+    Error::corrupt(&name.path(&options.directory), 0, "the manifest lists this segment, and it is missing")
 }
 
-fn open(options: &LogOptions, name: SegmentName) -> Result<Scan> {
+/// `None`: there is no such file.
+pub(super) fn open(options: &LogOptions, name: SegmentName) -> Result<Option<Scan>> {
     let path = name.path(&options.directory);
-    let file = options.io.open(&path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::corrupt(&path, 0, "the manifest lists this segment, and it is missing"),
-        _ => Error::io("open", &path, error),
-    })?;
+    let file = match options.io.open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(|error| Error::io("open", &path, error))?,
+    };
     let scan = Scan::open(&path, file)?;
     let header = &scan.header;
     if header.index != options.index || header.first_lsn != name.first_lsn || header.epoch != name.epoch {
@@ -274,7 +257,7 @@ fn open(options: &LogOptions, name: SegmentName) -> Result<Scan> {
             format!("this is segment {} epoch {} of index {}", header.first_lsn, header.epoch, header.index),
         ));
     }
-    Ok(scan)
+    Ok(Some(scan))
 }
 
 /// Copies what follows the last whole frame to `<segment>.torn`, but for the zeros at its end. Gives their number.

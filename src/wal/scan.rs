@@ -97,6 +97,11 @@ impl Scan {
         (self.next, self.whole, self.operations, self.last_lsn) = (place, place, place, lsn);
     }
 
+    /// The place after the last frame read: where the next one would begin.
+    pub(crate) fn next(&self) -> Place {
+        self.next
+    }
+
     /// The place after the last whole operation or marker.
     pub(crate) fn place(&self) -> Place {
         self.whole

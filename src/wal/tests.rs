@@ -2,6 +2,8 @@
 
 /// What is appended, synced, rolled back, rescued and rotated.
 mod append;
+/// What is read again beside the writer.
+mod read;
 
 use std::borrow::Cow;
 use std::io::IoSlice;
@@ -95,17 +97,29 @@ impl Bench {
 
     /// Writes one operation of one point, in a new segment where one is due. Not synced.
     fn write(&mut self, id: &str, metadata_bytes: usize) -> Result<Lsn> {
+        self.write_group(&[id], metadata_bytes)
+    }
+
+    /// The same with an operation for each id, in one frame.
+    fn write_group(&mut self, ids: &[&str], metadata_bytes: usize) -> Result<Lsn> {
         let log = self.log.as_mut().unwrap();
         if log.needs_segment() {
             let prepared = log.prepare_segment()?;
             self.listed.push(prepared.name());
             log.adopt(prepared);
         }
-        let mut texts = Vec::new();
-        codec::encode_into(id, &mut texts);
-        codec::encode_into("x".repeat(metadata_bytes).as_str(), &mut texts);
-        let upsert = Upsert { count: 1, dimension: 1, texts: Cow::Owned(texts), vectors: Cow::Borrowed(&[1.0]) };
-        log.append(&[&Operation::Upsert(upsert)])
+        let texts = ids.iter().map(|&id| {
+            let mut texts = Vec::new();
+            codec::encode_into(id, &mut texts);
+            codec::encode_into("x".repeat(metadata_bytes).as_str(), &mut texts);
+            texts
+        });
+        let texts: Vec<Vec<u8>> = texts.collect();
+        fn upsert(texts: &Vec<u8>) -> Operation<'_> {
+            Operation::Upsert(Upsert { count: 1, dimension: 1, texts: Cow::Borrowed(texts), vectors: Cow::Borrowed(&[1.0]) })
+        }
+        let upserts: Vec<Operation<'_>> = texts.iter().map(upsert).collect();
+        log.append(&upserts.iter().collect::<Vec<_>>())
     }
 
     fn append(&mut self, id: &str) {

@@ -3,6 +3,7 @@
 
 mod back_pressure;
 mod bad_input;
+mod changes;
 mod connections;
 mod contract;
 mod dormant;

@@ -9,11 +9,14 @@
 //! counts. Each scenario has mutants, kept here, that it must catch.
 
 mod commits;
+mod listening;
 mod openings;
 mod views;
 
 mod sync;
 
+#[path = "../../src/engine/listeners.rs"]
+mod listeners;
 #[path = "../../src/segment/positions.rs"]
 #[expect(dead_code, reason = "the engine uses more of it than is checked here")]
 mod positions;

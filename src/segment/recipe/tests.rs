@@ -227,6 +227,7 @@ fn options_without_a_meaning_for_the_type_are_refused_by_name() {
         seal_rows: Some(10_000),
         compact_dead_share: Some(1.0),
         unindexed: vec!["a.b".to_owned(); 64],
+        log_retention_bytes: Some(1),
     };
     assert!(resolve("HNSW32,SQ8", None, 100, &all, ROWS_MAX).is_ok());
     assert!(resolve("auto", None, 100, &IndexOptions { nprobe: Some(500), ..all }, ROWS_MAX).is_ok());

@@ -1,0 +1,85 @@
+//! `/v1/index/{id}/changes`: the change feed. `docs/changes.md` says what a consumer may rely on.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use warp::http::StatusCode;
+use warp::reply::Response;
+
+use super::Server;
+use super::indices::index_id;
+use super::reply::{Problem, json, stored_json};
+use super::request::Request;
+use crate::engine::Index;
+use crate::error::Error;
+use crate::segment::filter::Filter;
+use crate::types::{Change, ChangePage, ChangesQuery, Lsn, Point, TenantId};
+
+/// Changes in a page where the client does not say.
+const PAGE_DEFAULT: usize = 1_000;
+
+/// A page of what changed, from an LSN on.
+pub async fn changes(server: Arc<Server>, tenant: TenantId, id: String, request: Request) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    struct Page {
+        changes: Vec<ChangeDocument>,
+        /// What the next page is asked for with.
+        next_lsn: Lsn,
+        oldest_lsn: Lsn,
+        durable_lsn: Lsn,
+    }
+    let id = index_id(&id)?;
+    let query = query(&request)?;
+    let store = Arc::clone(&server.store);
+    let work = move || {
+        let ChangePage { changes, next_lsn, oldest_lsn, durable_lsn } = read(&*store.index(&tenant, id)?, &query)?;
+        let changes = changes.into_iter().map(|change| ChangeDocument::of(change, query.include_values));
+        let changes = changes.collect::<Result<_, _>>()?;
+        Ok(json(StatusCode::OK, &Page { changes, next_lsn, oldest_lsn, durable_lsn }))
+    };
+    server.reads.run(work).await
+}
+
+fn query(request: &Request) -> Result<ChangesQuery, Problem> {
+    Ok(ChangesQuery {
+        from_lsn: request.number("from_lsn", "invalid_lsn")?.unwrap_or(1),
+        limit: request.number("limit", "invalid_limit")?.unwrap_or(PAGE_DEFAULT),
+        filter: request.query("filter")?.map(|filter| Filter::parse(&filter)).transpose()?,
+        include_values: request.flag("include_values")?,
+    })
+}
+
+/// A page of the store. Damage in it is the feed's alone: an index that is open has all of its points, whatever its log has become.
+fn read(index: &Index, query: &ChangesQuery) -> Result<ChangePage, Problem> {
+    index.changes(query).map_err(|error| match &error {
+        Error::Corrupt(damage) => {
+            let detail = format!("{damage}; reads and writes go on, and the changes after it need a copy of the points first");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log_damaged", detail)
+        }
+        _ => error.into(),
+    })
+}
+
+/// A change, as the API shows it.
+#[derive(Serialize)]
+struct ChangeDocument {
+    lsn: Lsn,
+    op: &'static str,
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    values: Option<Vec<f32>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<Box<RawValue>>,
+}
+
+impl ChangeDocument {
+    fn of(change: Change, with_values: bool) -> Result<Self, Problem> {
+        Ok(match change {
+            Change::Upsert(Point { id, values, metadata, lsn }) => {
+                Self { lsn, op: "upsert", id, values: with_values.then_some(values), metadata: Some(stored_json(metadata)?) }
+            }
+            Change::Delete { lsn, id } => Self { lsn, op: "delete", id, values: None, metadata: None },
+        })
+    }
+}
