@@ -20,7 +20,7 @@ use crate::wal::recover::missing;
 
 /// Bytes of log from which a page is made, but for its last mutation: bounds what a page takes of memory, and how long one call looks for what a filter
 /// lets through.
-const PAGE_LOG_BYTES: usize = 16 << 20;
+pub(crate) const PAGE_LOG_BYTES: usize = 16 << 20;
 
 /// Places that are remembered for the next page to begin at: more than there are consumers of one index.
 const MARKS_MAX: usize = 256;
@@ -56,6 +56,11 @@ impl Index {
     /// [`Error::Gone`]: the log no longer has this LSN. [`Error::Invalid`] naming `limit`, or `from_lsn` where it is beyond the one after the newest mutation.
     /// [`Error::Corrupt`]: a frame does not check, or a segment of the log is missing; nothing was skipped. [`Error::NotFound`]: the index was deleted.
     pub fn changes(&self, query: &ChangesQuery) -> Result<ChangePage> {
+        self.changes_within(query, PAGE_LOG_BYTES)
+    }
+
+    /// The same with pages of about so many bytes of log.
+    pub(crate) fn changes_within(&self, query: &ChangesQuery, page_log_bytes: usize) -> Result<ChangePage> {
         let limit = query.limit;
         if limit == 0 || limit > self.limits.batch_points_max {
             let detail = format!("must be 1 to {}, and not {limit}", self.limits.batch_points_max);
@@ -87,7 +92,7 @@ impl Index {
                 recover::check_operation(operation, lsn, self.settings.dimension, &options.directory)?;
                 log_bytes += add_changes(lsn, operation, query, &mut page.changes);
                 page.next_lsn = lsn + 1;
-                let is_full = page.changes.len() >= limit || log_bytes >= PAGE_LOG_BYTES;
+                let is_full = page.changes.len() >= limit || log_bytes >= page_log_bytes;
                 Ok(if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             };
             match read(&options, &listed, from_lsn..=durable_lsn, self.marks.before(from_lsn), each)? {

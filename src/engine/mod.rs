@@ -29,5 +29,7 @@ mod writer;
 
 pub use batch::Batch;
 pub use changes::Listener;
+#[cfg(feature = "server")]
+pub(crate) use changes::PAGE_LOG_BYTES;
 pub use index::Index;
 pub use store::{Opening, Store, StoreOptions};

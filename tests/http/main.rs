@@ -7,6 +7,7 @@ mod changes;
 mod connections;
 mod contract;
 mod dormant;
+mod events;
 mod index_types;
 mod process;
 mod program;
