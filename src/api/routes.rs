@@ -129,7 +129,7 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
         (Target::Changes(id), &Method::GET) => changes::changes(server, tenant, id, request).await,
         (Target::Vector(id, verb), &Method::POST) if verb == "fetch" => vectors::fetch(server, tenant, id, request).await,
         (Target::Vector(id, verb), &Method::POST) if verb == "delete" => vectors::delete_many(server, tenant, id, request).await,
-        (Target::Vector(id, vector_id), &Method::GET) => vectors::get(server, tenant, id, vector_id).await,
+        (Target::Vector(id, vector_id), &Method::GET) => vectors::get(server, tenant, id, vector_id, request).await,
         (Target::Vector(id, vector_id), &Method::DELETE) => vectors::delete(server, tenant, id, vector_id, request).await,
         (target, _) => Err(Problem::method_not_allowed(target.allow())),
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::history::History;
 use super::published::Published;
 use super::view::{Segment, View, locate};
 use crate::segment::Rows;
@@ -40,6 +41,9 @@ pub(crate) struct State {
     /// The first row that no checkpoint has begun to write.
     new_row: Row,
     chunk_bytes: usize,
+    /// Rows that died by the operation that is being applied.
+    died: Vec<Row>,
+    pub(crate) history: Arc<History>,
     /// The next chunk, where the timer's thread has made it already: to touch fresh memory takes longer than to fill it.
     pub(crate) spare: Arc<Mutex<Option<Growing>>>,
 }
@@ -66,6 +70,9 @@ impl State {
             next_row,
             new_row: next_row,
             chunk_bytes: CHUNK_BYTES_MIN,
+            died: Vec::new(),
+            // Those that are dead in the checkpoint died nobody knows when.
+            history: Arc::new(History::new(lsn)),
             spare: Arc::default(),
         }
     }
@@ -96,13 +103,18 @@ impl State {
     /// Applies the operation of the next LSN. Nothing can fail: it was validated before it was logged.
     pub(crate) fn apply(&mut self, ids: &mut IdMap, operation: &Operation<'_>) -> Effect {
         self.lsn += 1;
-        match operation {
+        let effect = match operation {
             Operation::Upsert(upsert) => self.upsert(ids, upsert),
             Operation::Delete(delete) => {
                 let count = delete.ids().filter(|id| self.delete(ids, id)).count();
                 Effect { count, superseded: Vec::new() }
             }
+        };
+        if !self.died.is_empty() {
+            self.history.add(self.lsn, &self.died);
+            self.died.clear();
         }
+        effect
     }
 
     fn upsert(&mut self, ids: &mut IdMap, upsert: &Upsert<'_>) -> Effect {
@@ -209,6 +221,7 @@ impl State {
     fn kill(&mut self, row: Row) {
         let (at, position) = locate(&self.segments, row).expect("the id map names rows that exist");
         self.segments[at].dead.insert(position);
+        self.died.push(row);
     }
 }
 

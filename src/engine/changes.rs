@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::index::Index;
 use super::recover;
+use super::retention::oldest_lsn;
 use crate::error::{Error, Result};
 use crate::format::manifest::LOG_DIRECTORY;
 use crate::types::{Change, ChangePage, ChangesQuery, Lsn, Point};
@@ -78,7 +79,7 @@ impl Index {
             let (listed, oldest_lsn) = {
                 let root = self.root.lock();
                 let manifest = root.current();
-                (manifest.log.clone(), manifest.log.first().map_or(manifest.position.lsn + 1, |name| name.first_lsn))
+                (manifest.log.clone(), oldest_lsn(manifest))
             };
             if from_lsn < oldest_lsn {
                 return Err(Error::Gone { oldest_lsn });

@@ -13,6 +13,7 @@ use super::apply::{Shared, State};
 use super::batch::{Batch, check_id, check_vector};
 use super::changes::Marks;
 use super::checkpoint::Files;
+use super::history::History;
 use super::listeners::Listeners;
 use super::maintenance::{Maintenance, Task};
 use super::policy::Policy;
@@ -64,6 +65,8 @@ pub struct Index {
     pub(super) progressed: Condvar,
     /// [`Policy::build_rows`] when it was last asked for.
     pub(super) build_rows: AtomicU64,
+    /// Which rows died lately, for reads of the past.
+    pub(super) history: Arc<History>,
     /// Who waits for changes.
     pub(super) listeners: Listeners,
     /// Where the change feed has read up to.
@@ -291,7 +294,8 @@ impl Index {
     /// The nearest points, best first; `k` of them where there are `k` that match.
     ///
     /// # Errors
-    /// [`Error::Invalid`] naming `vector` or `k`.
+    /// [`Error::Invalid`] naming `vector`, `k`, `params`, or `as_of_lsn` where there is no such state yet. [`Error::Gone`]: that state is no longer
+    /// kept.
     pub fn search(&self, query: &Query) -> Result<Vec<Hit>> {
         self.explain(query).map(|(hits, _)| hits)
     }
@@ -313,7 +317,8 @@ impl Index {
         within("params.ef", query.params.ef, EF_MAX)?;
         within("params.nprobe", query.params.nprobe, u32::MAX)?;
         let squared_norm = check_vector("vector", &query.vector, self.dimension(), self.metric)?;
-        search::search(&self.shared.view.load_full(), self.metric, query, squared_norm)
+        let view = self.view_at(query.as_of_lsn)?;
+        search::search(&view, self.metric, query, squared_norm)
     }
 
     /// Makes every write that was acknowledged durable, whatever its durability, and covers it by a watermark.

@@ -9,6 +9,7 @@ mod compact;
 mod dormant;
 mod erase;
 mod find;
+mod history;
 mod index;
 mod limits;
 mod listeners;
