@@ -109,7 +109,14 @@ fn open_quiet(path: &Path, limits: Limits) -> Store {
 }
 
 fn create(store: &Store, index_type: &str, dimension: usize, options: IndexOptions) -> Arc<Index> {
-    let spec = IndexSpec { name: "bench".into(), dimension, index_type: index_type.into(), metric: Some(Metric::L2), options };
+    let spec = IndexSpec {
+        name: "bench".into(),
+        dimension,
+        index_type: index_type.into(),
+        metric: Some(Metric::L2),
+        options,
+        key: None,
+    };
     store.create_index(&tenant(), &spec).expect("the index is created")
 }
 

@@ -1,4 +1,5 @@
-//! Exact search through the library, against a raw FAISS `IndexFlat` of the same build, one thread each.
+//! Exact search through the library, against a raw FAISS `IndexFlat` of the same build, one thread each; and a batch of searches against as many single
+//! ones.
 
 mod harness;
 #[path = "../examples/words/reader.rs"]
@@ -34,6 +35,9 @@ fn main() {
         compare(&format!("search_exact: {}, sealed", metric.as_str()), &index, &mut raw, &queries);
     }
     words();
+    for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+        batches(metric);
+    }
 }
 
 /// The 5,000 words of `examples/words`: real vectors, and the cosine. FAISS has them normalised, in an index of the inner product.
@@ -82,6 +86,34 @@ fn times(index: &Index, raw: &mut FlatIndex, queries: &[f32]) -> (Duration, Dura
         }
     }
     (quantile(&mut ours, 0.5), quantile(&mut plain, 0.5))
+}
+
+/// Batches of some sizes and a scan of all rows for each of their queries, against the same searches one by one, in alternation.
+fn batches(metric: Metric) {
+    const DIMENSION: usize = 100;
+    let dir = directory();
+    let store = open(dir.path());
+    let index = create(&store, DIMENSION, metric);
+    fill(&index, &floats(ROWS * DIMENSION, 1));
+    index.checkpoint().expect("checkpointed");
+    let queries: Vec<Query> = floats(100 * DIMENSION, 2).chunks(DIMENSION).map(query).collect();
+    for count in [2, 20, 100] {
+        let queries = &queries[..count];
+        let (mut together, mut single) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let started = Instant::now();
+            let (answers, _) = index.search_batch(queries).expect("searched");
+            together.push(started.elapsed());
+            let started = Instant::now();
+            let singles: Vec<_> = queries.iter().map(|query| index.search(query).expect("searched")).collect();
+            single.push(started.elapsed());
+            assert_eq!(answers, singles, "the answers are the same");
+        }
+        let (together, single) = (quantile(&mut together, 0.5), quantile(&mut single, 0.5));
+        let ratio = together.as_secs_f64() / single.as_secs_f64();
+        let what = format!("search_batch: {}, 100k x 100-d, {count} at once", metric.as_str());
+        report(&what, format!("{together:.2?}"), format!("{single:.2?}"), ratio, "< 1.00");
+    }
 }
 
 fn query(vector: &[f32]) -> Query {

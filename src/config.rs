@@ -6,6 +6,9 @@ pub const WRITE_DELAY_MAX_MS: u64 = 50;
 /// The largest efSearch that an index or a query may ask for.
 pub const EF_MAX: u32 = 1 << 16;
 
+/// Points that a range search over HTTP gives where the client does not say how many.
+pub const RANGE_LIMIT_DEFAULT: usize = 1_000;
+
 /// Limits that the library enforces. [`Limits::default`] is what API.md documents.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
@@ -21,6 +24,12 @@ pub struct Limits {
     pub batch_points_max: usize,
     /// Neighbours that one search may ask for.
     pub k_max: usize,
+    /// Queries in one batch of searches: one request holds a thread for all of them.
+    pub batch_queries_max: usize,
+    /// Neighbours that the queries of one batch may ask for together: each is some tens of bytes until the answer is sent, and its metadata then.
+    pub batch_hits_max: usize,
+    /// Points that one range search gives at most.
+    pub range_hits_max: usize,
     /// Bytes of an index's name.
     pub index_name_bytes_max: usize,
     /// Writers that may wait for one index's log; more are answered [`Busy`](crate::Error::Busy).
@@ -80,6 +89,9 @@ impl Default for Limits {
             metadata_depth_max: 32,
             batch_points_max: 10_000,
             k_max: 10_000,
+            batch_queries_max: 1_000,
+            batch_hits_max: 100_000,
+            range_hits_max: 10_000,
             index_name_bytes_max: 255,
             queued_writes_max: 1_024,
             log_segment_bytes: 64 << 20,

@@ -1,5 +1,6 @@
 //! Every way in which a call can fail, by what the caller can do about it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ pub enum Error {
     /// The request can never succeed as it is. Correct the named field.
     #[error("{field}: {detail}")]
     Invalid {
-        field: &'static str,
+        field: Cow<'static, str>,
         /// Stable word for programs.
         code: &'static str,
         detail: String,
@@ -32,6 +33,9 @@ pub enum Error {
     /// The request is right, but not in the present state.
     #[error("{0}")]
     Conflict(String),
+    /// The condition of the write does not hold. Nothing was done: look at the point again.
+    #[error("the condition does not hold: {0}")]
+    Unmet(String),
     /// A queue is full. Nothing was done: try again later.
     #[error("{0}")]
     Busy(&'static str),
@@ -98,8 +102,16 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 impl Error {
-    pub fn invalid(field: &'static str, code: &'static str, detail: impl Into<String>) -> Self {
-        Self::Invalid { field, code, detail: detail.into() }
+    pub fn invalid(field: impl Into<Cow<'static, str>>, code: &'static str, detail: impl Into<String>) -> Self {
+        Self::Invalid { field: field.into(), code, detail: detail.into() }
+    }
+
+    /// The same where the field stands in an object that is itself a field: `vector` under `queries[3]` is `queries[3].vector`.
+    pub(crate) fn under(self, parent: &str) -> Self {
+        match self {
+            Self::Invalid { field, code, detail } => Self::invalid(format!("{parent}.{field}"), code, detail),
+            other => other,
+        }
     }
 
     /// The error of a file operation: [`Error::Full`] where the disk is full, else [`Error::Io`].

@@ -29,14 +29,18 @@ use crate::wal::file_log::{FileLog, LogOptions};
 use crate::wal::operation::Operation;
 
 mod dead;
+mod fields;
 mod index_type;
+mod keys;
 #[cfg(feature = "server")]
 mod request;
 #[cfg(test)]
 mod tests;
 
 pub use dead::dead;
+pub use fields::fields;
 pub use index_type::index_type;
+pub use keys::keys;
 #[cfg(feature = "server")]
 pub use request::request;
 
@@ -112,6 +116,7 @@ fn serve_log(disk: &SimIo, name: SegmentName, operations: &[Vec<u8>]) {
         metric: 0,
         created_at_us: 0,
         options: "{}".to_owned(),
+        created_by: None,
     };
     let fits = operations.iter().all(|bytes| Operation::decode(bytes).is_ok_and(|(operation, _)| operation.fits(2)));
     let manifest = Manifest {
@@ -121,6 +126,7 @@ fn serve_log(disk: &SimIo, name: SegmentName, operations: &[Vec<u8>]) {
         position: Position::START,
         log: vec![name],
         segments: Vec::new(),
+        keys: None,
     };
     write_manifest(disk, &manifest, &manifest.encode());
     match open_index(disk, INDEX) {
@@ -171,6 +177,11 @@ pub fn operation(mut input: &[u8]) {
                 assert_eq!(points.count(), upsert.count as usize);
             }
             Operation::Delete(delete) => assert_eq!(delete.ids().count(), delete.count as usize),
+            Operation::Keyed(keyed) => {
+                if let Some(operation) = &keyed.operation {
+                    self::operation(&encoded(operation));
+                }
+            }
         }
         input = rest;
     }

@@ -109,7 +109,8 @@ pub use engine::{Batch, Index, Listener, Opening, Store, StoreOptions};
 pub use error::{Damage, Error, Fault, Result, What};
 pub use segment::filter::Filter;
 pub use types::{
-    Access, BuildInfo, Change, ChangePage, ChangesQuery, CheckpointReport, CompactReport, Deleted, Durability, EraseReport,
-    Explanation, Hit, How, IndexCounts, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState, IndexSummary, Lsn, Metric,
-    PageQuery, Picked, Point, PointPage, Query, SearchParams, TenantId, Upserted,
+    Access, BuildInfo, Change, ChangePage, ChangesQuery, CheckpointReport, CompactReport, Condition, Deleted, Durability,
+    EraseReport, Explanation, Hit, How, IdempotencyKey, IndexCounts, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState,
+    IndexSummary, Lsn, Metric, PageQuery, Picked, Point, PointPage, Query, RangeHits, RangeQuery, SearchParams, TenantId,
+    Upserted, Within, WriteOptions,
 };

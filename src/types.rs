@@ -122,6 +122,93 @@ impl FromStr for Durability {
     }
 }
 
+/// What must be so of a point for a write of it to be made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing.
+    #[default]
+    Always,
+    /// There is no point of this id.
+    Absent,
+    /// There is one.
+    Present,
+    /// There is one, and this mutation stored it: [`Point::lsn`].
+    StoredBy(Lsn),
+}
+
+impl Condition {
+    /// Whether it holds of a point that this mutation stored; `None`: of none.
+    pub(crate) fn holds(self, stored_by: Option<Lsn>) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Absent => stored_by.is_none(),
+            Self::Present => stored_by.is_some(),
+            Self::StoredBy(lsn) => stored_by == Some(lsn),
+        }
+    }
+
+    /// What is so where it does not hold, for a person.
+    pub(crate) fn unmet(self) -> String {
+        match self {
+            Self::Always => "nothing was asked for".to_owned(),
+            Self::Absent => "there is a point of this id".to_owned(),
+            Self::Present => "there is no point of this id".to_owned(),
+            Self::StoredBy(lsn) => format!("the point is not, or no longer, the one that mutation {lsn} stored"),
+        }
+    }
+}
+
+/// How a write is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WriteOptions {
+    pub durability: Durability,
+    /// Where the condition of one point does not hold, none is stored.
+    pub atomic: bool,
+    /// By which a retry is known: it gets the answer of the first request that had it, and nothing is done again.
+    pub key: Option<IdempotencyKey>,
+}
+
+impl From<Durability> for WriteOptions {
+    fn from(durability: Durability) -> Self {
+        Self { durability, ..Self::default() }
+    }
+}
+
+/// The client's own name of one write to one index. It is remembered for as long as `docs/writes.md` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    pub(crate) key: String,
+    pub(crate) fingerprint: u32,
+}
+
+impl IdempotencyKey {
+    /// Bytes of a key at most.
+    pub const BYTES_MAX: usize = 255;
+
+    /// `request`: what the request asks for, in any form that is the same when it is made again. A key that comes with another one is refused.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming `Idempotency-Key` where it is empty or too long.
+    pub fn new(key: &str, request: &[&[u8]]) -> Result<Self> {
+        if key.is_empty() || key.len() > Self::BYTES_MAX {
+            let detail = format!("a key has 1 to {} bytes; this one has {}", Self::BYTES_MAX, key.len());
+            return Err(Error::invalid("Idempotency-Key", "invalid_idempotency_key", detail));
+        }
+        let mut fingerprint = crc32fast::Hasher::new();
+        for part in request {
+            // With its length: else two requests of the same bytes, parted differently, would look the same.
+            fingerprint.update(&(part.len() as u64).to_le_bytes());
+            fingerprint.update(part);
+        }
+        Ok(Self { key: key.to_owned(), fingerprint: fingerprint.finalize() })
+    }
+
+    pub(crate) fn reused() -> Error {
+        let detail = "this key came with another request before; a new request needs a new key";
+        Error::invalid("Idempotency-Key", "idempotency_key_reused", detail)
+    }
+}
+
 /// What an index is created with.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct IndexSpec {
@@ -134,6 +221,8 @@ pub struct IndexSpec {
     /// `None`: what `index_type` implies, else L2.
     pub metric: Option<Metric>,
     pub options: IndexOptions,
+    /// By which a retry is known, for as long as the index exists: it is given the index that the first request created.
+    pub key: Option<IdempotencyKey>,
 }
 
 /// What an index's creator may set; `None`: the default, which `docs/index-types.md` gives.
@@ -218,6 +307,40 @@ pub struct Hit {
     pub metadata: String,
     /// Where the query wants it.
     pub values: Option<Vec<f32>>,
+}
+
+/// A search for all points that are near enough.
+#[derive(Clone, Debug)]
+pub struct RangeQuery {
+    /// `dimension` finite floats.
+    pub vector: Vec<f32>,
+    pub within: Within,
+    /// Only points that match it are found.
+    pub filter: Option<crate::segment::filter::Filter>,
+    /// How many points at most, 1 to [`Limits::range_hits_max`](crate::config::Limits): the best of them.
+    pub limit: usize,
+    /// Whether each hit bears its vector.
+    pub include_values: bool,
+}
+
+/// What is near enough. A number is met by a distance or a score that is the same f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Within {
+    /// L2: a squared distance of at most this, as FAISS's range search takes it; inner product and cosine: a product or a cosine of at least this.
+    Radius(f64),
+    /// A score of at least this.
+    MinScore(f64),
+}
+
+/// Answer to a [`RangeQuery`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct RangeHits {
+    /// Best first.
+    pub hits: Vec<Hit>,
+    /// Whether there are more than the limit.
+    pub truncated: bool,
+    /// The state in which they were found.
+    pub lsn: Lsn,
 }
 
 /// Which points a page has.
@@ -328,6 +451,8 @@ pub struct Upserted {
     pub added_count: usize,
     /// Positions in the batch whose id came again later in the same batch: the last wins.
     pub superseded: Vec<usize>,
+    /// Positions in the batch that were not stored because their condition does not hold.
+    pub unmet: Vec<usize>,
 }
 
 /// Answer to a delete.

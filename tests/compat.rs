@@ -76,7 +76,7 @@ fn check_saved(version: &str, expected: &[(&str, usize, Metric)]) {
             }
             assert_points(index);
             let directory = data_dir.join(tenant().as_str()).join(index.id().to_string());
-            assert_eq!(std::fs::read(newest_manifest(&directory)).unwrap()[8], 2, "what is written is of version 2");
+            assert_eq!(std::fs::read(newest_manifest(&directory)).unwrap()[8], 3, "what is written is of version 3");
         }
     }
     println!("{version}: {} indices, {points} points found in 3 openings", expected.len());
@@ -87,7 +87,7 @@ fn saved(version: &str) -> PathBuf {
 }
 
 #[test]
-fn directory_of_version_1_opens_with_every_point_and_goes_on_as_version_2() {
+fn directory_of_version_1_opens_with_every_point_and_goes_on_as_version_3() {
     check_saved("v1", &[("v1 l2", 3, Metric::L2), ("v1 cosine", 5, Metric::Cosine)]);
 }
 

@@ -230,3 +230,71 @@ fn where_filters_are_in_use_a_new_segment_has_its_metadata_index_before_the_next
         assert_eq!(bytes(), at_once, "{segments} segments, and one had none");
     }
 }
+
+#[test]
+fn metadata_index_is_in_a_file_after_a_checkpoint_and_is_made_again_where_that_is_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let filter = Filter::parse("{\"n\":{\"$lt\":500}}").unwrap();
+    let files = || {
+        let all = support::files_below(&OsIo, directory.path());
+        all.into_iter().filter(|path| path.extension().is_some_and(|kind| kind == "fields")).collect::<Vec<_>>()
+    };
+    let open = || {
+        let store = open_store(OsIo, directory.path(), &Limits::default()).unwrap();
+        let index = store.indices(&tenant()).pop();
+        (store, index)
+    };
+    let (store, _) = open();
+    let index = store.create_index(&tenant(), &support::spec(DIMENSION, Metric::L2)).unwrap();
+    fill(&index, 0..3_000, &mut Chance::new(5));
+    index.checkpoint().unwrap();
+    assert_eq!(index.checkpoint().unwrap().bytes_written, 0);
+    let expected = index.count(&filter).0;
+    let memory = index.info().metadata_index_bytes;
+    assert!(files().is_empty(), "nothing is written for a search");
+    let report = index.checkpoint().unwrap();
+    assert!(report.bytes_written > 3_000 && report.lsn == index.info().lsn, "{report:?}");
+    assert_eq!((files().len(), index.checkpoint().unwrap().bytes_written), (1, 0), "once");
+    drop((index, store));
+    for is_damaged in [false, true, false] {
+        if is_damaged {
+            let file = files().remove(0);
+            let mut bytes = std::fs::read(&file).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(file, bytes).unwrap();
+        }
+        let before = files();
+        let (store, index) = open();
+        let index = index.unwrap();
+        assert_eq!(index.info().metadata_index_bytes, 0, "it is read when it is asked");
+        assert_eq!((index.count(&filter).0, index.info().metadata_index_bytes), (expected, memory));
+        assert_eq!(index.checkpoint().unwrap().bytes_written > 0, is_damaged, "written again where it is damaged");
+        assert_eq!(files() == before, !is_damaged);
+        drop((index, store));
+    }
+    let (store, index) = open();
+    let index = index.unwrap();
+    fill(&index, 0..3_000, &mut Chance::new(6));
+    index.checkpoint().unwrap();
+    index.compact().unwrap();
+    index.checkpoint().unwrap();
+    index.checkpoint().unwrap();
+    index.erase().unwrap();
+    assert_eq!(files().len(), index.info().segments, "that of a segment that is gone is gone: {:?}", files());
+    store.close().unwrap();
+}
+
+#[test]
+fn a_least_score_is_reached_by_a_score_that_is_written_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_store(OsIo, directory.path(), &Limits::default()).unwrap();
+    let index = store.create_index(&tenant(), &support::spec(1, Metric::InnerProduct)).unwrap();
+    let mut batch = index.batch();
+    batch.push("a", &[0.7], "{}").unwrap();
+    index.upsert(batch, Durability::Interval).unwrap();
+    let count =
+        |least| index.search(&Query { vector: vec![1.0], k: 1, min_score: Some(least), ..Query::default() }).unwrap().len();
+    // The f32 nearest to 0.7 is less than the f64; it is answered as `0.7`.
+    assert_eq!((count(0.7), count(0.700_001)), (1, 0));
+}

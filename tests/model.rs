@@ -3,8 +3,6 @@
 //! `PROPTEST_CASES` sets how many sequences, and `FAISS_PROXY_MODEL_SEED` which; with `FAISS_PROXY_MODEL_SECONDS` other ones follow, from the seeds after that, for
 //! so long. A failing one is shrunk, printed, and its seed kept in `tests/model-failures.txt`, which every later run tries first. One thread does
 //! everything, and the same sequence does the same to the disk (the last test holds that). `tests/linearizability/` has several threads.
-//!
-//! Deletes by a filter do not exist yet: they will be one more of [`Op`], and the same state explains them.
 
 mod support;
 
@@ -13,7 +11,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use faiss_proxy::config::Limits;
 use faiss_proxy::io::sim::{Fault, SimIo, Survival};
-use faiss_proxy::{Durability, Error, Filter, IndexOptions, IndexSpec, Metric, Opening, PageQuery, Query};
+use faiss_proxy::{
+    Condition, Durability, Error, Filter, IndexOptions, IndexSpec, Lsn, Metric, Opening, PageQuery, Query, WriteOptions,
+};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, RngAlgorithm, TestRng, TestRunner};
 use support::{Before, Chance, NewPoint, Row, Session, State, env_or, tiny_limits};
@@ -29,6 +29,22 @@ enum Op {
     },
     Delete {
         ids: Vec<usize>,
+        durability: Durability,
+    },
+    /// Points with conditions; with a key, one of few, so that most are a retry.
+    UpsertIf {
+        points: Vec<(usize, u64, Wish)>,
+        atomic: bool,
+        key: Option<usize>,
+        durability: Durability,
+    },
+    Patch {
+        id: usize,
+        patch: usize,
+        durability: Durability,
+    },
+    DeleteMatching {
+        tag: u64,
         durability: Durability,
     },
     Search {
@@ -71,6 +87,22 @@ enum Op {
     },
 }
 
+/// A condition, before it is known which mutation stored the point.
+#[derive(Clone, Copy, Debug)]
+enum Wish {
+    Always,
+    Absent,
+    Present,
+    /// Stored by the mutation that stored it before the batch.
+    AsItIs,
+    /// Stored by this one.
+    StoredBy(Lsn),
+}
+
+/// Of which the first two change nothing of what a filter sees.
+const PATCHES: [&str; 5] =
+    [r#"{"text":null}"#, r#"{"new":[1,{"a":null}],"big":1.50}"#, r#"{"tag":3}"#, r#"{"tag":null}"#, r#"{"tag":[0,2],"n":null}"#];
+
 #[derive(Clone, Debug)]
 struct Case {
     metric: Metric,
@@ -86,6 +118,11 @@ fn durability() -> impl Strategy<Value = Durability> {
     prop_oneof![3 => Just(Durability::Fsync), 1 => Just(Durability::Interval)]
 }
 
+fn wish() -> impl Strategy<Value = Wish> {
+    let exactly = (1_u64..40).prop_map(Wish::StoredBy);
+    prop_oneof![2 => Just(Wish::Always), 1 => Just(Wish::Absent), 1 => Just(Wish::Present), 2 => Just(Wish::AsItIs), 1 => exactly]
+}
+
 fn opening() -> impl Strategy<Value = Opening> {
     prop_oneof![Just(Opening::Eager), Just(Opening::Lazy)]
 }
@@ -96,6 +133,10 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (prop::collection::vec((0..IDS, any::<u64>()), 1..8), durability())
             .prop_map(|(points, durability)| Op::Upsert { points, durability }),
         3 => (prop::collection::vec(0..IDS + 2, 1..5), durability()).prop_map(|(ids, durability)| Op::Delete { ids, durability }),
+        3 => (prop::collection::vec((0..IDS, any::<u64>(), wish()), 1..5), any::<bool>(), prop::option::of(0_usize..3), durability())
+            .prop_map(|(points, atomic, key, durability)| Op::UpsertIf { points, atomic, key, durability }),
+        2 => (0..IDS, 0..PATCHES.len(), durability()).prop_map(|(id, patch, durability)| Op::Patch { id, patch, durability }),
+        1 => (0_u64..4, durability()).prop_map(|(tag, durability)| Op::DeleteMatching { tag, durability }),
         8 => (any::<u64>(), 1..IDS + 3, prop::option::of(0_u64..4), any::<bool>())
             .prop_map(|(seed, k, tag, exact)| Op::Search { seed, k, tag, exact }),
         2 => (0..IDS + 2).prop_map(|id| Op::Get { id }),
@@ -327,6 +368,16 @@ fn run(case: &Case, counts: &Counts) -> State {
                 let ids: Vec<String> = ids.iter().map(|&n| id(n)).collect();
                 let _ = session.delete(&ids.iter().map(String::as_str).collect::<Vec<_>>(), *durability);
             }
+            Op::UpsertIf { points, atomic, key, durability } => {
+                let points: Vec<_> = points.iter().map(|point| conditional(&session, point, case.dimension)).collect();
+                let options = WriteOptions { atomic: *atomic, ..WriteOptions::from(*durability) };
+                let key = key.map(|key| format!("key-{key}"));
+                let _ = session.upsert_if(&points, &options, key.as_deref());
+            }
+            Op::Patch { id: n, patch, durability } => drop(session.patch(&id(*n), PATCHES[*patch], *durability)),
+            Op::DeleteMatching { tag, durability } => {
+                drop(session.delete_matching(&format!("{{\"tag\":{tag}}}"), *durability, |metadata| has_tag(metadata, *tag)));
+            }
             Op::Search { seed, k, tag, exact } => {
                 counts.searches.fetch_add(1, Relaxed);
                 let built = session.index.info().builds.iter().filter(|build| build.factory.is_some()).count() as u64;
@@ -385,6 +436,17 @@ fn run(case: &Case, counts: &Counts) -> State {
     let session = reopen(Opening::Lazy, session, disk, &limits, Before::PowerCut, counts);
     counts.io.fetch_add(session.disk.operations(), Relaxed);
     session.history.last().clone()
+}
+
+fn conditional(session: &Session, &(n, seed, wish): &(usize, u64, Wish), dimension: usize) -> (NewPoint, Condition) {
+    let condition = match (wish, session.history.last().get(&id(n))) {
+        (Wish::Always, _) => Condition::Always,
+        (Wish::Absent, _) | (Wish::AsItIs, None) => Condition::Absent,
+        (Wish::Present, _) => Condition::Present,
+        (Wish::AsItIs, Some(row)) => Condition::StoredBy(row.lsn),
+        (Wish::StoredBy(lsn), _) => Condition::StoredBy(lsn),
+    };
+    (NewPoint { id: id(n), values: vector(seed, dimension), metadata: metadata(seed) }, condition)
 }
 
 /// What a disk has whose process died inside an operation. What survives is drawn by how far it came, so that a case repeats exactly.

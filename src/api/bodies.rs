@@ -6,10 +6,10 @@ use super::indices::{self, Position};
 use super::reply::Problem;
 use super::request::{JsonBody, decode_percent};
 use super::search;
-use super::vectors::{self, WriteOptions};
+use super::writes;
 use crate::config::Limits;
 use crate::engine::Index;
-use crate::types::{Durability, IndexSpec, TenantId};
+use crate::types::{Condition, IndexSpec, TenantId, WriteOptions};
 
 /// The index that the body of a `POST /v1/index` asks for.
 pub(crate) fn spec(body: &[u8], tenant: &TenantId) -> Result<IndexSpec, u16> {
@@ -18,8 +18,9 @@ pub(crate) fn spec(body: &[u8], tenant: &TenantId) -> Result<IndexSpec, u16> {
 
 /// The answer to the body of a `POST …/vectors`.
 pub(crate) fn add(body: &[u8], index: &Index, atomic: bool) -> Result<Value, u16> {
-    let options = WriteOptions { durability: Durability::Fsync, atomic };
-    let added = vectors::add_points(index, &Limits::default(), &JsonBody::of(body), options).map_err(status)?;
+    let options = WriteOptions { atomic, ..WriteOptions::default() };
+    let body = JsonBody::of(body);
+    let added = writes::add_points(index, &Limits::default(), &body, Condition::Always, options).map_err(status)?;
     Ok(serde_json::to_value(added).expect("an answer is JSON"))
 }
 

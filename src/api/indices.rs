@@ -43,9 +43,10 @@ struct OptionsBody<'a> {
 
 pub async fn create(server: Arc<Server>, tenant: TenantId, mut request: Request) -> Result<Response, Problem> {
     let body = request.json_body(&server).await?;
+    let key = request.idempotency_key(&[body.bytes()])?;
     let store = Arc::clone(&server.store);
     let work = move || {
-        let spec = decode_spec(&body, &tenant)?;
+        let spec = IndexSpec { key, ..decode_spec(&body, &tenant)? };
         let index = store.create_index(&tenant, &spec)?;
         Ok(json(StatusCode::CREATED, &IndexDocument::of(&index.info())))
     };
@@ -76,6 +77,7 @@ pub(super) fn decode_spec(body: &JsonBody, tenant: &TenantId) -> Result<IndexSpe
         },
         metric,
         options: body.options.map_or(Ok(IndexOptions::default()), decode_options)?,
+        key: None,
     })
 }
 

@@ -21,6 +21,7 @@ mod routes;
 mod search;
 mod service;
 mod vectors;
+mod writes;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -4,11 +4,12 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
-use warp::http::header::{ALLOW, CONTENT_TYPE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use warp::http::header::{ALLOW, CONTENT_TYPE, ETAG, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use warp::http::{HeaderValue, StatusCode};
 use warp::reply::Response;
 
 use crate::error::{Error, What};
+use crate::types::Lsn;
 
 /// The answer to a request that failed.
 #[derive(Debug)]
@@ -135,6 +136,7 @@ impl From<Error> for Problem {
                 return Self { more, ..Self::new(StatusCode::GONE, "lsn_gone", error.to_string()) };
             }
             Error::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            Error::Unmet(_) => (StatusCode::PRECONDITION_FAILED, "precondition_failed"),
             Error::Busy(detail) => return Self::busy(detail),
             Error::Full(_) => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
             Error::Io(_) => (StatusCode::SERVICE_UNAVAILABLE, "io_error"),
@@ -175,6 +177,19 @@ pub fn no_content() -> Response {
     response
 }
 
+/// The same, with the mutation that stored the point for its entity tag: `If-Match` takes it.
+pub fn with_etag(mut response: Response, lsn: Lsn) -> Response {
+    let tag = HeaderValue::from_str(&format!("\"{lsn}\"")).expect("digits and quotes are a header");
+    response.headers_mut().insert(ETAG, tag);
+    response
+}
+
+/// The same, with the mutation that did it: for an answer without a body.
+pub fn with_lsn(mut response: Response, lsn: Lsn) -> Response {
+    response.headers_mut().insert("x-lsn", lsn.into());
+    response
+}
+
 /// JSON text that the store kept, as it is.
 ///
 /// # Errors
@@ -211,6 +226,7 @@ mod tests {
             (Error::NotFound(What::Vector), 404, "vector_not_found"),
             (Error::Gone { oldest_lsn: 7 }, 410, "lsn_gone"),
             (Error::Conflict("no".to_owned()), 409, "conflict"),
+            (Error::Unmet("no".to_owned()), 412, "precondition_failed"),
             (Error::Busy("later"), 429, "busy"),
             (Error::Full(fault()), 507, "disk_full"),
             (Error::Io(fault()), 503, "io_error"),

@@ -12,13 +12,13 @@ use percent_encoding::percent_decode_str;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 use warp::Stream;
-use warp::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use warp::http::header::{CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use warp::http::{HeaderMap, Method, StatusCode};
 
 use super::Server;
 use super::reply::Problem;
 use crate::error::Error;
-use crate::types::Durability;
+use crate::types::{Condition, IdempotencyKey, WriteOptions};
 
 /// Under which a request is found in the log: the client's own word where it sent one that is safe to repeat.
 #[derive(Clone, Debug)]
@@ -92,12 +92,46 @@ impl Request {
         }
     }
 
-    /// The `durability` that a write asks for.
+    /// How a write is to be made: `durability` and `atomic` of the query, and the key of the header `Idempotency-Key`. `what`: the parts of the
+    /// request that say what is to be written.
+    ///
+    /// # Errors
+    /// 422 where one of them is none.
+    pub fn write_options(&self, what: &[&[u8]]) -> Result<WriteOptions, Problem> {
+        let durability = self.query("durability")?.map(|word| word.parse()).transpose()?.unwrap_or_default();
+        Ok(WriteOptions { durability, atomic: self.flag("atomic")?, key: self.idempotency_key(what)? })
+    }
+
+    /// The key of the header `Idempotency-Key`.
     ///
     /// # Errors
     /// 422 where it is none.
-    pub fn durability(&self) -> Result<Durability, Problem> {
-        Ok(self.query("durability")?.map(|word| word.parse()).transpose()?.unwrap_or_default())
+    pub fn idempotency_key(&self, what: &[&[u8]]) -> Result<Option<IdempotencyKey>, Problem> {
+        let Some(key) = self.headers.get("idempotency-key") else { return Ok(None) };
+        let key = key.to_str().map_err(|_| {
+            Error::invalid("Idempotency-Key", "invalid_idempotency_key", "has characters other than visible ones of ASCII")
+        })?;
+        let head = [self.method.as_str().as_bytes(), self.query.as_bytes()];
+        Ok(Some(IdempotencyKey::new(key, &[&head[..], what].concat())?))
+    }
+
+    /// What `If-Match: "<lsn>"`, `If-Match: *` or `If-None-Match: *` asks of a point.
+    ///
+    /// # Errors
+    /// 422 where it is another one, or both.
+    pub fn condition(&self) -> Result<Condition, Problem> {
+        let word = |name| self.headers.get(name).map(|value| value.to_str().unwrap_or_default().trim());
+        let lsn = |word: &str| word.strip_prefix('"').and_then(|word| word.strip_suffix('"')).unwrap_or(word).parse().ok();
+        match (word(IF_MATCH), word(IF_NONE_MATCH)) {
+            (None, None) => Ok(Condition::Always),
+            (None, Some("*")) => Ok(Condition::Absent),
+            (Some("*"), None) => Ok(Condition::Present),
+            (Some(word), None) => lsn(word)
+                .map(Condition::StoredBy)
+                .ok_or_else(|| Error::invalid("If-Match", "invalid_condition", "must be the LSN of a point, or *").into()),
+            (None, Some(_)) => Err(Error::invalid("If-None-Match", "invalid_condition", "must be *").into()),
+            (Some(_), Some(_)) => Err(Error::invalid("If-Match", "invalid_condition", "and If-None-Match are both there").into()),
+        }
     }
 
     /// Reads the body, which must be JSON by its media type; whether it is, nobody has looked yet.
@@ -174,6 +208,10 @@ impl JsonBody {
     #[cfg(any(fuzzing, test))]
     pub fn of(bytes: &[u8]) -> Self {
         Self { bytes: Bytes::copy_from_slice(bytes), _memory: None }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// # Errors

@@ -10,7 +10,7 @@ use warp::reply::Response;
 
 use super::reply::Problem;
 use super::request::{Request, RequestId};
-use super::{Server, changes, indices, search, service, vectors};
+use super::{Server, changes, indices, search, service, vectors, writes};
 
 /// What a path names. Its parts are as they came: warp does not decode percent escapes, so that a `%2F` in an id is no separator.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ enum Target {
     Compact(String),
     Train(String),
     Search(String),
+    SearchBatch(String),
+    RangeSearch(String),
     Vectors(String),
     Count(String),
     Changes(String),
@@ -39,10 +41,12 @@ impl Target {
         match self {
             Self::Root | Self::Docs | Self::Health | Self::Ready | Self::Metrics | Self::Changes(_) | Self::Nothing => "GET",
             Self::Indices | Self::Search(_) | Self::Vectors(_) => "GET, POST",
-            // Posted to, these two are no ids: a point of such an id can be read and deleted all the same.
-            Self::Vector(_, id) if id == "fetch" || id == "delete" => "GET, DELETE, POST",
-            Self::Index(_) | Self::Vector(..) => "GET, DELETE",
+            // Posted to, these two are no ids: a point of such an id can be read, changed and deleted all the same.
+            Self::Vector(_, id) if id == "fetch" || id == "delete" => "GET, PATCH, DELETE, POST",
+            Self::Vector(..) => "GET, PATCH, DELETE",
+            Self::Index(_) => "GET, DELETE",
             Self::Checkpoint(_) | Self::Compact(_) | Self::Train(_) | Self::Count(_) => "POST",
+            Self::SearchBatch(_) | Self::RangeSearch(_) => "POST",
         }
     }
 }
@@ -69,6 +73,10 @@ fn target() -> BoxedFilter<(Target,)> {
         .or(warp::path!("v1" / "index" / String / "train").map(Target::Train))
         .unify()
         .or(warp::path!("v1" / "index" / String / "search").map(Target::Search))
+        .unify()
+        .or(warp::path!("v1" / "index" / String / "search" / "batch").map(Target::SearchBatch))
+        .unify()
+        .or(warp::path!("v1" / "index" / String / "range_search").map(Target::RangeSearch))
         .unify()
         .or(warp::path!("v1" / "index" / String / "vectors").map(Target::Vectors))
         .unify()
@@ -123,14 +131,17 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
         (Target::Compact(id), &Method::POST) => indices::compact(server, tenant, id, request).await,
         (Target::Train(id), &Method::POST) => indices::train(server, tenant, id).await,
         (Target::Search(id), &Method::GET | &Method::POST) => search::search(server, tenant, id, request).await,
-        (Target::Vectors(id), &Method::POST) => vectors::add(server, tenant, id, request).await,
+        (Target::SearchBatch(id), &Method::POST) => search::batch(server, tenant, id, request).await,
+        (Target::RangeSearch(id), &Method::POST) => search::range(server, tenant, id, request).await,
+        (Target::Vectors(id), &Method::POST) => writes::add(server, tenant, id, request).await,
         (Target::Vectors(id), &Method::GET) => vectors::list(server, tenant, id, request).await,
         (Target::Count(id), &Method::POST) => vectors::count(server, tenant, id, request).await,
         (Target::Changes(id), &Method::GET) => changes::changes(server, tenant, id, request).await,
         (Target::Vector(id, verb), &Method::POST) if verb == "fetch" => vectors::fetch(server, tenant, id, request).await,
-        (Target::Vector(id, verb), &Method::POST) if verb == "delete" => vectors::delete_many(server, tenant, id, request).await,
+        (Target::Vector(id, verb), &Method::POST) if verb == "delete" => writes::delete_many(server, tenant, id, request).await,
         (Target::Vector(id, vector_id), &Method::GET) => vectors::get(server, tenant, id, vector_id, request).await,
-        (Target::Vector(id, vector_id), &Method::DELETE) => vectors::delete(server, tenant, id, vector_id, request).await,
+        (Target::Vector(id, vector_id), &Method::PATCH) => writes::patch(server, tenant, id, vector_id, request).await,
+        (Target::Vector(id, vector_id), &Method::DELETE) => writes::delete(server, tenant, id, vector_id, request).await,
         (target, _) => Err(Problem::method_not_allowed(target.allow())),
     }
 }
@@ -167,6 +178,8 @@ mod tests {
             ("/v1/index/a/compact?erase=true", "Compact(\"a\")"),
             ("/v1/index/a/train", "Train(\"a\")"),
             ("/v1/index/a/search?x=1", "Search(\"a\")"),
+            ("/v1/index/a/search/batch", "SearchBatch(\"a\")"),
+            ("/v1/index/a/range_search", "RangeSearch(\"a\")"),
             ("/v1/index/a/vectors", "Vectors(\"a\")"),
             ("/v1/index/a/vectors/b%2Fc%00", "Vector(\"a\", \"b%2Fc%00\")"),
             ("/v1/index/a/vectors/b/c", "Nothing"),

@@ -1,4 +1,4 @@
-//! `/v1/index/{id}/search`: the nearest points.
+//! `/v1/index/{id}/search`, `…/search/batch` and `…/range_search`: the nearest points, and those within a distance.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use super::decode::{self, NotFloats, required};
 use super::indices::index_id;
 use super::reply::{Problem, json, shortest, stored_json};
 use super::request::{JsonBody, Request};
-use crate::config::Limits;
+use crate::config::{Limits, RANGE_LIMIT_DEFAULT};
 use crate::engine::Index;
 use crate::error::Error;
 use crate::segment::filter::Filter;
-use crate::types::{Explanation, Hit, Query, SearchParams, TenantId};
+use crate::types::{Explanation, Hit, Lsn, Query, RangeQuery, SearchParams, TenantId, Within};
 
 /// Answers where the client does not say how many.
 const K_DEFAULT: usize = 10;
@@ -43,12 +43,47 @@ struct Params<'a> {
     rescore: Option<&'a RawValue>,
 }
 
+#[derive(Deserialize)]
+struct BatchBody<'a> {
+    #[serde(borrow)]
+    queries: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct RangeBody<'a> {
+    #[serde(borrow)]
+    vector: Option<&'a RawValue>,
+    radius: Option<&'a RawValue>,
+    min_score: Option<&'a RawValue>,
+    filter: Option<&'a RawValue>,
+    limit: Option<&'a RawValue>,
+    include_values: Option<&'a RawValue>,
+    include_metadata: Option<&'a RawValue>,
+}
+
 /// The answer to a search.
 #[derive(Serialize)]
 pub(super) struct Found {
     results: Vec<FoundPoint>,
     #[serde(skip_serializing_if = "Option::is_none")]
     explain: Option<Explained>,
+}
+
+/// The answer to a batch of searches, in the order of its queries.
+#[derive(Serialize)]
+pub(super) struct FoundTogether {
+    results: Vec<Found>,
+    /// The state in which all of them were found.
+    lsn: Lsn,
+}
+
+/// The answer to a range search.
+#[derive(Serialize)]
+pub(super) struct FoundWithin {
+    results: Vec<FoundPoint>,
+    /// Whether there are more than the limit.
+    truncated: bool,
+    lsn: Lsn,
 }
 
 /// How the answer was found: see [`Explanation`].
@@ -92,28 +127,96 @@ pub async fn search(server: Arc<Server>, tenant: TenantId, id: String, mut reque
     server.searches.run(work).await
 }
 
+pub async fn batch(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+    let id = index_id(&id)?;
+    let body = request.json_body(&server).await?;
+    let call = Arc::clone(&server);
+    let work = move || {
+        let index = call.store.index(&tenant, id)?;
+        Ok(json(StatusCode::OK, &find_together(&index, &call.config.limits, &body)?))
+    };
+    server.searches.run(work).await
+}
+
+pub async fn range(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+    let id = index_id(&id)?;
+    let body = request.json_body(&server).await?;
+    let call = Arc::clone(&server);
+    let work = move || {
+        let index = call.store.index(&tenant, id)?;
+        Ok(json(StatusCode::OK, &find_within(&index, &call.config.limits, &body)?))
+    };
+    server.searches.run(work).await
+}
+
 /// Answers the search that a body asks for.
 ///
 /// # Errors
 /// 400 and 422 for the body; those of the index.
 pub(super) fn find(index: &Index, limits: &Limits, body: &JsonBody, explains: bool) -> Result<Found, Problem> {
-    let (query, with_metadata) = decode_query(body, limits)?;
+    let (query, with_metadata) = decode_query(&decode::body(body.text()?)?, limits)?;
+    if !explains {
+        return Ok(Found { results: points(index.search(&query)?, with_metadata)?, explain: None });
+    }
     let (hits, explanation) = index.explain(&query)?;
-    let results = hits.into_iter().map(|hit| FoundPoint::of(hit, with_metadata)).collect::<Result<_, _>>()?;
     let matched = explanation.segments.iter().map(|segment| segment.matched).sum();
-    Ok(Found { results, explain: explains.then_some(Explained { explanation, matched }) })
+    Ok(Found { results: points(hits, with_metadata)?, explain: Some(Explained { explanation, matched }) })
+}
+
+/// Answers the batch of searches that a body asks for.
+///
+/// # Errors
+/// As [`find`]; what is wrong in a query is named with the query: `queries[3].vector`.
+pub(super) fn find_together(index: &Index, limits: &Limits, body: &JsonBody) -> Result<FoundTogether, Problem> {
+    let body: BatchBody = decode::body(body.text()?)?;
+    let items = decode::items(required(body.queries, "queries")?, "queries", limits.batch_queries_max)?;
+    let (mut queries, mut with_metadata) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
+    for (at, item) in items.into_iter().enumerate() {
+        let name = || format!("queries[{at}]");
+        let body = decode::object(item).map_err(|detail| Error::invalid(name(), "invalid_type", detail))?;
+        let (query, with) = decode_query(&body, limits).map_err(|error| error.under(&name()))?;
+        queries.push(query);
+        with_metadata.push(with);
+    }
+    let (answers, lsn) = index.search_batch(&queries)?;
+    let results = answers.into_iter().zip(with_metadata);
+    let results = results.map(|(hits, with)| Ok(Found { results: points(hits, with)?, explain: None }));
+    Ok(FoundTogether { results: results.collect::<Result<_, Problem>>()?, lsn })
+}
+
+/// Answers the range search that a body asks for.
+///
+/// # Errors
+/// As [`find`].
+pub(super) fn find_within(index: &Index, limits: &Limits, body: &JsonBody) -> Result<FoundWithin, Problem> {
+    let body: RangeBody = decode::body(body.text()?)?;
+    let within = match (body.radius, body.min_score) {
+        (Some(radius), None) => Within::Radius(decode::number(radius, "radius")?),
+        (None, Some(least)) => Within::MinScore(decode::number(least, "min_score")?),
+        (None, None) => return Err(Error::invalid("radius", "missing_field", "radius or min_score is required").into()),
+        (Some(_), Some(_)) => {
+            return Err(Error::invalid("radius", "conflicting_fields", "radius and min_score exclude each other").into());
+        }
+    };
+    let range = RangeQuery {
+        vector: decode_vector(body.vector, limits)?,
+        within,
+        filter: body.filter.map(|raw| Filter::parse(raw.get())).transpose()?,
+        limit: body.limit.map_or(Ok(RANGE_LIMIT_DEFAULT.min(limits.range_hits_max)), |raw| decode::count(raw, "limit"))?,
+        include_values: body.include_values.map_or(Ok(false), |raw| decode::boolean(raw, "include_values"))?,
+    };
+    let include_metadata = body.include_metadata.map_or(Ok(true), |raw| decode::boolean(raw, "include_metadata"))?;
+    let found = index.range_search(&range)?;
+    Ok(FoundWithin { results: points(found.hits, include_metadata)?, truncated: found.truncated, lsn: found.lsn })
+}
+
+fn points(hits: Vec<Hit>, with_metadata: bool) -> Result<Vec<FoundPoint>, Problem> {
+    hits.into_iter().map(|hit| FoundPoint::of(hit, with_metadata)).collect()
 }
 
 /// The query, and whether its hits bear their metadata.
-fn decode_query(body: &JsonBody, limits: &Limits) -> Result<(Query, bool), Problem> {
-    let body: SearchBody = decode::body(body.text()?)?;
-    let mut vector = Vec::new();
-    decode::floats(required(body.vector, "vector")?, limits.dimension_max, &mut vector).map_err(|problem| match problem {
-        NotFloats::WrongShape => Error::invalid("vector", "invalid_type", "must be an array of numbers"),
-        NotFloats::TooMany => {
-            Error::invalid("vector", "wrong_dimension", format!("has more than {} numbers", limits.dimension_max))
-        }
-    })?;
+fn decode_query(body: &SearchBody, limits: &Limits) -> Result<(Query, bool), Error> {
+    let vector = decode_vector(body.vector, limits)?;
     let k = body.k.map_or(Ok(K_DEFAULT), |raw| decode::count(raw, "k"))?;
     let filter = body.filter.map(|raw| Filter::parse(raw.get())).transpose()?;
     let exact = body.exact.map_or(Ok(false), |raw| decode::boolean(raw, "exact"))?;
@@ -123,6 +226,17 @@ fn decode_query(body: &JsonBody, limits: &Limits) -> Result<(Query, bool), Probl
     let as_of_lsn = body.as_of_lsn.map(|raw| decode::lsn(raw, "as_of_lsn")).transpose()?;
     let params = body.params.map_or(Ok(SearchParams::default()), decode_params)?;
     Ok((Query { vector, k, filter, exact, include_values, min_score, as_of_lsn, params }, include_metadata))
+}
+
+fn decode_vector(raw: Option<&RawValue>, limits: &Limits) -> Result<Vec<f32>, Error> {
+    let mut vector = Vec::new();
+    decode::floats(required(raw, "vector")?, limits.dimension_max, &mut vector).map_err(|problem| match problem {
+        NotFloats::WrongShape => Error::invalid("vector", "invalid_type", "must be an array of numbers"),
+        NotFloats::TooMany => {
+            Error::invalid("vector", "wrong_dimension", format!("has more than {} numbers", limits.dimension_max))
+        }
+    })?;
+    Ok(vector)
 }
 
 fn decode_params(raw: &RawValue) -> Result<SearchParams, Error> {

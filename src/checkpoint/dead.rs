@@ -1,27 +1,22 @@
 //! The dead rows of a sealed segment, as a file.
 
-use std::io::IoSlice;
 use std::path::Path;
 
 use roaring::RoaringBitmap;
 
+use super::file;
 use crate::error::{Error, Result};
-use crate::format::crc32;
-use crate::format::manifest::{Checksum, DeadFile, dead_name};
-use crate::io::{Io, durable};
+use crate::format::manifest::{DeadFile, dead_name};
+use crate::io::Io;
 
 /// Writes and syncs the positions of dead rows under a new name, which the caller makes durable with the directory.
 ///
 /// # Errors
 /// [`Error::Full`], [`Error::Io`]: nothing of use was written.
 pub(crate) fn write(io: &dyn Io, directory: &Path, number: u64, positions: &RoaringBitmap) -> Result<DeadFile> {
-    let path = directory.join(dead_name(number));
     let mut bytes = Vec::with_capacity(positions.serialized_size());
     positions.serialize_into(&mut bytes).expect("serialising into memory");
-    let checksum = Checksum { bytes: bytes.len() as u64, crc: crc32(&[&bytes]) };
-    let file = io.create(&path).map_err(|error| Error::io("create", &path, error))?;
-    file.write_at(0, &[IoSlice::new(&bytes)]).map_err(|error| Error::io("write", &path, error))?;
-    file.sync_data().map_err(|error| Error::io("sync", &path, error))?;
+    let checksum = file::write(io, &directory.join(dead_name(number)), &bytes)?;
     Ok(DeadFile { number, checksum })
 }
 
@@ -29,18 +24,10 @@ pub(crate) fn write(io: &dyn Io, directory: &Path, number: u64, positions: &Roar
 ///
 /// # Errors
 /// [`Error::Corrupt`] where it is not the file that the manifest names, or not of this segment.
-pub(crate) fn read(io: &dyn Io, directory: &Path, file: &DeadFile, rows: usize) -> Result<RoaringBitmap> {
-    let path = directory.join(dead_name(file.number));
+pub(crate) fn read(io: &dyn Io, directory: &Path, dead: &DeadFile, rows: usize) -> Result<RoaringBitmap> {
+    let path = directory.join(dead_name(dead.number));
+    let bytes = file::read(io, &path, dead.checksum)?;
     let corrupt = |problem: &str| Error::corrupt(&path, 0, problem);
-    let bytes = durable::read_all(io, &path, file.checksum.bytes).map_err(|error| match error {
-        Error::Io(fault) if fault.source.kind() == std::io::ErrorKind::NotFound => {
-            corrupt("the manifest lists this file, and it is missing")
-        }
-        other => other,
-    })?;
-    if bytes.len() as u64 != file.checksum.bytes || crc32(&[&bytes]) != file.checksum.crc {
-        return Err(corrupt("this is not the file that the manifest names: checksum mismatch"));
-    }
     let positions = RoaringBitmap::deserialize_from(&bytes[..]).map_err(|_| corrupt("no bitmap"))?;
     if positions.max().is_some_and(|position| position as usize >= rows) {
         return Err(corrupt("more rows are dead than there are"));
@@ -51,6 +38,9 @@ pub(crate) fn read(io: &dyn Io, directory: &Path, file: &DeadFile, rows: usize) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::crc32;
+    use crate::format::manifest::Checksum;
+    use crate::io::durable;
     use crate::io::sim::SimIo;
 
     #[test]

@@ -22,8 +22,8 @@ pub(crate) struct Root {
     previous: Option<Manifest>,
     /// Whether what the manifests do not name can go: not where one of them could not be read.
     sweeps: bool,
-    /// Whether the newest manifest is of this process.
-    has_published: bool,
+    /// Manifests that this process has to publish before it removes anything: see [`load`](Self::load).
+    unsure: u8,
     /// Set once it is not known which manifest is on the disk.
     poisoned: Option<Error>,
 }
@@ -41,13 +41,20 @@ impl Root {
 
     /// Reads the newest manifest, and the one before it, for an index that is about to serve. Changes nothing.
     ///
+    /// A manifest that was published removes what only older ones name, after its name was synced. So where something of that kind is left, a
+    /// publishing did not come to its end, and perhaps because that sync failed: a later one may say `Ok`, and the newest name that is seen here
+    /// is lost with a crash all the same, or one that was taken away again comes back. Whatever either names must still be there then. So nothing
+    /// is removed before both manifests that are kept are this process's own.
+    ///
     /// # Errors
     /// As [`look`](Self::look); [`Error::Io`] also where the directory cannot be synced.
     pub(crate) fn load(io: Arc<dyn Io>, directory: &Path, index: IndexId) -> Result<Self> {
         // A process that was killed may not have come to sync the newest name. It is about to be believed, and files that only older ones
         // name to be removed.
         io.sync_dir(directory).map_err(|error| Error::io("sync", directory, error))?;
-        Self::look(io, directory, index)
+        let mut root = Self::look(io, directory, index)?;
+        root.unsure = if root.leftovers()?.is_empty() { 0 } else { 2 };
+        Ok(root)
     }
 
     /// Reads the newest manifest, and the one before it, only to look at them: the newest name may be in memory only, so nothing may be
@@ -92,7 +99,7 @@ impl Root {
             .inspect_err(|error| tracing::warn!(%error, "the manifest before the newest one cannot be read; no file is swept"))
             .ok();
         let sweeps = previous.is_some();
-        Ok(Self { io, directory: directory.to_owned(), current, previous, sweeps, has_published: false, poisoned: None })
+        Ok(Self { io, directory: directory.to_owned(), current, previous, sweeps, unsure: 0, poisoned: None })
     }
 
     pub(crate) fn current(&self) -> &Manifest {
@@ -141,17 +148,26 @@ impl Root {
             }
             return Err(error);
         }
-        self.has_published = true;
         let before = std::mem::replace(&mut self.current, next);
         let dropped = self.previous.replace(before);
         // Where the one before could not be read when it was opened, both are of this process by now.
         self.sweeps |= dropped.is_some();
+        let names: Vec<PathBuf> = match self.unsure {
+            0 => dropped.iter().flat_map(Manifest::files).filter(|name| !self.names(name)).map(PathBuf::from).collect(),
+            _ => {
+                self.unsure -= 1;
+                // From here on all of it can go.
+                if self.unsure == 0 { self.leftovers().unwrap_or_default() } else { Vec::new() }
+            }
+        };
         let mut log_files_removed = 0;
-        for name in dropped.iter().flat_map(Manifest::files).filter(|name| !self.names(name)) {
+        for name in names {
             // A file that stays is removed by the next opening.
             match self.io.remove_file(&self.directory.join(&name)) {
-                Ok(()) => log_files_removed += usize::from(name.ends_with(".wal")),
-                Err(error) => tracing::warn!(%name, %error, "a file that is no longer needed could not be removed"),
+                Ok(()) => log_files_removed += usize::from(name.extension().is_some_and(|kind| kind == "wal")),
+                Err(error) => {
+                    tracing::warn!(name = %name.display(), %error, "a file that is no longer needed could not be removed")
+                }
             }
         }
         Ok((bytes.len() as u64, log_files_removed))
@@ -162,61 +178,45 @@ impl Root {
     }
 
     /// Removes files of ours that no kept manifest names: what a crash left. For an index that is known to be sound. Files that are not ours
-    /// are left alone.
-    ///
-    /// Those that are newer than the manifest may be named by one that is on the disk and not to be seen: a process published it, could not make
-    /// sure of it, and took it away, and where a sync of the directory failed then, a crash brings it back. So before such files go, a manifest
-    /// of this process takes the name that it has.
+    /// are left alone. Where manifests have to be published first and there is no room for them, the files stay.
     ///
     /// # Errors
     /// [`Error::Io`]: some are left. [`Error::OutcomeUnknown`]: as [`publish`](Self::publish).
     pub(crate) fn sweep(&mut self) -> Result<()> {
-        if !self.sweeps {
-            return Ok(());
-        }
-        let leftovers = self.leftovers()?;
-        if !self.has_published && leftovers.iter().any(|path| self.is_newer(path)) {
+        while self.unsure > 0 {
             match self.publish(|_| {}) {
                 Ok(_) => {}
                 Err(error @ Error::OutcomeUnknown(_)) => return Err(error),
                 Err(error) => {
-                    tracing::warn!(%error, "what a crash left stays until the next opening");
+                    tracing::warn!(%error, "what a crash left stays until two more manifests are published");
                     return Ok(());
                 }
             }
         }
-        for path in leftovers {
-            match self.io.remove_file(&path) {
-                // What publishing let go of.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                removed => removed.map_err(|error| Error::io("remove", &path, error))?,
-            }
+        for name in self.leftovers()? {
+            let path = self.directory.join(name);
+            self.io.remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;
         }
         Ok(())
     }
 
-    /// Files of ours that no kept manifest names.
+    /// Files of ours that no kept manifest names, from the index's directory.
     fn leftovers(&self) -> Result<Vec<PathBuf>> {
         let mut leftovers = Vec::new();
+        if !self.sweeps {
+            return Ok(leftovers);
+        }
         let named: HashSet<String> = std::iter::once(&self.current).chain(&self.previous).flat_map(Manifest::files).collect();
         for directory in ["", LOG_DIRECTORY, SEGMENT_DIRECTORY] {
             let path = self.directory.join(directory);
             for entry in self.io.list(&path).map_err(|error| Error::io("list", &path, error))? {
                 let name = if directory.is_empty() { entry.name.clone() } else { format!("{directory}/{}", entry.name) };
                 if !entry.is_dir && is_ours(&entry.name) && !named.contains(&name) {
-                    leftovers.push(path.join(&entry.name));
+                    leftovers.push(PathBuf::from(name));
                 }
             }
         }
         Ok(leftovers)
-    }
-
-    /// Whether a file was made after all that the newest manifest names.
-    fn is_newer(&self, path: &Path) -> bool {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let number = parse_number(name).is_some_and(|number| self.current.file_numbers().all(|named| named < number));
-        let epoch = SegmentName::parse(name).is_some_and(|log| self.current.log.iter().all(|named| named.epoch < log.epoch));
-        number || epoch
     }
 }
 
@@ -276,6 +276,33 @@ mod tests {
         }
     }
 
+    /// The index refused: its newest manifest was lost, and the one before the one before it had been swept away.
+    #[test]
+    fn manifest_before_one_that_a_crash_can_take_away_is_not_swept() {
+        for seed in 0..100 {
+            let disk = SimIo::new();
+            let io: Arc<dyn Io> = Arc::new(disk.clone());
+            for directory in [LOG_DIRECTORY, SEGMENT_DIRECTORY] {
+                disk.create_dir(&Path::new("/").join(directory)).unwrap();
+            }
+            Root::create(&disk, Path::new("/"), manifest(1)).unwrap();
+            let mut root = Root::load(Arc::clone(&io), Path::new("/"), IndexId::nil()).unwrap();
+            // Its name is not durable, and it cannot be taken away again.
+            disk.fail_step(disk.operations() + 6, Fault::FailedSync);
+            disk.fail_step(disk.operations() + 7, Fault::Eio);
+            root.publish(|_| {}).unwrap_err();
+            let struck: Vec<Operation> = disk.struck().iter().map(|(_, step)| step.operation).collect();
+            assert_eq!(struck, [Operation::SyncDir, Operation::RemoveFile]);
+            let mut root = Root::load(Arc::clone(&io), Path::new("/"), IndexId::nil()).unwrap();
+            assert_eq!(root.current().generation, 3);
+            root.sweep().unwrap();
+            assert_eq!(root.current().generation, 5);
+            let after = disk.crash(Survival::Random(seed));
+            let found = Root::look(Arc::new(after), Path::new("/"), IndexId::nil()).map(|root| root.current().generation);
+            assert_eq!(found.map_err(|error| error.to_string()), Ok(5), "seed {seed}");
+        }
+    }
+
     fn manifest(generation: u64) -> Manifest {
         let settings = Settings {
             name: "n".to_owned(),
@@ -285,8 +312,9 @@ mod tests {
             metric: 0,
             created_at_us: 0,
             options: "{}".to_owned(),
+            created_by: None,
         };
-        Manifest { index: [0; 16], generation, settings, position: Position::START, log: vec![], segments: vec![] }
+        Manifest { index: [0; 16], generation, settings, position: Position::START, log: vec![], segments: vec![], keys: None }
     }
 
     #[test]
@@ -295,8 +323,7 @@ mod tests {
         let current = manifest(1);
         disk.create_dir(&Path::new("/").join(SEGMENT_DIRECTORY)).unwrap();
         let io = Arc::new(disk.clone());
-        let root =
-            Root { io, directory: "/".into(), current, previous: None, sweeps: true, has_published: false, poisoned: None };
+        let root = Root { io, directory: "/".into(), current, previous: None, sweeps: true, unsure: 0, poisoned: None };
         assert_eq!(root.next_number().unwrap(), 1);
         disk.create(&Path::new("/").join(SEGMENT_DIRECTORY).join(segment_name(u64::MAX))).unwrap();
         let error = root.next_number().unwrap_err().to_string();

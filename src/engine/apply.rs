@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::history::History;
+use super::keys::Keys;
 use super::published::Published;
 use super::view::{Segment, View, locate};
 use crate::segment::Rows;
@@ -14,7 +15,7 @@ use crate::segment::norm;
 use crate::segment::positions::Positions;
 use crate::segment::words::TextEnd;
 use crate::types::{Lsn, Metric, Row};
-use crate::wal::operation::{Operation, Upsert};
+use crate::wal::operation::{Effect, Operation, Upsert};
 
 /// Bytes of the first chunk of rows; each is twice the one before, so that thousands of small indices stay small.
 const CHUNK_BYTES_MIN: usize = 64 << 10;
@@ -35,6 +36,7 @@ pub(crate) struct State {
     pub(crate) metric: Metric,
     pub(crate) lsn: Lsn,
     pub(crate) segments: Vec<Segment>,
+    pub(crate) keys: Keys,
     /// The last segment, while rows can be added to it.
     active: Option<(Arc<Growing>, TextEnd)>,
     next_row: Row,
@@ -48,24 +50,16 @@ pub(crate) struct State {
     pub(crate) spare: Arc<Mutex<Option<Growing>>>,
 }
 
-/// What an operation did.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Effect {
-    /// Points stored (each id once) or deleted.
-    pub(crate) count: usize,
-    /// Positions of points whose id came again later in the same operation.
-    pub(crate) superseded: Vec<usize>,
-}
-
 impl State {
     /// The state of a checkpoint at `lsn`: sealed segments only, by rising first row.
-    pub(crate) fn new(dimension: usize, metric: Metric, lsn: Lsn, segments: Vec<Segment>) -> Self {
+    pub(crate) fn new(dimension: usize, metric: Metric, lsn: Lsn, segments: Vec<Segment>, keys: Keys) -> Self {
         let next_row = segments.last().map_or(0, |last| last.rows.first_row() + last.len as Row);
         Self {
             dimension,
             metric,
             lsn,
             segments,
+            keys,
             active: None,
             next_row,
             new_row: next_row,
@@ -103,18 +97,27 @@ impl State {
     /// Applies the operation of the next LSN. Nothing can fail: it was validated before it was logged.
     pub(crate) fn apply(&mut self, ids: &mut IdMap, operation: &Operation<'_>) -> Effect {
         self.lsn += 1;
-        let effect = match operation {
-            Operation::Upsert(upsert) => self.upsert(ids, upsert),
-            Operation::Delete(delete) => {
-                let count = delete.ids().filter(|id| self.delete(ids, id)).count();
-                Effect { count, superseded: Vec::new() }
-            }
-        };
+        let effect = self.perform(ids, operation);
+        self.keys.forget(self.lsn);
         if !self.died.is_empty() {
             self.history.add(self.lsn, &self.died);
             self.died.clear();
         }
         effect
+    }
+
+    fn perform(&mut self, ids: &mut IdMap, operation: &Operation<'_>) -> Effect {
+        match operation {
+            Operation::Upsert(upsert) => self.upsert(ids, upsert),
+            Operation::Delete(delete) => {
+                let count = delete.ids().filter(|id| self.delete(ids, id)).count();
+                Effect { count: count as u64, ..Effect::default() }
+            }
+            Operation::Keyed(keyed) => {
+                self.keys.add(self.lsn, keyed);
+                keyed.operation.as_ref().map(|operation| self.perform(ids, operation)).unwrap_or_default()
+            }
+        }
     }
 
     fn upsert(&mut self, ids: &mut IdMap, upsert: &Upsert<'_>) -> Effect {
@@ -140,11 +143,11 @@ impl State {
             if let Some(old) = replaced {
                 self.kill(old);
                 if old >= first_row {
-                    superseded.push((old - first_row) as usize);
+                    superseded.push((old - first_row) as u32);
                 }
             }
         }
-        Effect { count: upsert.count as usize - superseded.len(), superseded }
+        Effect { count: u64::from(upsert.count) - superseded.len() as u64, superseded, ..Effect::default() }
     }
 
     fn delete(&mut self, ids: &mut IdMap, id: &str) -> bool {
@@ -230,7 +233,18 @@ fn capacity(chunk_bytes: usize, dimension: usize) -> usize {
     (chunk_bytes / (4 * dimension + ROW_BYTES)).clamp(1, 1 << 16)
 }
 
+/// The row of the live point of this id, if there is one.
+pub(crate) fn row_of(ids: &IdMap, segments: &[Segment], id: &str) -> Option<Row> {
+    ids.get(ids.hash(id.as_bytes()), |row| has_id(segments, row, id))
+}
+
+/// The same: its segment, and its position in it.
+pub(crate) fn find<'s>(ids: &IdMap, segments: &'s [Segment], id: &str) -> Option<(&'s Segment, usize)> {
+    let (at, position) = locate(segments, row_of(ids, segments, id)?)?;
+    Some((&segments[at], position))
+}
+
 /// Whether the row holds this id.
-pub(crate) fn has_id(segments: &[Segment], row: Row, id: &str) -> bool {
+fn has_id(segments: &[Segment], row: Row, id: &str) -> bool {
     locate(segments, row).is_some_and(|(at, position)| segments[at].rows.id_equals(position, id))
 }

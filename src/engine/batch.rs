@@ -9,7 +9,7 @@ use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::format::codec;
 use crate::segment::norm;
-use crate::types::Metric;
+use crate::types::{Condition, Metric};
 use crate::wal::operation::{Operation, Upsert};
 
 /// Points that will be stored together.
@@ -21,11 +21,13 @@ pub struct Batch {
     count: usize,
     texts: Vec<u8>,
     vectors: Vec<f32>,
+    /// One for each point; empty where none has any.
+    conditions: Vec<Condition>,
 }
 
 impl Batch {
     pub(super) fn new(limits: Arc<Limits>, dimension: usize, metric: Metric) -> Self {
-        Self { limits, dimension, metric, count: 0, texts: Vec::new(), vectors: Vec::new() }
+        Self { limits, dimension, metric, count: 0, texts: Vec::new(), vectors: Vec::new(), conditions: Vec::new() }
     }
 
     /// Adds a point. `metadata` is the JSON text of an object, stored as it is but for the white space around it; an id that is in the batch already is replaced by this one.
@@ -35,6 +37,15 @@ impl Batch {
     /// `wrong_dimension`, `not_finite`, `zero_vector`, `invalid_metadata`, `metadata_too_large`, `metadata_too_deep` or
     /// `batch_too_large`.
     pub fn push(&mut self, id: &str, values: &[f32], metadata: &str) -> Result<()> {
+        self.push_if(id, values, metadata, Condition::Always)
+    }
+
+    /// Adds a point that is stored only where `condition` holds of what is stored under its id at its turn: what comes before it, in this batch
+    /// too, has been done by then.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn push_if(&mut self, id: &str, values: &[f32], metadata: &str, condition: Condition) -> Result<()> {
         if self.count == self.limits.batch_points_max {
             let detail = format!("a batch has at most {} points", self.limits.batch_points_max);
             return Err(Error::invalid("vectors", "batch_too_large", detail));
@@ -46,6 +57,10 @@ impl Batch {
         codec::encode_into(id, &mut self.texts);
         codec::encode_into(metadata, &mut self.texts);
         self.vectors.extend_from_slice(values);
+        if condition != Condition::Always || !self.conditions.is_empty() {
+            self.conditions.resize(self.count, Condition::Always);
+            self.conditions.push(condition);
+        }
         self.count += 1;
         Ok(())
     }
@@ -80,13 +95,38 @@ impl Batch {
         Operation::Upsert(self.upsert())
     }
 
+    /// The operation of those of its points at whose positions `keeps` says so.
+    pub(super) fn operation_of(&self, keeps: impl Fn(usize) -> bool) -> Operation<'_> {
+        let mut kept = Self::new(Arc::clone(&self.limits), self.dimension, self.metric);
+        for (_, (id, metadata, vector)) in self.points().enumerate().filter(|&(at, _)| keeps(at)) {
+            codec::encode_into((id, metadata), &mut kept.texts);
+            kept.vectors.extend_from_slice(vector);
+            kept.count += 1;
+        }
+        let Upsert { count, dimension, .. } = kept.upsert();
+        Operation::Upsert(Upsert { count, dimension, texts: kept.texts.into(), vectors: kept.vectors.into() })
+    }
+
+    pub(super) fn is_unconditional(&self) -> bool {
+        self.conditions.is_empty()
+    }
+
+    /// The condition of each point.
+    pub(super) fn conditions(&self) -> impl Iterator<Item = Condition> {
+        (0..self.count).map(|at| self.conditions.get(at).copied().unwrap_or_default())
+    }
+
     pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
-        // Only the texts are borrowed from: `points` wants a value that lives as long as the iterator.
+        self.points().map(|(id, ..)| id)
+    }
+
+    /// Id, metadata and vector of each point.
+    pub(super) fn points(&self) -> impl Iterator<Item = (&str, &str, &[f32])> {
         let mut rest = &self.texts[..];
-        (0..self.count).map(move |_| {
-            let ((id, _), after) = codec::decode::<(&str, &str)>(rest).expect("written by push");
+        self.vectors.chunks_exact(self.dimension).map(move |vector| {
+            let ((id, metadata), after) = codec::decode::<(&str, &str)>(rest).expect("written by push");
             rest = after;
-            id
+            (id, metadata, vector)
         })
     }
 
@@ -94,7 +134,7 @@ impl Batch {
         Upsert {
             count: u32::try_from(self.count).expect("batches are bounded"),
             dimension: u32::try_from(self.dimension).expect("dimensions are bounded"),
-            texts: &self.texts,
+            texts: Cow::Borrowed(&self.texts),
             vectors: Cow::Borrowed(&self.vectors),
         }
     }
@@ -136,7 +176,9 @@ pub(super) fn check_vector(field: &'static str, values: &[f32], dimension: usize
     Ok(squared_norm)
 }
 
-fn check_metadata(text: &str, limits: &Limits) -> Result<()> {
+/// # Errors
+/// [`Error::Invalid`] naming `metadata` where it is no object, too long or too deep.
+pub(super) fn check_metadata(text: &str, limits: &Limits) -> Result<()> {
     if text == "{}" {
         return Ok(());
     }
@@ -196,7 +238,7 @@ mod tests {
     fn refuses(batch: &mut Batch, id: &str, values: &[f32], metadata: &str, expected_field: &str, expected_code: &str) {
         let before = batch.clone();
         match batch.push(id, values, metadata) {
-            Err(Error::Invalid { field, code, .. }) => assert_eq!((field, code), (expected_field, expected_code)),
+            Err(Error::Invalid { field, code, .. }) => assert_eq!((&*field, code), (expected_field, expected_code)),
             other => panic!("{other:?}"),
         }
         assert_eq!((batch.count, &batch.texts, &batch.vectors), (before.count, &before.texts, &before.vectors));

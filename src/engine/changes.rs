@@ -181,5 +181,9 @@ fn add_changes(lsn: Lsn, operation: &Operation<'_>, query: &ChangesQuery, change
             changes.extend(delete.ids().map(|id| Change::Delete { lsn, id: id.to_owned() }));
             delete.ids.len()
         }
+        // A key whose request changed nothing has an LSN, and no change.
+        Operation::Keyed(keyed) => {
+            keyed.operation.as_ref().map_or(0, |operation| add_changes(lsn, operation, query, changes)) + keyed.key.len()
+        }
     }
 }

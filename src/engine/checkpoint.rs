@@ -3,6 +3,7 @@
 //! Rows keep their numbers: a file takes the place of the same rows in memory, so that the id map and what is deleted meanwhile need
 //! no translation, and writers wait only while the View is exchanged.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,11 +13,15 @@ use roaring::RoaringBitmap;
 use super::index::Index;
 use super::retention::oldest_lsn;
 use super::view::{Segment, View};
-use crate::checkpoint::dead;
+use crate::checkpoint::keys::Answer;
+use crate::checkpoint::{dead, file, keys};
 use crate::error::{Error, Result};
-use crate::format::manifest::{DeadFile, Manifest, SEGMENT_DIRECTORY, SegmentFile, dead_name, segment_name};
+use crate::format::manifest::{
+    DeadFile, FieldsFile, KeysFile, Manifest, SEGMENT_DIRECTORY, SegmentFile, dead_name, fields_name, keys_name, segment_name,
+};
 use crate::format::position::Position;
 use crate::segment::Rows;
+use crate::segment::filter::fields::Fields;
 use crate::segment::positions::Positions;
 use crate::segment::sealed::{self, Sealed};
 use crate::types::{CheckpointReport, Lsn, Metric, Row};
@@ -36,6 +41,20 @@ pub(super) struct Files {
     pub(super) next_number: u64,
     /// By rising first row, as the sealed segments of the state.
     pub(super) segments: Vec<SealedFile>,
+    pub(super) keys: Option<WrittenKeys>,
+}
+
+/// The keys that the newest manifest has.
+#[derive(Clone, Debug)]
+pub(super) struct WrittenKeys {
+    pub(super) file: KeysFile,
+    /// The first mutation that has one of them, and the last.
+    pub(super) span: (Lsn, Lsn),
+}
+
+/// The first and the last mutation that has a key; `None`: no key is remembered.
+pub(super) fn span(answers: &VecDeque<Arc<Answer>>) -> Option<(Lsn, Lsn)> {
+    Some((answers.front()?.lsn, answers.back()?.lsn))
 }
 
 /// A sealed segment, as the newest manifest has it.
@@ -62,13 +81,15 @@ struct Frozen {
     position: Position,
     /// [`FileLog::appended_bytes`](crate::wal::file_log::FileLog::appended_bytes) at that place.
     appended_bytes: u64,
+    /// By rising LSN.
+    answers: VecDeque<Arc<Answer>>,
 }
 
 /// With `rotates`, the log goes on in a new segment, and the checkpoint needs nothing of those before.
 pub(super) fn checkpoint(index: &Index, rotates: bool) -> Result<CheckpointReport> {
     let mut files = index.files.lock();
     // 1. Choose n: the end of a group, durable. What no file may hold an effect of begins after it, in a new chunk.
-    let frozen = freeze(index, rotates);
+    let frozen = freeze(index, &files, rotates);
     // It synced the log.
     index.listeners.wake();
     let Some(frozen) = frozen? else {
@@ -109,7 +130,7 @@ fn write_or_clean_up(
     {
         // No manifest names what was written: on a full disk, let go of it now and not at the next opening.
         for number in first_number..files.next_number {
-            for name in [segment_name(number), dead_name(number)] {
+            for name in [segment_name, dead_name, fields_name, keys_name].map(|name_of| name_of(number)) {
                 let _ = index.io.remove_file(&index.directory.join(SEGMENT_DIRECTORY).join(name));
             }
         }
@@ -124,10 +145,11 @@ fn write_and_publish(
     plan: &Plan,
     history_bytes: u64,
 ) -> Result<CheckpointReport> {
-    let Frozen { view, position, appended_bytes } = frozen;
+    let Frozen { view, position, appended_bytes, answers } = frozen;
     let directory = index.directory.join(SEGMENT_DIRECTORY);
     // 2. Write the files, each synced. No manifest names them: a crash here leaves nothing but what the next opening removes.
-    let written = write_files(index, &directory, view, plan, files)?;
+    let mut written = write_files(index, &directory, view, plan, files)?;
+    let keys = write_keys(index, &directory, answers, files, &mut written.bytes)?;
     // 3. Make their names durable: the manifest must never name a file that a crash can lose.
     index.io.sync_dir(&directory).map_err(|error| Error::io("sync", &directory, error))?;
     // 4. Open what was written, as the next opening will: what cannot be read back must not replace what can.
@@ -143,7 +165,9 @@ fn write_and_publish(
     let (manifest_bytes, log_files_removed) = publish(index, files, segments, |manifest| {
         manifest.position = *position;
         index.drop_log(manifest, history_bytes);
+        manifest.keys = keys.as_ref().map(|keys| keys.file.clone());
     })?;
+    files.keys = keys;
     index.checkpoint_lsn.store(position.lsn, Relaxed);
     // 6. Serve from the files, and free the memory.
     let mut writer = index.writer.lock();
@@ -186,7 +210,7 @@ pub(super) fn publish(
 }
 
 /// Syncs the log, and gives the state at its end; `None` where the newest checkpoint has it.
-fn freeze(index: &Index, rotates: bool) -> Result<Option<Frozen>> {
+fn freeze(index: &Index, files: &Files, rotates: bool) -> Result<Option<Frozen>> {
     let mut writer = index.writer.lock();
     if let Some(why) = index.poison.get() {
         return Err(Error::Closed(Arc::clone(why)));
@@ -203,13 +227,16 @@ fn freeze(index: &Index, rotates: bool) -> Result<Option<Frozen>> {
     index.note_log(&writer.log);
     synced?;
     let position = writer.log.position();
-    if position.lsn == index.checkpoint_lsn.load(Relaxed) && !rotates {
+    let view = index.shared.view.load_full();
+    // Metadata indexes are no part of the state, and may have been made since.
+    let has_new_fields = || view.segments.iter().zip(&files.segments).any(|(segment, kept)| new_fields(segment, kept).is_some());
+    if position.lsn == index.checkpoint_lsn.load(Relaxed) && !rotates && !has_new_fields() {
         return Ok(None);
     }
     writer.state.freeze();
-    let view = index.shared.view.load_full();
     debug_assert_eq!(view.lsn, writer.log.written_lsn());
-    Ok(Some(Frozen { view, position, appended_bytes: writer.log.appended_bytes() }))
+    let (appended_bytes, answers) = (writer.log.appended_bytes(), writer.state.keys.answers());
+    Ok(Some(Frozen { view, position, appended_bytes, answers }))
 }
 
 /// What a checkpoint does with each segment of its View.
@@ -288,6 +315,12 @@ fn write_files(index: &Index, directory: &Path, view: &View, plan: &Plan, files:
             kept.file.dead = Some(dead);
             kept.dead = segment.dead.clone();
         }
+        if let Some(fields) = new_fields(segment, &kept) {
+            let number = files.number();
+            let checksum = file::write(&*index.io, &directory.join(fields_name(number)), &fields.encode())?;
+            written.bytes += checksum.bytes;
+            kept.file.fields = Some(FieldsFile { number, checksum });
+        }
         written.kept.push(kept);
     }
     let rows: Vec<(&Rows, Vec<u32>)> = (plan.merge_from..view.segments.len())
@@ -310,6 +343,31 @@ fn write_files(index: &Index, directory: &Path, view: &View, plan: &Plan, files:
     Ok(written)
 }
 
+/// The metadata index of a sealed segment, where it was made and no file has it.
+fn new_fields<'a>(segment: &'a Segment, kept: &SealedFile) -> Option<&'a Fields> {
+    match &segment.rows {
+        Rows::Sealed(sealed) if kept.file.fields.is_none() => sealed.made_fields(),
+        _ => None,
+    }
+}
+
+/// Writes and syncs the keys, where they are not those that the newest manifest has; the name is made durable by the caller.
+fn write_keys(
+    index: &Index,
+    directory: &Path,
+    answers: &VecDeque<Arc<Answer>>,
+    files: &mut Files,
+    bytes: &mut u64,
+) -> Result<Option<WrittenKeys>> {
+    let Some(span) = span(answers) else { return Ok(None) };
+    if let Some(keys) = files.keys.as_ref().filter(|keys| keys.span == span) {
+        return Ok(Some(keys.clone()));
+    }
+    let file = keys::write(&*index.io, directory, files.number(), answers.iter().map(Arc::as_ref))?;
+    *bytes += file.checksum.bytes;
+    Ok(Some(WrittenKeys { file, span }))
+}
+
 /// Writes and syncs which rows of a segment are dead; the name is made durable by the caller.
 pub(super) fn write_dead(index: &Index, directory: &Path, number: u64, dead: &Positions) -> Result<DeadFile> {
     let positions: RoaringBitmap = dead.iter().map(|position| position as u32).collect();
@@ -321,7 +379,7 @@ pub(super) fn write_segment(index: &Index, directory: &Path, number: u64, rows: 
     let path = directory.join(segment_name(number));
     let scaled = index.metric == Metric::Cosine;
     let checksum = sealed::write(&*index.io, &path, index.id, number, index.dimension(), scaled, rows)?;
-    Ok(SegmentFile { number, checksum, dead: None, built: None })
+    Ok(SegmentFile { number, checksum, dead: None, built: None, fields: None })
 }
 
 /// Opens what was written of `inputs`, its rows under the numbers that they have there: those at the positions that `kept` gives.

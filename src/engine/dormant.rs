@@ -8,15 +8,23 @@ use super::index::{Index, Scheduled};
 use super::recover::{self, Context};
 use crate::checkpoint::manifest::Root;
 use crate::error::{Error, Result};
-use crate::format::manifest::LOG_DIRECTORY;
+use crate::format::manifest::{CreationKey, LOG_DIRECTORY, Settings};
 use crate::types::IndexId;
 use crate::wal::file_log::{FileLog, LogOptions};
 
 /// What is kept of every index, open or not.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct About {
     pub(super) name: Box<str>,
     pub(super) created_at_us: i64,
+    pub(super) created_by: Option<Box<CreationKey>>,
+}
+
+impl About {
+    fn of(settings: &Settings) -> Self {
+        let created_by = settings.created_by.clone().map(Box::new);
+        Self { name: settings.name.as_str().into(), created_at_us: settings.created_at_us, created_by }
+    }
 }
 
 /// What a look at an index gave.
@@ -43,8 +51,7 @@ pub(super) fn look(context: &Context, id: IndexId, directory: &Path) -> Result<L
     let has_log = FileLog::verify(&options, &manifest.log, manifest.position, &mut |lsn, operation| {
         recover::check_operation(operation, lsn, dimension, &options.directory)
     })?;
-    let about = About { name: manifest.settings.name.as_str().into(), created_at_us: manifest.settings.created_at_us };
-    Ok(Looked { about, has_log })
+    Ok(Looked { about: About::of(&manifest.settings), has_log })
 }
 
 /// Whether the next try may go better, and is safe: nothing was damaged, and no sync failed. (After one that failed, a later one may say
@@ -58,7 +65,7 @@ pub(super) fn may_pass(error: &Error) -> bool {
 
 impl Index {
     pub(super) fn about(&self) -> About {
-        About { name: self.settings.name.as_str().into(), created_at_us: self.created_at_us() }
+        About::of(&self.settings)
     }
 
     /// Makes sure that dropping it loses nothing: what was acknowledged is durable. What no checkpoint holds is covered by a watermark where

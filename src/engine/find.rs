@@ -53,7 +53,7 @@ pub(super) fn find(context: Context, data_dir: PathBuf, opening: Opening) -> Res
 
 fn first_state(context: &Context, key: &Key, directory: &Path, opening: Opening) -> (About, State<Index>) {
     let (tenant, id) = key;
-    let refused = |error| (About { name: "".into(), created_at_us: 0 }, State::Refused(error));
+    let refused = |error| (About::default(), State::Refused(error));
     match opening {
         Opening::Eager => {
             let open = || recover::open(context, tenant.clone(), *id, directory.to_owned());

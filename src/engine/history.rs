@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::apply::row_of;
 use super::checkpoint::Files;
 use super::index::Index;
 use super::view::{Segment, View, locate};
@@ -161,7 +162,7 @@ impl Index {
     /// # Errors
     /// As [`view_at`](Self::view_at).
     pub(super) fn locate_at(&self, id: &str, lsn: Lsn) -> Result<(Arc<View>, Option<(usize, usize)>)> {
-        let (view, present) = self.shared.look_up(|map, view| super::read::row(map, view, id));
+        let (view, present) = self.shared.look_up(|ids, view| row_of(ids, &view.segments, id));
         check_not_ahead(lsn, &view)?;
         let died = if lsn == view.lsn { None } else { Some(self.history.after(lsn)?) };
         let was_stored = |&(at, position): &(usize, usize)| view.segments[at].rows.record(position).lsn <= lsn;

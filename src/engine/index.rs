@@ -10,7 +10,6 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::apply::{Shared, State};
-use super::batch::{Batch, check_id, check_vector};
 use super::changes::Marks;
 use super::checkpoint::Files;
 use super::history::History;
@@ -19,19 +18,15 @@ use super::maintenance::{Maintenance, Task};
 use super::policy::Policy;
 use super::queue::Queue;
 use super::reserve::Reserve;
-use super::search;
-use super::writer::{Outcome, Request, Write, Writer};
+use super::writer::{Outcome, Write, Writer};
 use crate::checkpoint::manifest::Root;
-use crate::config::{EF_MAX, Limits, WRITE_DELAY_MAX_MS};
+use crate::config::Limits;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Built, LOG_DIRECTORY, SegmentFile, Settings};
 use crate::io::{Io, Lock};
 use crate::segment::growing::Growing;
 use crate::segment::recipe::{self, Recipe};
-use crate::types::{
-    BuildInfo, CheckpointReport, Deleted, Durability, Explanation, Hit, IndexId, IndexInfo, IndexOptions, IndexState, Metric,
-    Picked, Query, TenantId, Upserted,
-};
+use crate::types::{BuildInfo, CheckpointReport, IndexId, IndexInfo, IndexOptions, IndexState, Metric, Picked, TenantId};
 use crate::wal::file_log::FileLog;
 
 /// One index, open. Calls block; any number of threads may make them.
@@ -75,6 +70,8 @@ pub struct Index {
     pub(super) durable_lsn: AtomicU64,
     /// LSN of the newest checkpoint.
     pub(super) checkpoint_lsn: AtomicU64,
+    /// Bytes of memory of the idempotency keys.
+    pub(super) keys_bytes: AtomicU64,
     /// Bytes of the checkpoint's segments.
     pub(super) sealed_bytes: AtomicU64,
     /// What recovery copied aside of the log.
@@ -131,10 +128,6 @@ pub(super) struct Scheduled {
 impl Index {
     pub fn id(&self) -> IndexId {
         self.id
-    }
-
-    pub(super) fn created_at_us(&self) -> i64 {
-        self.settings.created_at_us
     }
 
     /// Floats in a vector.
@@ -222,24 +215,6 @@ impl Index {
         self.limits.unbuilt_rows_max.max(self.build_rows.load(Relaxed).saturating_mul(4))
     }
 
-    /// Slows a writer down where builds do not keep up, for a searcher scans what has no index.
-    fn hold_back(&self) -> Result<()> {
-        let build_rows = self.build_rows.load(Relaxed);
-        if self.maintenance.is_none() || build_rows == u64::MAX {
-            return Ok(());
-        }
-        let bearable = self.unbuilt_rows_bearable();
-        let over = self.shared.view.load().unbuilt().saturating_sub(bearable);
-        if over >= bearable {
-            return Err(Error::Busy("too many rows wait for their index; deletes and searches go on"));
-        }
-        if over > 0 {
-            let delay = Duration::from_millis(1 + (WRITE_DELAY_MAX_MS - 1) * over / bearable);
-            self.progressed.wait_for(&mut self.progress.lock(), delay);
-        }
-        Ok(())
-    }
-
     /// Bytes of the files that the manifest names.
     pub(super) fn bytes(&self) -> u64 {
         let manifest = self.root.lock().current().clone();
@@ -247,78 +222,8 @@ impl Index {
         let length = |path: PathBuf| self.io.open(&path).and_then(|file| file.len()).unwrap_or(0);
         let log_bytes: u64 = manifest.log.iter().map(|name| length(name.path(&log))).sum();
         let segment_bytes: u64 = manifest.segments.iter().map(SegmentFile::bytes).sum();
-        log_bytes + segment_bytes + manifest.encode().len() as u64
-    }
-
-    /// An empty batch for this index; [`Batch::push`] validates each point.
-    pub fn batch(&self) -> Batch {
-        Batch::new(Arc::clone(&self.limits), self.dimension(), self.metric)
-    }
-
-    /// Stores a batch as one mutation: all of it or nothing, and visible as a whole. An id that exists is replaced.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`]: the batch is empty, too large, or of another index. [`Error::Busy`], [`Error::Full`], [`Error::Io`],
-    /// [`Error::Closed`]: nothing was stored. [`Error::OutcomeUnknown`]: a sync failed.
-    pub fn upsert(&self, batch: Batch, durability: Durability) -> Result<Upserted> {
-        let invalid = |code, detail: String| Err(Error::invalid("vectors", code, detail));
-        if batch.is_empty() {
-            return invalid("empty_batch", "a batch has at least one point".to_owned());
-        }
-        if !batch.is_for(self.dimension(), self.metric) {
-            return invalid("wrong_dimension", "the batch was made by an index of another dimension or metric".to_owned());
-        }
-        if batch.log_bytes() > self.limits.operation_bytes_max {
-            return invalid("batch_too_large", format!("a batch has at most {} bytes", self.limits.operation_bytes_max));
-        }
-        self.hold_back()?;
-        let (lsn, effect) = self.commit(Request::Upsert(batch), durability)?;
-        Ok(Upserted { lsn, added_count: effect.count, superseded: effect.superseded })
-    }
-
-    /// Deletes the points of these ids that exist, as one mutation. Where none does, nothing is logged, and the LSN is that of the state
-    /// in which none did.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`]: too many ids, or one that none can be. Else as [`upsert`](Self::upsert).
-    pub fn delete(&self, ids: &[&str], durability: Durability) -> Result<Deleted> {
-        if ids.len() > self.limits.batch_points_max {
-            let detail = format!("a delete names at most {} ids", self.limits.batch_points_max);
-            return Err(Error::invalid("ids", "batch_too_large", detail));
-        }
-        ids.iter().try_for_each(|id| check_id(id, &self.limits))?;
-        let (lsn, effect) = self.commit(Request::Delete(ids.iter().map(|&id| id.to_owned()).collect()), durability)?;
-        Ok(Deleted { lsn, deleted_count: effect.count })
-    }
-
-    /// The nearest points, best first; `k` of them where there are `k` that match.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] naming `vector`, `k`, `params`, or `as_of_lsn` where there is no such state yet. [`Error::Gone`]: that state is no longer
-    /// kept.
-    pub fn search(&self, query: &Query) -> Result<Vec<Hit>> {
-        self.explain(query).map(|(hits, _)| hits)
-    }
-
-    /// The same, and how the answer was found.
-    ///
-    /// # Errors
-    /// As [`search`](Self::search).
-    pub fn explain(&self, query: &Query) -> Result<(Vec<Hit>, Explanation)> {
-        if query.k == 0 || query.k > self.limits.k_max {
-            return Err(Error::invalid("k", "invalid_k", format!("k is 1 to {}, and not {}", self.limits.k_max, query.k)));
-        }
-        let within = |field, value: Option<u32>, max: u32| match value {
-            Some(value) if value == 0 || value > max => {
-                Err(Error::invalid(field, "invalid_params", format!("must be 1 to {max}, and not {value}")))
-            }
-            _ => Ok(()),
-        };
-        within("params.ef", query.params.ef, EF_MAX)?;
-        within("params.nprobe", query.params.nprobe, u32::MAX)?;
-        let squared_norm = check_vector("vector", &query.vector, self.dimension(), self.metric)?;
-        let view = self.view_at(query.as_of_lsn)?;
-        search::search(&view, self.metric, query, squared_norm)
+        let keys_bytes = manifest.keys.as_ref().map_or(0, |keys| keys.checksum.bytes);
+        log_bytes + segment_bytes + keys_bytes + manifest.encode().len() as u64
     }
 
     /// Makes every write that was acknowledged durable, whatever its durability, and covers it by a watermark.

@@ -21,6 +21,9 @@ pub(super) fn check(limits: &Limits) -> Result<()> {
     within("metadata_depth_max", limits.metadata_depth_max as u64, 1, 128)?;
     within("batch_points_max", limits.batch_points_max as u64, 1, 1 << 24)?;
     within("k_max", limits.k_max as u64, 1, 1 << 24)?;
+    within("batch_queries_max", limits.batch_queries_max as u64, 1, 1 << 16)?;
+    within("batch_hits_max", limits.batch_hits_max as u64, 1, 1 << 24)?;
+    within("range_hits_max", limits.range_hits_max as u64, 1, 1 << 24)?;
     within("queued_writes_max", limits.queued_writes_max as u64, 1, 1 << 20)?;
     within("log_segment_bytes", limits.log_segment_bytes, 512, 1 << 30)?;
     within("frame_bytes_max", limits.frame_bytes_max as u64, 1, PAYLOAD_BYTES_MAX as u64)?;

@@ -3,14 +3,13 @@
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use super::apply::has_id;
+use super::apply::row_of;
 use super::index::Index;
 use super::search::{self, Part};
 use super::view::{View, locate};
 use crate::error::{Error, Result};
 use crate::segment::filter::Filter;
-use crate::segment::id_map::IdMap;
-use crate::types::{Lsn, PageQuery, Point, PointPage, Row};
+use crate::types::{Lsn, PageQuery, Point, PointPage};
 
 impl Index {
     /// The point of this id, if there is one.
@@ -18,7 +17,7 @@ impl Index {
     /// # Errors
     /// [`Error::Closed`]: the memory of this machine gives back other bytes than were put into it.
     pub fn get(&self, id: &str) -> Result<Option<Point>> {
-        let (view, row) = self.shared.look_up(|map, view| row(map, view, id));
+        let (view, row) = self.shared.look_up(|ids, view| row_of(ids, &view.segments, id));
         let place = row.and_then(|row| locate(&view.segments, row));
         place.map(|(at, position)| point(&view, at, position, true)).transpose()
     }
@@ -32,7 +31,8 @@ impl Index {
             let detail = format!("at most {} ids are fetched at once", self.limits.batch_points_max);
             return Err(Error::invalid("ids", "batch_too_large", detail));
         }
-        let (view, rows) = self.shared.look_up(|map, view| ids.iter().filter_map(|id| row(map, view, id)).collect::<Vec<_>>());
+        let (view, rows) =
+            self.shared.look_up(|map, view| ids.iter().filter_map(|id| row_of(map, &view.segments, id)).collect::<Vec<_>>());
         let places = rows.into_iter().filter_map(|row| locate(&view.segments, row));
         let points = places.map(|(at, position)| point(&view, at, position, true)).collect::<Result<_>>()?;
         Ok((points, view.lsn))
@@ -102,10 +102,6 @@ impl Index {
         let next = points.last().filter(|_| has_more).map(|last| last.id.clone());
         Ok(PointPage { points, next, lsn: view.lsn })
     }
-}
-
-pub(super) fn row(map: &IdMap, view: &View, id: &str) -> Option<Row> {
-    map.get(map.hash(id.as_bytes()), |row| has_id(&view.segments, row, id))
 }
 
 fn count(view: &Arc<View>, filter: &Filter) -> (u64, Lsn) {

@@ -9,19 +9,22 @@ use parking_lot::{Condvar, Mutex};
 
 use super::apply::{Shared, State};
 use super::changes::Marks;
-use super::checkpoint::{self, Files, SealedFile};
+use super::checkpoint::{self, Files, SealedFile, WrittenKeys};
 use super::index::{Index, Kind, Scheduled};
+use super::keys::Keys;
 use super::listeners::Listeners;
 use super::maintenance::Maintenance;
 use super::queue::Queue;
 use super::reserve::Reserve;
 use super::view::{Build, Segment};
 use super::writer::Writer;
-use crate::checkpoint::dead;
 use crate::checkpoint::manifest::Root;
+use crate::checkpoint::{dead, keys};
 use crate::config::Limits;
 use crate::error::{Error, Result};
-use crate::format::manifest::{Built, LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, SegmentFile, index_name, segment_name};
+use crate::format::manifest::{
+    Built, LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, SegmentFile, fields_name, index_name, segment_name,
+};
 use crate::io::{Io, Lock};
 use crate::segment::Rows;
 use crate::segment::ann::{Ann, Tuning};
@@ -58,12 +61,17 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     let mut ids = IdMap::new();
     let segments = load_segments(&*io, &directory, id, metric, &manifest)?;
     fill_ids(&mut ids, &segments);
+    let answers =
+        manifest.keys.as_ref().map(|file| keys::read(&*io, &directory.join(SEGMENT_DIRECTORY), file, manifest.position.lsn));
+    let answers = Keys::new(answers.transpose()?.unwrap_or_default());
+    let span = checkpoint::span(&answers.answers());
     let files = Files {
         next_number: root.next_number()?,
         segments: segments.iter().zip(&manifest.segments).map(|(segment, file)| sealed_file(segment, file)).collect(),
+        keys: manifest.keys.clone().zip(span).map(|(file, span)| WrittenKeys { file, span }),
     };
     let sealed_bytes = manifest.segments.iter().map(|segment| segment.checksum.bytes).sum();
-    let mut state = State::new(settings.dimension as usize, metric, manifest.position.lsn, segments);
+    let mut state = State::new(settings.dimension as usize, metric, manifest.position.lsn, segments, answers);
 
     let log_options = LogOptions::new(Arc::clone(&io), directory.join(LOG_DIRECTORY), id, &limits);
     let log_directory = log_options.directory.clone();
@@ -82,7 +90,8 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     }
     // Only now: while an index may still be refused, its directory stays as it is.
     root.sweep()?;
-    let (view, spare, history) = (state.view(), Arc::clone(&state.spare), Arc::clone(&state.history));
+    let (view, spare, keys_bytes) = (state.view(), Arc::clone(&state.spare), state.keys.memory_bytes());
+    let history = Arc::clone(&state.history);
     tracing::info!(
         %tenant, index = %id, points = view.live(), lsn = view.lsn, checkpoint = manifest.position.lsn,
         replayed = report.replayed_operations, torn_bytes = report.torn_bytes, ms = started.elapsed().as_millis() as u64,
@@ -116,6 +125,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         marks: Marks::default(),
         durable_lsn,
         checkpoint_lsn: AtomicU64::new(manifest.position.lsn),
+        keys_bytes: AtomicU64::new(keys_bytes),
         sealed_bytes: AtomicU64::new(sealed_bytes),
         torn_bytes: report.torn_bytes,
         poison: OnceLock::new(),
@@ -176,12 +186,18 @@ fn load_segments(io: &dyn Io, directory: &Path, index: IndexId, metric: Metric, 
     for file in &manifest.segments {
         let first_row = segments.last().map_or(0, |last| last.rows.first_row() + last.len as Row);
         let path = directory.join(segment_name(file.number));
-        let sealed = Sealed::open(io, &path, file.checksum, index, file.number, first_row)?;
+        let mut sealed = Sealed::open(io, &path, file.checksum, index, file.number, first_row)?;
         if sealed.dimension() != manifest.settings.dimension as usize {
             return Err(Error::corrupt(&path, 12, format!("this segment has vectors of {} values", sealed.dimension())));
         }
         if sealed.len() > 0 && sealed.is_scaled() != (metric == Metric::Cosine) {
             return Err(Error::corrupt(&path, 52, "this segment was written for another metric"));
+        }
+        if let Some(fields) = &file.fields {
+            match sealed.load_fields(io, &directory.join(fields_name(fields.number)), fields.checksum) {
+                Err(error @ Error::Corrupt(_)) => tracing::warn!(%error, "a metadata index is made again, of the rows"),
+                loaded => loaded?,
+            }
         }
         let dead = file.dead.as_ref().map(|dead| dead::read(io, &directory, dead, sealed.len())).transpose()?;
         let dead = dead.into_iter().flatten().map(|position| position as usize).collect();
@@ -219,10 +235,12 @@ fn load_build(io: &dyn Io, directory: &Path, metric: Metric, segment: &Segment, 
     }
 }
 
-/// A segment as the manifest has it; one whose index could not be opened has nothing built over it.
+/// A segment as the manifest has it, without what could not be opened and is to be made again: its FAISS index, its metadata index.
 fn sealed_file(segment: &Segment, file: &SegmentFile) -> SealedFile {
     let is_lost = file.index().is_some() && segment.ann().is_none();
-    let file = SegmentFile { built: file.built.clone().filter(|_| !is_lost), ..file.clone() };
+    let built = file.built.clone().filter(|_| !is_lost);
+    let fields = file.fields.clone().filter(|_| segment.rows.has_fields());
+    let file = SegmentFile { built, fields, ..file.clone() };
     SealedFile { file, dead: segment.dead.clone(), busy: false }
 }
 

@@ -5,321 +5,246 @@
 //! block of rows; only rows that would enter the best `k` so far are looked at further (dead? a match?), so that a filter is applied before the top
 //! k and not after. The distances of the rows that are left are computed again in f64, by the one kernel for all: a score does not depend on how
 //! its row was found.
+//!
+//! One query is a batch of one: queries with one filter share its answer, ask an index together, and are scanned for together.
 
-use std::cmp::Ordering;
-use std::collections::BinaryHeap;
-use std::ops::Range;
+mod nearest;
+mod part;
+mod range;
+mod sieve;
 
+use std::collections::BTreeMap;
+
+pub(super) use part::Part;
+
+use super::batch::check_vector;
+use super::index::Index;
 use super::view::{Segment, View};
+use crate::config::EF_MAX;
 use crate::error::{Error, Result};
-use crate::segment::bits::Bits;
-use crate::segment::faiss::{self, Kernel};
 use crate::segment::filter::Filter;
-use crate::segment::norm;
 use crate::segment::positions::Positions;
-use crate::types::{Access, Explanation, Hit, How, Metric, Query, Row, SearchParams};
+use crate::types::{Access, Explanation, Hit, How, Lsn, Metric, Query};
+use nearest::{BLOCK_ROWS, Candidate, Nearest};
+use sieve::Sieve;
 
-/// Rows whose distances are computed at once: their floats and their distances stay in the first-level cache's reach.
-const BLOCK_ROWS: usize = 256;
+/// Queries of a batch that are answered together: bounds the memory of what their filters select, a bit a row of the largest segment for each.
+const QUERIES_AT_ONCE: usize = 128;
 
-/// Rows that are compared with the bound at once.
-const GROUP_ROWS: usize = 16;
+impl Index {
+    /// The nearest points, best first; `k` of them where there are `k` that match.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming `vector`, `k`, one of `params`, or `as_of_lsn` where there is no such state yet. [`Error::Gone`]: that state is no
+    /// longer kept.
+    pub fn search(&self, query: &Query) -> Result<Vec<Hit>> {
+        let squared_norm = self.check_query(query)?;
+        let view = self.view_at(query.as_of_lsn)?;
+        let mut nearest = Nearest::new(self.metric, query, squared_norm);
+        seek(&view, self.metric, std::slice::from_mut(&mut nearest));
+        hits(&view, self.metric, nearest)
+    }
 
-/// Where one row of fewer than this many matches, it is cheaper to go from match to match than to scan them all: a scan streams.
-const SCAN_SHARE: usize = 4;
+    /// The same, and how the answer was found.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search).
+    pub fn explain(&self, query: &Query) -> Result<(Vec<Hit>, Explanation)> {
+        let squared_norm = self.check_query(query)?;
+        let view = self.view_at(query.as_of_lsn)?;
+        let mut nearest = Nearest::new(self.metric, query, squared_norm).explained();
+        seek(&view, self.metric, std::slice::from_mut(&mut nearest));
+        let mut ways = nearest.ways.take().unwrap_or_default();
+        ways.sort_by_key(|(at, _)| *at);
+        let segments = ways.into_iter().map(|(_, access)| access).collect();
+        Ok((hits(&view, self.metric, nearest)?, Explanation { lsn: view.lsn, segments }))
+    }
 
-/// The `k` best rows of a view, best first, and how they were found.
+    /// The answers to several queries, in their order, and the LSN of the one state in which they were found. Each is what [`search`](Self::search) finds;
+    /// together they take less time: scans by FAISS's matrix kernels, FAISS indexes and equal filters asked once.
+    ///
+    /// At most [`Limits::batch_queries_max`](crate::config::Limits) queries, for [`Limits::batch_hits_max`](crate::config::Limits) points together.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming `queries`, or a field of the first query that is wrong: `queries[3].vector`. None is answered then.
+    pub fn search_batch(&self, queries: &[Query]) -> Result<(Vec<Vec<Hit>>, Lsn)> {
+        let limits = &self.limits;
+        if queries.is_empty() || queries.len() > limits.batch_queries_max {
+            let detail = format!("a batch has 1 to {} queries, and not {}", limits.batch_queries_max, queries.len());
+            return Err(Error::invalid("queries", "invalid_batch", detail));
+        }
+        let check = |(at, query)| self.check_query(query).map_err(|error: Error| error.under(&format!("queries[{at}]")));
+        let squared_norms = queries.iter().enumerate().map(check).collect::<Result<Vec<f64>>>()?;
+        let wanted: usize = queries.iter().map(|query| query.k).sum();
+        if wanted > limits.batch_hits_max {
+            let detail =
+                format!("the queries of a batch ask for at most {} points together, and not {wanted}", limits.batch_hits_max);
+            return Err(Error::invalid("queries", "batch_too_large", detail));
+        }
+        let as_of_lsn = queries.first().and_then(|query| query.as_of_lsn);
+        if queries.iter().any(|query| query.as_of_lsn != as_of_lsn) {
+            let detail = "a batch is answered from one state: as_of_lsn must be the same in all of its queries";
+            return Err(Error::invalid("queries", "invalid_batch", detail));
+        }
+        let view = self.view_at(as_of_lsn)?;
+        let mut answers = Vec::with_capacity(queries.len());
+        for (queries, squared_norms) in queries.chunks(QUERIES_AT_ONCE).zip(squared_norms.chunks(QUERIES_AT_ONCE)) {
+            let nearest = queries.iter().zip(squared_norms).map(|(query, &norm)| Nearest::new(self.metric, query, norm));
+            let mut nearest: Vec<Nearest<'_>> = nearest.collect();
+            seek(&view, self.metric, &mut nearest);
+            for nearest in nearest {
+                answers.push(hits(&view, self.metric, nearest)?);
+            }
+        }
+        Ok((answers, view.lsn))
+    }
+
+    /// The squared norm of a query that can be answered.
+    fn check_query(&self, query: &Query) -> Result<f64> {
+        if query.k == 0 || query.k > self.limits.k_max {
+            return Err(Error::invalid("k", "invalid_k", format!("k is 1 to {}, and not {}", self.limits.k_max, query.k)));
+        }
+        let within = |field: &'static str, value: Option<u32>, max: u32| match value {
+            Some(value) if value == 0 || value > max => {
+                Err(Error::invalid(field, "invalid_params", format!("must be 1 to {max}, and not {value}")))
+            }
+            _ => Ok(()),
+        };
+        within("params.ef", query.params.ef, EF_MAX)?;
+        within("params.nprobe", query.params.nprobe, u32::MAX)?;
+        check_vector("vector", &query.vector, self.dimension(), self.metric)
+    }
+}
+
+/// Looks at all segments for all of the queries.
 ///
-/// `squared_norm` is the query vector's. Memory: `k` candidates of 32 bytes, the answer, and with a filter some bits a row.
-pub(super) fn search(view: &View, metric: Metric, query: &Query, squared_norm: f64) -> Result<(Vec<Hit>, Explanation)> {
-    let mut nearest = Nearest { k: query.k, heap: BinaryHeap::new(), found: Vec::new() };
-    let mut parts: Vec<Part<'_>> =
-        view.segments.iter().enumerate().map(|(at, segment)| Part::new(at, segment, query.filter.as_ref())).collect();
-    if metric != Metric::Cosine && norm::is_extreme(metric, squared_norm) {
-        for part in &mut parts {
-            part.how = How::Matches;
-            for position in part.visible() {
-                nearest.offer_in_f64(metric, &query.vector, part, position);
-            }
+/// Memory: `k` candidates of 32 bytes for each query, and for each filter some bits a row of one segment.
+fn seek(view: &View, metric: Metric, all: &mut [Nearest<'_>]) {
+    let mut by_filter: BTreeMap<Option<&Filter>, Vec<&mut Nearest<'_>>> = BTreeMap::new();
+    for nearest in all {
+        by_filter.entry(nearest.query.filter.as_ref()).or_default().push(nearest);
+    }
+    let mut order: Vec<(usize, &Segment)> = view.segments.iter().enumerate().collect();
+    // Those with an index first: what they find bounds what a scan needs to look at.
+    order.sort_by_key(|(_, segment)| segment.ann().is_none());
+    for (at, segment) in order {
+        let parts: Vec<Part<'_>> = by_filter.keys().map(|filter| Part::new(at, segment, *filter)).collect();
+        let mut scanning: Vec<(&Part<'_>, &mut Nearest<'_>)> = Vec::new();
+        for (part, queries) in parts.iter().zip(by_filter.values_mut()) {
+            look(part, queries, &mut scanning);
         }
-    } else {
-        // With a unit query, a row's product only needs the row's scale to be the cosine.
-        let kernel_query: Vec<f32> = match metric {
-            Metric::Cosine => query.vector.iter().map(|&x| (f64::from(x) / squared_norm.sqrt()) as f32).collect(),
-            _ => query.vector.clone(),
-        };
-        parts.iter_mut().for_each(|part| part.plan(query));
-        // Those with an index first: what they find bounds what a scan needs to look at.
-        parts.sort_by_key(|part| part.how != How::Index);
-        for part in &mut parts {
-            if part.how == How::Index && !nearest.ask(metric, &kernel_query, &query.params, part) {
-                part.how = part.without_index();
-            }
-            match part.how {
-                How::Index => {}
-                How::Matches => nearest.visit(metric, &kernel_query, part),
-                How::Scan => nearest.scan(metric, &kernel_query, part),
-            }
-        }
-        for part in &parts {
-            for position in part.segment.extreme.iter().filter(|&position| part.shows(position)) {
-                nearest.offer_in_f64(metric, &query.vector, part, position);
-            }
-        }
-        parts.sort_by_key(|part| part.at);
-    }
-    let segments = parts.iter().map(|part| Access { rows: part.segment.len as u64, matched: part.count as u64, how: part.how });
-    let explanation = Explanation { lsn: view.lsn, segments: segments.collect() };
-    Ok((nearest.into_hits(view, metric, query)?, explanation))
-}
-
-/// A segment as one query sees it.
-pub(super) struct Part<'a> {
-    pub(super) at: usize,
-    pub(super) segment: &'a Segment,
-    /// Live rows that match; `None`: there is no filter, and all that are live do.
-    matches: Option<Bits>,
-    /// Live rows that match.
-    pub(super) count: usize,
-    how: How,
-}
-
-impl<'a> Part<'a> {
-    pub(super) fn new(at: usize, segment: &'a Segment, filter: Option<&Filter>) -> Self {
-        let matches = filter.filter(|filter| !filter.is_all()).map(|filter| {
-            let mut matches = segment.rows.select(filter, segment.len);
-            matches.remove_all(&segment.dead);
-            matches
-        });
-        let count = matches.as_ref().map_or(segment.live() as usize, Bits::count);
-        Self { at, segment, matches, count, how: How::Scan }
-    }
-
-    /// Whether the row is alive and matches.
-    fn shows(&self, position: usize) -> bool {
-        match &self.matches {
-            Some(matches) => matches.contains(position),
-            None => self.segment.dead.is_empty() || !self.segment.dead.contains(position),
-        }
-    }
-
-    /// Positions of live rows that match, rising.
-    pub(super) fn visible(&self) -> impl Iterator<Item = usize> {
-        let matches = self.matches.as_ref().into_iter().flat_map(Bits::iter);
-        let all = self.matches.is_none().then(|| self.segment.live_positions());
-        matches.chain(all.into_iter().flatten())
-    }
-
-    /// The rows that an index must leave out: they are dead, do not match, or are not in it.
-    fn hidden(&self) -> Positions {
-        let mut hidden = match &self.matches {
-            Some(matches) => matches.hidden(),
-            None => self.segment.dead.clone(),
-        };
-        hidden.extend(self.segment.extreme.iter());
-        hidden
-    }
-
-    /// Chooses how its rows are looked at.
-    fn plan(&mut self, query: &Query) {
-        let asks = self.segment.ann().filter(|_| !query.exact).is_some_and(|ann| {
-            // Dead rows alone are few: compaction sees to that.
-            self.matches.is_none() || ann.cost_in_rows(query.k, &query.params, self.count) < self.count as u64
-        });
-        self.how = if asks { How::Index } else { self.without_index() };
-    }
-
-    fn without_index(&self) -> How {
-        if self.count * SCAN_SHARE < self.segment.len { How::Matches } else { How::Scan }
+        scan(metric, segment, &mut scanning);
     }
 }
 
-/// A row among the best so far.
-#[derive(Clone, Copy, Debug)]
-struct Candidate {
-    /// Smaller is nearer: the distance, or the negated product.
-    key: f64,
-    row: Row,
-    segment: usize,
-    position: usize,
-}
-
-impl Candidate {
-    fn new(key: f64, part: &Part<'_>, position: usize) -> Self {
-        Self { key, row: part.segment.row(position), segment: part.at, position }
-    }
-}
-
-impl Ord for Candidate {
-    /// The farthest is the greatest, and of equally far ones the youngest: an answer's order does not change from call to call.
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.key.total_cmp(&other.key).then(self.row.cmp(&other.row))
-    }
-}
-
-impl PartialOrd for Candidate {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Candidate {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Candidate {}
-
-/// The `k` nearest rows so far.
-struct Nearest {
-    k: usize,
-    heap: BinaryHeap<Candidate>,
-    /// What an index found: positions and distances.
-    found: Vec<(usize, f32)>,
-}
-
-impl Nearest {
-    /// Takes the nearest rows of a segment by its FAISS index; whether that gave as many as there are.
-    fn ask(&mut self, metric: Metric, query: &[f32], params: &SearchParams, part: &Part<'_>) -> bool {
-        let Some(ann) = part.segment.ann() else { return false };
+/// Looks at a segment for the queries of one filter; those for which it is to be scanned are added to `scanning`.
+fn look<'p, 'n, 'q>(
+    part: &'p Part<'p>,
+    queries: &'n mut [&mut Nearest<'q>],
+    scanning: &mut Vec<(&'p Part<'p>, &'n mut Nearest<'q>)>,
+) {
+    let mut ways: Vec<How> =
+        queries.iter().map(|nearest| if nearest.is_extreme { How::Matches } else { part.plan(nearest.query) }).collect();
+    let asking = queries.iter_mut().zip(&mut ways).filter(|(_, how)| **how == How::Index);
+    let mut asking: Vec<(&mut Nearest<'q>, &mut How)> = asking.map(|(nearest, how)| (&mut **nearest, how)).collect();
+    if !asking.is_empty() {
         let hidden = part.hidden();
-        let wanted = self.k.min(part.segment.len - hidden.len() as usize);
-        let mut found = std::mem::take(&mut self.found);
-        found.clear();
-        let searched = ann.search(query, wanted, params, &hidden, &mut |position, distance| found.push((position, distance)));
-        if let Err(error) = &searched {
-            tracing::warn!(%error, "FAISS failed; the segment is scanned");
+        let is_alike = |a: &Query, b: &Query| (a.k, a.params) == (b.k, b.params);
+        for some in asking.chunk_by_mut(|(a, _), (b, _)| is_alike(a.query, b.query)) {
+            ask(part, &hidden, some);
         }
+    }
+    for (nearest, how) in queries.iter_mut().zip(ways) {
+        if let Some(ways) = &mut nearest.ways {
+            ways.push((part.at, Access { rows: part.segment.len as u64, matched: part.count as u64, how }));
+        }
+        if nearest.is_extreme {
+            nearest.take_in_f64(part, part.visible());
+            continue;
+        }
+        nearest.take_in_f64(part, part.extreme());
+        match how {
+            How::Index => {}
+            How::Matches => nearest.visit(part),
+            How::Scan => scanning.push((part, nearest)),
+        }
+    }
+}
+
+/// Takes the nearest rows of a segment by its FAISS index, for queries that want as many by the same parameters. One for which it does not give as many as
+/// there are looks for them otherwise.
+fn ask(part: &Part<'_>, hidden: &Positions, asking: &mut [(&mut Nearest<'_>, &mut How)]) {
+    let (Some(ann), Some((first, _))) = (part.segment.ann(), asking.first()) else { return };
+    let (k, params) = (first.query.k, first.query.params);
+    let wanted = k.min(part.segment.len - hidden.len() as usize);
+    let vectors: Vec<&[f32]> = asking.iter().map(|(nearest, _)| &*nearest.kernel_query).collect();
+    let mut found: Vec<Vec<(usize, f32)>> = vec![Vec::new(); asking.len()];
+    let searched = ann.search(&vectors, wanted, &params, hidden, &mut |query, position, distance| {
+        found[query].push((position, distance));
+    });
+    if let Err(error) = &searched {
+        tracing::warn!(%error, "FAISS failed; the segment is scanned");
+    }
+    for ((nearest, how), found) in asking.iter_mut().zip(found) {
         // Too few where a graph is not connected, where too few lists were looked into, or where FAISS cannot leave dead rows out.
-        let is_enough = searched.is_ok() && found.len() >= wanted;
-        if is_enough {
-            let sign = sign(metric);
-            for &(position, distance) in &found {
-                self.push(Candidate::new(f64::from(sign * distance), part, position));
-            }
+        if searched.is_ok() && found.len() >= wanted {
+            nearest.take(part, &found);
+        } else {
+            **how = part.without_index();
         }
-        self.found = found;
-        is_enough
-    }
-
-    /// No row with a greater key than this can enter.
-    fn bound(&self) -> f32 {
-        match self.heap.peek() {
-            // Rounded up: the key of an extreme row need not be an f32.
-            Some(worst) if self.heap.len() == self.k => (worst.key as f32).next_up(),
-            _ => f32::INFINITY,
-        }
-    }
-
-    /// Looks at every row, block by block.
-    fn scan(&mut self, metric: Metric, query: &[f32], part: &Part<'_>) {
-        let mut start = 0;
-        while start < part.segment.len {
-            let end = (start + BLOCK_ROWS).min(part.segment.len);
-            self.block(metric, query, part, start..end);
-            start = end;
-        }
-    }
-
-    /// Looks at the rows that match, run by run.
-    fn visit(&mut self, metric: Metric, query: &[f32], part: &Part<'_>) {
-        let mut run = 0..0;
-        for position in part.visible() {
-            if position == run.end && run.len() < BLOCK_ROWS {
-                run.end += 1;
-            } else {
-                self.block(metric, query, part, run);
-                run = position..position + 1;
-            }
-        }
-        self.block(metric, query, part, run);
-    }
-
-    fn block(&mut self, metric: Metric, query: &[f32], part: &Part<'_>, positions: Range<usize>) {
-        let kernel = if metric == Metric::L2 { Kernel::L2 } else { Kernel::InnerProduct };
-        let mut distances = [0.0_f32; BLOCK_ROWS];
-        let distances = &mut distances[..positions.len()];
-        faiss::distances(kernel, query, part.segment.rows.floats(positions.clone()), distances);
-        if metric == Metric::Cosine {
-            part.segment.rows.scales(positions.clone()).multiply_into(distances);
-        }
-        let sign = sign(metric);
-        let mut bound = self.bound();
-        for (group, first) in distances.chunks(GROUP_ROWS).zip(positions.step_by(GROUP_ROWS)) {
-            // Few rows are near enough to be looked at one by one: this loop is over vectors of the processor.
-            if !group.iter().fold(false, |any, &distance| any | (sign * distance <= bound)) {
-                continue;
-            }
-            for (&distance, position) in group.iter().zip(first..) {
-                // Not a number (of an extreme row) is not under any bound.
-                if sign * distance <= bound && part.shows(position) && !part.segment.extreme.contains(position) {
-                    self.push(Candidate::new(f64::from(sign * distance), part, position));
-                    bound = self.bound();
-                }
-            }
-        }
-    }
-
-    /// Takes a row that shows at its f64 distance.
-    fn offer_in_f64(&mut self, metric: Metric, query: &[f32], part: &Part<'_>, position: usize) {
-        let mut vector = Vec::new();
-        part.segment.rows.vector(position, &mut vector);
-        let key = key(metric, norm::distance(metric, query, &vector));
-        self.push(Candidate::new(key, part, position));
-    }
-
-    fn push(&mut self, candidate: Candidate) {
-        if self.heap.len() < self.k {
-            self.heap.push(candidate);
-        } else if self.heap.peek().is_some_and(|worst| candidate < *worst) {
-            self.heap.pop();
-            self.heap.push(candidate);
-        }
-    }
-
-    fn into_hits(self, view: &View, metric: Metric, query: &Query) -> Result<Vec<Hit>> {
-        let mut candidates = self.heap.into_vec();
-        let mut vector = Vec::new();
-        for candidate in &mut candidates {
-            view.segments[candidate.segment].rows.vector(candidate.position, &mut vector);
-            candidate.key = key(metric, norm::distance(metric, &query.vector, &vector));
-        }
-        candidates.sort_unstable();
-        let mut hits = Vec::with_capacity(candidates.len());
-        for candidate in &candidates {
-            let hit = hit(metric, candidate, &view.segments[candidate.segment], query.include_values)?;
-            // Best first: those behind it have no higher scores.
-            if query.min_score.is_some_and(|least| hit.score < least) {
-                break;
-            }
-            hits.push(hit);
-        }
-        Ok(hits)
     }
 }
 
-/// What makes of a distance one of which smaller is nearer.
-fn sign(metric: Metric) -> f32 {
-    if metric == Metric::L2 { 1.0 } else { -1.0 }
+/// Looks at every row of a segment, block by block.
+fn scan(metric: Metric, segment: &Segment, scanning: &mut [(&Part<'_>, &mut Nearest<'_>)]) {
+    let blocks = (0..segment.len).step_by(BLOCK_ROWS).map(|start| start..(start + BLOCK_ROWS).min(segment.len));
+    match scanning {
+        [] => return,
+        [(part, nearest)] => return blocks.for_each(|block| nearest.block(part, block)),
+        _ => {}
+    }
+    let mut sieve = Sieve::new(metric, segment, scanning.iter().map(|(_, nearest)| &*nearest.kernel_query));
+    for block in blocks {
+        sieve.fill(block);
+        for (at, (part, nearest)) in scanning.iter_mut().enumerate() {
+            nearest.sift(&sieve, at, part);
+        }
+    }
 }
 
-/// Smaller is nearer.
-fn key(metric: Metric, distance: f64) -> f64 {
-    if metric == Metric::L2 { distance } else { -distance }
+fn hits(view: &View, metric: Metric, nearest: Nearest<'_>) -> Result<Vec<Hit>> {
+    let query = nearest.query;
+    let candidates = nearest.into_candidates(view);
+    // Best first: those behind one that is not good enough are no better.
+    let candidates = candidates.iter().take_while(|candidate| {
+        let (score, _) = scored(metric, candidate.key);
+        query.min_score.is_none_or(|least| reaches(score, least))
+    });
+    candidates.map(|candidate| hit(view, metric, candidate, query.include_values)).collect()
 }
 
-fn hit(metric: Metric, candidate: &Candidate, segment: &Segment, with_values: bool) -> Result<Hit> {
-    let exact = key(metric, candidate.key);
-    // As FAISS gives it, in f32, where it has one.
+/// The score and the distance of a key. The distance is as FAISS gives it, in f32, where it has one.
+fn scored(metric: Metric, key: f64) -> (f64, f64) {
+    let exact = nearest::key(metric, key);
     let distance = Some(f64::from(exact as f32)).filter(|rounded| rounded.is_finite()).unwrap_or(exact) + 0.0;
+    (if metric == Metric::L2 { 1.0 / (1.0 + distance) } else { distance }, distance)
+}
+
+/// Whether a score is at least what is wanted, which may be one that was written as an f32 is.
+fn reaches(score: f64, least: f64) -> bool {
+    score >= least || score == f64::from(least as f32)
+}
+
+fn hit(view: &View, metric: Metric, candidate: &Candidate, with_values: bool) -> Result<Hit> {
+    let segment = &view.segments[candidate.segment];
+    let (score, distance) = scored(metric, candidate.key);
     let (id, metadata) = texts(segment, candidate.position)?;
     let values = with_values.then(|| {
         let mut values = Vec::new();
         segment.rows.vector(candidate.position, &mut values);
         values
     });
-    Ok(Hit { id, score: if metric == Metric::L2 { 1.0 / (1.0 + distance) } else { distance }, distance, metadata, values })
+    Ok(Hit { id, score, distance, metadata, values })
 }
 
 /// The id and the metadata of a row.

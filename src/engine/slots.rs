@@ -15,6 +15,7 @@ use super::index::Index;
 use super::recover::{self, Context};
 use super::slot::{Slot, State};
 use crate::error::{Error, Result, What};
+use crate::format::manifest::CreationKey;
 use crate::types::{IndexCounts, IndexId, IndexSummary, TenantId};
 
 /// The tenant is part of the key: there is no look-up without one.
@@ -183,6 +184,15 @@ impl Slots {
         let mut indices: Vec<IndexSummary> = entries.iter().filter(serves).map(summary).collect();
         indices.sort_by_key(|index| (index.created_at_us, index.id));
         Ok(indices)
+    }
+
+    /// The tenant's index that a request with this key created, and the key.
+    pub(super) fn created_by(&self, tenant: &TenantId, key: &str) -> Option<(IndexId, CreationKey)> {
+        let entries = self.all(Some(tenant));
+        entries.iter().filter(|entry| !matches!(*entry.slot.state(), State::Deleted)).find_map(|entry| {
+            let created_by = entry.about.created_by.as_ref().filter(|created_by| created_by.key == key)?;
+            Some((entry.key.1, CreationKey::clone(created_by)))
+        })
     }
 
     pub(super) fn opened(&self, tenant: &TenantId) -> Vec<Arc<Index>> {

@@ -17,12 +17,12 @@ use super::slots::{Slots, closed};
 use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
 use crate::error::{Error, Result, What};
-use crate::format::manifest::{LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, Settings};
+use crate::format::manifest::{CreationKey, LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, Settings};
 use crate::format::position::Position;
 use crate::io::os::OsIo;
 use crate::io::{Io, durable};
 use crate::segment::recipe;
-use crate::types::{IndexCounts, IndexId, IndexSpec, IndexSummary, Metric, TenantId};
+use crate::types::{IdempotencyKey, IndexCounts, IndexId, IndexSpec, IndexSummary, Metric, TenantId};
 
 /// Held by the process that has the directory open.
 const LOCK_FILE: &str = "LOCK";
@@ -104,14 +104,17 @@ impl Store {
         self.slots.memory_bytes()
     }
 
-    /// Creates an index, durably: it is built as a hidden sibling, synced, and renamed.
+    /// Creates an index, durably: it is built as a hidden sibling, synced, and renamed. With a key that created one of the tenant's indices before,
+    /// that one is given.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming `name`, `dimension`, `index_type` or `metric`; [`Error::Full`], [`Error::Io`]: there is no new index;
     /// [`Error::OutcomeUnknown`]: there may be one after the next opening.
     pub fn create_index(&self, tenant: &TenantId, spec: &IndexSpec) -> Result<Arc<Index>> {
         let Context { io, limits, .. } = self.slots.context();
-        let settings = settings(spec, limits)?;
+        let mut settings = settings(spec, limits)?;
+        settings.created_by = spec.key.as_ref().map(|key| CreationKey { key: key.key.clone(), fingerprint: key.fingerprint });
+        let created_by = settings.created_by.clone();
         let id = IndexId::new_v4();
         let manifest = Manifest {
             index: *id.as_bytes(),
@@ -120,12 +123,18 @@ impl Store {
             position: Position::START,
             log: Vec::new(),
             segments: Vec::new(),
+            keys: None,
         };
         let _one = self.creating.lock();
         if self.slots.is_closed() {
             return Err(closed());
         }
         self.slots.check_tenant(tenant)?;
+        if let Some(wanted) = &created_by
+            && let Some((id, found)) = self.slots.created_by(tenant, &wanted.key)
+        {
+            return if found == *wanted { self.index(tenant, id) } else { Err(IdempotencyKey::reused()) };
+        }
         let tenant_dir = self.slots.tenant_dir(tenant);
         durable::create_dir_durably(&**io, &tenant_dir)?;
         let hidden = tenant_dir.join(format!("{CREATING}{id}"));
@@ -273,6 +282,7 @@ fn settings(spec: &IndexSpec, limits: &Limits) -> Result<Settings> {
         },
         created_at_us: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64),
         options: serde_json::to_string(&spec.options).expect("options are numbers"),
+        created_by: None,
     })
 }
 

@@ -3,18 +3,19 @@
 //! Under the writer's lock, in this order: resolve the requests against the state and against each other, write one frame, sync it, apply it,
 //! publish one View. No group is resolved before the one before it is applied. Who waits and who leads is [`Queue`](super::queue::Queue)'s.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::apply::{Effect, State, has_id};
+use super::apply::State;
 use super::batch::Batch;
 use super::index::Index;
+use super::resolve::{Resolved, resolve};
 use crate::error::{Error, Result};
-use crate::format::codec;
-use crate::types::{Durability, Lsn};
+use crate::segment::filter::Filter;
+use crate::types::{Condition, Durability, Lsn, WriteOptions};
 use crate::wal::file_log::FileLog;
-use crate::wal::operation::{Delete, Operation};
+use crate::wal::operation::{Effect, Operation};
 
 /// Requests in one group. Bounds the slices of one write.
 const GROUP_REQUESTS_MAX: usize = 256;
@@ -27,33 +28,68 @@ const GATHER_MAX: Duration = Duration::from_micros(200);
 #[derive(Debug)]
 pub(super) enum Request {
     Upsert(Batch),
-    Delete(Vec<String>),
+    /// Of each of the ids, the condition is to hold.
+    Delete {
+        ids: Vec<String>,
+        condition: Condition,
+    },
+    DeleteMatching(Filter),
+    /// A merge patch of a point's metadata.
+    Patch {
+        id: String,
+        patch: String,
+        condition: Condition,
+    },
 }
 
 /// What became of a request: the last LSN after it, and its effect.
 pub(super) type Outcome = Result<(Lsn, Effect)>;
 
-impl Request {
-    fn log_bytes(&self) -> usize {
-        match self {
-            Self::Upsert(batch) => batch.log_bytes(),
-            Self::Delete(ids) => ids.iter().map(|id| id.len() + 3).sum(),
-        }
-    }
-
-    fn rows(&self) -> usize {
-        match self {
-            Self::Upsert(batch) => batch.len(),
-            Self::Delete(_) => 0,
-        }
-    }
-}
-
 /// A request as it waits in line.
 #[derive(Debug)]
 pub(super) struct Write {
-    request: Request,
-    durability: Durability,
+    pub(super) request: Request,
+    pub(super) options: WriteOptions,
+}
+
+impl Write {
+    /// The most bytes that it takes in the log, in an index of vectors of this dimension; `None`: nobody knows before its turn.
+    fn log_bytes(&self, dimension: usize, metadata_bytes_max: usize) -> Option<usize> {
+        let request = match &self.request {
+            Request::Upsert(batch) => batch.log_bytes(),
+            Request::Delete { ids, .. } => ids.iter().map(|id| id.len() + 3).sum(),
+            Request::DeleteMatching(_) => return None,
+            Request::Patch { id, .. } => id.len() + metadata_bytes_max + 4 * dimension,
+        };
+        // With a key, the positions of points are logged too: the lists have each of them once at most.
+        let answer = self.options.key.as_ref().map_or(0, |key| key.key.len() + 5 * self.positions());
+        Some(request + answer + 64)
+    }
+
+    /// What is too large where it takes too many bytes.
+    fn field(&self) -> &'static str {
+        match self.request {
+            Request::Upsert(_) => "vectors",
+            Request::Delete { .. } => "ids",
+            Request::DeleteMatching(_) => "filter",
+            Request::Patch { .. } => "metadata",
+        }
+    }
+
+    /// Points that the request names.
+    fn positions(&self) -> usize {
+        match &self.request {
+            Request::Upsert(batch) => batch.len(),
+            Request::Delete { ids, .. } => ids.len(),
+            Request::DeleteMatching(_) => 0,
+            Request::Patch { .. } => 1,
+        }
+    }
+
+    /// Rows that it may add.
+    fn rows(&self) -> usize {
+        if matches!(self.request, Request::Delete { .. }) { 0 } else { self.positions() }
+    }
 }
 
 /// What only one thread at a time has: the leader, or a checkpoint for a moment.
@@ -76,8 +112,14 @@ impl Index {
     }
 
     /// Commits a request, in a group with what others want at the same time.
-    pub(super) fn commit(&self, request: Request, durability: Durability) -> Outcome {
-        let write = Write { request, durability };
+    pub(super) fn commit(&self, request: Request, options: WriteOptions) -> Outcome {
+        let write = Write { request, options };
+        if let Some(bytes) = write.log_bytes(self.dimension(), self.limits.metadata_bytes_max)
+            && bytes > self.limits.operation_bytes_max
+        {
+            let detail = format!("one write takes at most {} bytes of the log", self.limits.operation_bytes_max);
+            return Err(Error::invalid(write.field(), "batch_too_large", detail));
+        }
         let answer = self.queue.ask(write, self.limits.queued_writes_max, || self.lead());
         answer.unwrap_or(Err(Error::Busy("too many writes wait for this index")))
     }
@@ -90,12 +132,13 @@ impl Index {
             std::thread::yield_now();
             Instant::now() < until
         };
-        // The requests that fit into one frame; one that does not is a group of its own.
-        let (mut requests, mut bytes) = (0, 0);
+        // The requests that fit into one frame; one that does not, or may not, is a group of its own.
+        let (mut requests, mut bytes) = (0, Some(0_usize));
         let fits = |write: &Write| {
             requests += 1;
-            bytes += write.request.log_bytes() + 64;
-            requests <= GROUP_REQUESTS_MAX && bytes <= self.limits.frame_bytes_max
+            let more = write.log_bytes(self.dimension(), self.limits.metadata_bytes_max);
+            bytes = bytes.zip(more).map(|(bytes, more)| bytes + more);
+            requests <= GROUP_REQUESTS_MAX && bytes.is_some_and(|bytes| bytes <= self.limits.frame_bytes_max)
         };
         let turn = self.queue.take(is_patient, fits, || {
             // The leader panicked between taking the group and answering it: what it did is not known.
@@ -114,72 +157,31 @@ impl Index {
         if let Some(error) = writer.closed.clone().or_else(closed) {
             return group.iter().map(|_| Err(error.clone())).collect();
         }
-        let rows = group.iter().map(|write| write.request.rows()).sum();
+        let rows = group.iter().map(Write::rows).sum();
         if !writer.state.has_room_for(rows) {
             let error = Error::Conflict("this index has numbered 2^40 rows since it was opened; restart the server".to_owned());
             return group.iter().map(|_| Err(error.clone())).collect();
         }
-        let deletes = self.resolve(&writer.state, group);
-        let operations: Vec<Option<Operation<'_>>> = group
-            .iter()
-            .zip(&deletes)
-            .map(|(write, delete)| match (&write.request, delete) {
-                (Request::Upsert(batch), _) => Some(batch.operation()),
-                (Request::Delete(_), Some((count, ids))) => Some(Operation::Delete(Delete { count: *count, ids })),
-                (Request::Delete(_), None) => None,
-            })
-            .collect();
-        let logged: Vec<Operation<'_>> = operations.iter().flatten().cloned().collect();
-        let durable = group.iter().any(|write| write.durability == Durability::Fsync);
-        // A delete that finds nothing logs nothing, but it tells of a state: what took the points away may not be synced yet.
+        let resolved = self.shared.with_ids(|ids| resolve(&writer.state, ids, &self.limits, group));
+        let logged: Vec<&Operation<'_>> = resolved.iter().filter_map(|resolved| resolved.operation.as_ref()).collect();
+        let durable = group.iter().any(|write| write.options.durability == Durability::Fsync);
+        // What logs nothing tells of a state all the same: of what made it so, not everything may be synced yet.
         if (!logged.is_empty() || durable)
             && let Err(error) = self.log(&mut writer.log, &logged, durable)
         {
             return group.iter().map(|_| Err(error.clone())).collect();
         }
-        let outcomes = self.apply(writer, &operations);
+        let outcomes = self.apply(writer, resolved);
         self.after_commit(writer);
         outcomes
     }
 
-    /// What each delete of the group is to log: the ids that exist at its turn. `None` where it is no delete, or deletes nothing.
-    fn resolve(&self, state: &State, group: &[Write]) -> Vec<Option<(u32, Vec<u8>)>> {
-        let any_delete = group.iter().any(|write| matches!(write.request, Request::Delete(_)));
-        if !any_delete {
-            return group.iter().map(|_| None).collect();
-        }
-        self.shared.with_ids(|ids| {
-            // What the group has done so far to the ids that it names.
-            let mut exists_now: HashMap<&str, bool> = HashMap::new();
-            group
-                .iter()
-                .map(|write| match &write.request {
-                    Request::Upsert(batch) => {
-                        exists_now.extend(batch.ids().map(|id| (id, true)));
-                        None
-                    }
-                    Request::Delete(wanted) => {
-                        let (mut count, mut encoded) = (0, Vec::new());
-                        for id in wanted {
-                            let in_state = || ids.get(ids.hash(id.as_bytes()), |row| has_id(&state.segments, row, id)).is_some();
-                            if exists_now.insert(id, false).unwrap_or_else(in_state) {
-                                count += 1;
-                                codec::encode_into(id.as_str(), &mut encoded);
-                            }
-                        }
-                        (count > 0).then_some((count, encoded))
-                    }
-                })
-                .collect()
-        })
-    }
-
-    fn log(&self, log: &mut FileLog, operations: &[Operation<'_>], durable: bool) -> Result<()> {
+    fn log(&self, log: &mut FileLog, operations: &[&Operation<'_>], durable: bool) -> Result<()> {
         let mut logged = self.append(log, operations, durable);
         if matches!(logged, Err(Error::Full(_))) && self.release_history()? {
             logged = self.append(log, operations, durable);
         }
-        let only_deletes = operations.iter().all(|operation| matches!(operation, Operation::Delete(_)));
+        let only_deletes = operations.iter().all(|operation| operation.is_delete());
         if matches!(logged, Err(Error::Full(_))) && only_deletes && self.reserve.release() {
             logged = self.append(log, operations, durable);
         }
@@ -187,7 +189,7 @@ impl Index {
         logged
     }
 
-    fn append(&self, log: &mut FileLog, operations: &[Operation<'_>], durable: bool) -> Result<()> {
+    fn append(&self, log: &mut FileLog, operations: &[&Operation<'_>], durable: bool) -> Result<()> {
         if !operations.is_empty() {
             if log.needs_segment() {
                 self.start_log_segment(log)?;
@@ -217,13 +219,13 @@ impl Index {
         Ok(())
     }
 
-    fn apply(&self, writer: &mut Writer, operations: &[Option<Operation<'_>>]) -> Vec<Outcome> {
+    fn apply(&self, writer: &mut Writer, resolved: Vec<Resolved<'_>>) -> Vec<Outcome> {
         self.shared.change(|ids| {
-            let outcomes = operations
-                .iter()
-                .map(|operation| {
-                    let effect = operation.as_ref().map(|operation| writer.state.apply(ids, operation));
-                    Ok((writer.state.lsn, effect.unwrap_or_default()))
+            let outcomes = resolved
+                .into_iter()
+                .map(|Resolved { operation, answer }| {
+                    let effect = operation.map(|operation| writer.state.apply(ids, &operation)).unwrap_or_default();
+                    answer.unwrap_or(Ok((writer.state.lsn, effect)))
                 })
                 .collect();
             debug_assert_eq!(writer.state.lsn, writer.log.written_lsn());
@@ -233,6 +235,7 @@ impl Index {
 
     fn after_commit(&self, writer: &mut Writer) {
         writer.last_commit = Instant::now();
+        self.keys_bytes.store(writer.state.keys.memory_bytes(), Relaxed);
         let log = &writer.log;
         let since_checkpoint = log.appended_bytes() - writer.checkpoint_appended_bytes;
         let unsynced = log.durable_lsn() < log.written_lsn();

@@ -7,12 +7,13 @@ use super::position::{Position, SegmentName};
 use super::{crc32, unreadable};
 
 mod v1;
+mod v2;
 
 const MAGIC: [u8; 8] = *b"FPXMAN\r\n";
 
 /// Version of the manifests that this code writes, and the newest that it reads; their oldest reader too. Version 1 had no options and no
-/// FAISS indexes.
-const VERSION: u16 = 2;
+/// FAISS indexes, version 2 no idempotency keys and no metadata indexes.
+const VERSION: u16 = 3;
 
 /// Bytes before the body.
 const HEAD: usize = 16;
@@ -39,6 +40,8 @@ pub(crate) struct Manifest {
     pub(crate) log: Vec<SegmentName>,
     /// The rows of the checkpoint, in the order in which they were stored.
     pub(crate) segments: Vec<SegmentFile>,
+    /// `None`: no key is remembered.
+    pub(crate) keys: Option<KeysFile>,
 }
 
 /// What an index was created with.
@@ -56,6 +59,16 @@ pub(crate) struct Settings {
     pub(crate) created_at_us: i64,
     /// [`IndexOptions`](crate::types::IndexOptions) as JSON: one more is no change of the format.
     pub(crate) options: String,
+    /// The idempotency key of the request that created it, if it had one.
+    pub(crate) created_by: Option<CreationKey>,
+}
+
+/// By which a retry of the request that created an index is known.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct CreationKey {
+    pub(crate) key: String,
+    /// CRC-32 of the request.
+    pub(crate) fingerprint: u32,
 }
 
 /// A segment, which of its rows are dead, and what is built over it.
@@ -66,6 +79,8 @@ pub(crate) struct SegmentFile {
     pub(crate) dead: Option<DeadFile>,
     /// `None`: nothing was tried yet.
     pub(crate) built: Option<Built>,
+    /// `None`: no filter has asked for it yet.
+    pub(crate) fields: Option<FieldsFile>,
 }
 
 /// What became of building a FAISS index over a segment.
@@ -97,6 +112,20 @@ pub(crate) struct IndexFile {
 /// Positions of dead rows, as a serialised roaring bitmap.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct DeadFile {
+    pub(crate) number: u64,
+    pub(crate) checksum: Checksum,
+}
+
+/// The metadata index of a segment.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct FieldsFile {
+    pub(crate) number: u64,
+    pub(crate) checksum: Checksum,
+}
+
+/// Answers to requests that had an idempotency key.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct KeysFile {
     pub(crate) number: u64,
     pub(crate) checksum: Checksum,
 }
@@ -147,6 +176,7 @@ impl Manifest {
         }
         let (manifest, rest) = match version {
             1 => codec::decode::<v1::Manifest>(body).map(|(manifest, rest)| (manifest.into(), rest))?,
+            2 => codec::decode::<v2::Manifest>(body).map(|(manifest, rest)| (manifest.into(), rest))?,
             _ => codec::decode::<Self>(body)?,
         };
         if !rest.is_empty() {
@@ -177,8 +207,12 @@ impl Manifest {
     pub(crate) fn file_numbers(&self) -> impl Iterator<Item = u64> {
         self.segments
             .iter()
-            .flat_map(|s| [Some(s.number), s.dead.as_ref().map(|dead| dead.number), s.index().map(|index| index.number)])
+            .flat_map(|s| {
+                let (dead, fields) = (s.dead.as_ref().map(|dead| dead.number), s.fields.as_ref().map(|fields| fields.number));
+                [Some(s.number), dead, s.index().map(|index| index.number), fields]
+            })
             .flatten()
+            .chain(self.keys.as_ref().map(|keys| keys.number))
     }
 
     /// Names of all files that belong to this manifest, from the index's directory.
@@ -187,12 +221,15 @@ impl Manifest {
         let segments = self.segments.iter().flat_map(|segment| {
             let dead = segment.dead.as_ref().map(|dead| dead_name(dead.number));
             let index = segment.index().map(|index| index_name(index.number));
+            let fields = segment.fields.as_ref().map(|fields| fields_name(fields.number));
             std::iter::once(segment_name(segment.number))
                 .chain(dead)
                 .chain(index)
+                .chain(fields)
                 .map(|name| format!("{SEGMENT_DIRECTORY}/{name}"))
         });
-        std::iter::once(self.file_name()).chain(log).chain(segments)
+        let keys = self.keys.as_ref().map(|keys| format!("{SEGMENT_DIRECTORY}/{}", keys_name(keys.number)));
+        std::iter::once(self.file_name()).chain(log).chain(segments).chain(keys)
     }
 }
 
@@ -208,14 +245,15 @@ impl SegmentFile {
     /// Bytes of all its files.
     pub(crate) fn bytes(&self) -> u64 {
         let dead = self.dead.as_ref().map_or(0, |dead| dead.checksum.bytes);
-        self.checksum.bytes + dead + self.index().map_or(0, |index| index.checksum.bytes)
+        let fields = self.fields.as_ref().map_or(0, |fields| fields.checksum.bytes);
+        self.checksum.bytes + dead + fields + self.index().map_or(0, |index| index.checksum.bytes)
     }
 }
 
 /// Where an index keeps its log.
 pub(crate) const LOG_DIRECTORY: &str = "wal";
 
-/// Where an index keeps its segments, their dead rows and what FAISS built over them.
+/// Where an index keeps its segments, their dead rows and what FAISS built over them, their metadata indexes; and its keys.
 pub(crate) const SEGMENT_DIRECTORY: &str = "segments";
 
 pub(crate) fn file_name(generation: u64) -> String {
@@ -239,10 +277,18 @@ pub(crate) fn index_name(number: u64) -> String {
     format!("{number:020}.faiss")
 }
 
+pub(crate) fn fields_name(number: u64) -> String {
+    format!("{number:020}.fields")
+}
+
+pub(crate) fn keys_name(number: u64) -> String {
+    format!("{number:020}.keys")
+}
+
 /// The number of a file of [`SEGMENT_DIRECTORY`].
 pub(crate) fn parse_number(name: &str) -> Option<u64> {
     let number = name.split_once('.')?.0.parse().ok()?;
-    [segment_name, dead_name, index_name].iter().any(|name_of| name_of(number) == name).then_some(number)
+    [segment_name, dead_name, index_name, fields_name, keys_name].iter().any(|name_of| name_of(number) == name).then_some(number)
 }
 
 #[cfg(test)]
@@ -262,6 +308,7 @@ mod tests {
                 metric: 2,
                 created_at_us: -1,
                 options: "{}".into(),
+                created_by: Some(CreationKey { key: "k".into(), fingerprint: 9 }),
             },
             position: Position { lsn: 9, chain: 0xdead_beef, at: Some((name, 1024)) },
             log: vec![name],
@@ -278,21 +325,25 @@ mod tests {
                     nprobe: 0,
                     overfetch: 1,
                 })),
+                fields: Some(FieldsFile { number: 9, checksum: Checksum { bytes: 50, crc: 5 } }),
             }],
+            keys: Some(KeysFile { number: 8, checksum: Checksum { bytes: 40, crc: 4 } }),
         }
     }
 
     #[test]
     fn manifest_has_the_documented_bytes() {
         let mut expected = b"FPXMAN\r\n".to_vec();
-        expected.extend([2, 0, 2, 0, 76, 0, 0, 0]);
+        expected.extend([3, 0, 3, 0, 88, 0, 0, 0]);
         expected.extend([7; 16]);
         expected.push(3); // generation
-        expected.extend(*b"\x01n\x04\x04Flat\x04Flat\x02\x01\x02{}"); // settings; -1 as zigzag is 1
+        expected.extend(*b"\x01n\x04\x04Flat\x04Flat\x02\x01\x02{}\x01\x01k\x09"); // settings; -1 as zigzag is 1
         expected.extend([9, 252, 0xef, 0xbe, 0xad, 0xde, 1, 1, 1, 251, 0, 4]); // position
         expected.extend([1, 1, 1]); // log
         expected.extend([1, 5, 100, 1, 1, 6, 20, 2]); // segments
         expected.extend(*b"\x01\x00\x07\x1e\x03\x06HNSW32\xfb\x94\x26\x40\x00\x01"); // built
+        expected.extend([1, 9, 50, 5]); // fields
+        expected.extend([1, 8, 40, 4]); // keys
         let crc = crc32(&[&expected]);
         expected.extend(crc.to_le_bytes());
         assert_eq!(sample().encode(), expected);
@@ -302,11 +353,12 @@ mod tests {
     #[test]
     fn a_segment_that_is_searched_exactly_has_the_documented_bytes() {
         let built = Some(Built::Exact { factory: "IVF2,Flat".into(), recall: Some(8_000), why: "no".into() });
-        let file = SegmentFile { number: 5, checksum: Checksum { bytes: 100, crc: 1 }, dead: None, built };
+        let file = SegmentFile { number: 5, checksum: Checksum { bytes: 100, crc: 1 }, dead: None, built, fields: None };
         let mut bytes = Vec::new();
         codec::encode_into(&file, &mut bytes);
         let mut expected = vec![5, 100, 1, 0]; // number, checksum, no dead rows
         expected.extend(*b"\x01\x01\x09IVF2,Flat\x01\xfb\x40\x1f\x02no"); // built: variant 1, factory, recall, why
+        expected.push(0); // no metadata index
         assert_eq!(bytes, expected);
         assert_eq!(codec::decode(&bytes), Ok((file, &[][..])));
     }
@@ -327,7 +379,7 @@ mod tests {
     #[test]
     fn a_manifest_that_cannot_be_counted_on_from_is_refused() {
         type Damage = fn(&mut Manifest);
-        let cases: [(Damage, &str); 8] = [
+        let cases: [(Damage, &str); 10] = [
             (|manifest| manifest.settings.dimension = 0, "dimension 0"),
             (|manifest| manifest.generation = u64::MAX, "counted up to"),
             (|manifest| manifest.position.lsn = u64::MAX, "counted up to"),
@@ -341,6 +393,8 @@ mod tests {
                 },
                 "counted up to",
             ),
+            (|manifest| manifest.segments[0].fields.as_mut().unwrap().number = u64::MAX, "counted up to"),
+            (|manifest| manifest.keys.as_mut().unwrap().number = u64::MAX, "counted up to"),
             (|manifest| manifest.log[0].epoch = u32::MAX, "epoch 4294967295"),
         ];
         for (damage, expected) in cases {
@@ -361,6 +415,8 @@ mod tests {
                 "segments/00000000000000000005.seg",
                 "segments/00000000000000000006.dead",
                 "segments/00000000000000000007.faiss",
+                "segments/00000000000000000009.fields",
+                "segments/00000000000000000008.keys",
             ]
         );
         assert_eq!(parse_file_name(&files[0]), Some(3));

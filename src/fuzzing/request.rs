@@ -48,7 +48,7 @@ fn add(body: &[u8], is_atomic: bool) {
     let answer = match bodies::add(body, &index, is_atomic) {
         Ok(answer) => answer,
         Err(status) => {
-            assert!(matches!(status, 400 | 422), "{status}");
+            assert!(matches!(status, 400 | 412 | 422), "{status}");
             assert_eq!(index.info().lsn, 0, "nothing is stored of what is refused");
             return;
         }

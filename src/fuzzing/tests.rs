@@ -9,11 +9,12 @@ use roaring::RoaringBitmap;
 use super::*;
 use crate::format::codec;
 use crate::format::frame::FrameKind;
-use crate::format::manifest::{Built, DeadFile, IndexFile, SegmentFile};
+use crate::format::manifest::{Built, DeadFile, FieldsFile, IndexFile, SegmentFile};
 use crate::io::{durable, os::OsIo};
+use crate::segment::filter::fields::Fields;
 use crate::segment::growing::{Growing, NewRow};
 use crate::segment::words::TextEnd;
-use crate::wal::operation::{Delete, Upsert};
+use crate::wal::operation::{Delete, Effect, Keyed, Upsert};
 
 /// A target's name, the target, and its seeds by name.
 type Target = (&'static str, fn(&[u8]), Vec<(&'static str, Vec<u8>)>);
@@ -28,6 +29,8 @@ fn targets() -> Vec<Target> {
         ("filter", filter, filter_seeds()),
         ("point", point, point_seeds()),
         ("dead", dead, dead_seeds()),
+        ("keys", keys, keys_seeds()),
+        ("fields", fields, fields_seeds()),
         ("index_type", index_type, index_type_seeds()),
     ];
     targets.into_iter().chain(server_targets()).collect()
@@ -84,11 +87,11 @@ fn upsert(points: &[(&str, &str)], dimension: u32, vectors: &[f32]) -> Vec<u8> {
     let strings: Vec<&str> = points.iter().flat_map(|(id, metadata)| [*id, *metadata]).collect();
     let texts = texts(&strings);
     let count = points.len() as u32;
-    encoded(&Operation::Upsert(Upsert { count, dimension, texts: &texts, vectors: Cow::Borrowed(vectors) }))
+    encoded(&Operation::Upsert(Upsert { count, dimension, texts: Cow::Owned(texts), vectors: Cow::Borrowed(vectors) }))
 }
 
 fn delete(ids: &[&str]) -> Vec<u8> {
-    encoded(&Operation::Delete(Delete { count: ids.len() as u32, ids: &texts(ids) }))
+    encoded(&Operation::Delete(Delete { count: ids.len() as u32, ids: texts(ids).into() }))
 }
 
 /// A log as `FileLog` writes it, but for random salts and the time.
@@ -173,7 +176,14 @@ fn operation_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("none", upsert(&[], 3, &[])),
         ("delete", delete(&["a"])),
         ("dimension-0", upsert(&[("a", "{}")], 0, &[])),
+        ("keyed", keyed(Some(Operation::Delete(Delete { count: 1, ids: texts(&["a"]).into() })))),
+        ("keyed-nothing", keyed(None)),
     ]
+}
+
+fn keyed(operation: Option<Operation<'_>>) -> Vec<u8> {
+    let effect = Effect { count: 1, superseded: vec![0], unmet: vec![2, 300] };
+    encoded(&Operation::Keyed(Keyed { key: "k".into(), fingerprint: 7, effect, operation: operation.map(Box::new) }))
 }
 
 fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
@@ -186,6 +196,7 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
         metric: 2,
         created_at_us: -1,
         options: "{}".to_owned(),
+        created_by: None,
     };
     let new = Manifest {
         index: *INDEX.as_bytes(),
@@ -194,13 +205,14 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
         position: Position::START,
         log: Vec::new(),
         segments: Vec::new(),
+        keys: None,
     };
     let position = Position { lsn: 9, chain: 0xdead_beef, at: None };
     let logged = Manifest { generation: 3, position, log: vec![name], ..new.clone() };
     let checkpointed = Manifest {
         position: Position { at: Some((name, 64)), ..position },
         segments: vec![
-            SegmentFile { number: 5, checksum: Checksum { bytes: 100, crc: 1 }, dead: None, built: None },
+            SegmentFile { number: 5, checksum: Checksum { bytes: 100, crc: 1 }, dead: None, built: None, fields: None },
             SegmentFile {
                 number: 6,
                 checksum: Checksum { bytes: 1 << 40, crc: 2 },
@@ -214,6 +226,7 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
                     nprobe: 0,
                     overfetch: 1,
                 })),
+                fields: Some(FieldsFile { number: 9, checksum: Checksum { bytes: 50, crc: 5 } }),
             },
         ],
         ..logged.clone()
@@ -316,6 +329,42 @@ fn dead_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("runs", input(60_000, (5..500).chain(1_000..50_000), true)),
         ("beyond-the-rows", input(10, 9..11, false)),
         ("two-containers", input(u16::MAX, (0..1).chain(70_000..70_001), false)),
+    ]
+}
+
+fn keys_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let input = |lsn: u64, answers: &[(&str, u64, u32, Effect)]| {
+        let mut bytes = lsn.to_le_bytes().to_vec();
+        for answer in answers {
+            codec::encode_into((answer.0, answer.1, answer.2, &answer.3), &mut bytes);
+        }
+        bytes
+    };
+    let effect = Effect { count: 300, superseded: vec![0, 251], unmet: vec![7] };
+    vec![
+        ("one", input(9, &[("k", 9, 7, Effect::default())])),
+        (
+            "some",
+            input(70_000, &[("a", 4, u32::MAX, effect.clone()), ("é", 300, 0, Effect::default()), ("b", 70_000, 1, effect)]),
+        ),
+        ("beyond-the-checkpoint", input(8, &[("k", 9, 7, Effect::default())])),
+        ("not-rising", input(9, &[("k", 9, 7, Effect::default()), ("l", 9, 7, Effect::default())])),
+    ]
+}
+
+fn fields_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    let input = |metadata: &[&str]| {
+        let made = Fields::new(metadata.iter().map(|text| text.as_bytes().into()));
+        [&(metadata.len() as u16).to_le_bytes()[..], &made.encode()].concat()
+    };
+    let same: Vec<&str> = vec!["{\"same\":\"text\"}"; 70];
+    vec![
+        ("none", input(&[])),
+        (
+            "some",
+            input(&["{\"a\":1,\"b\":{\"c\":[true,null,-2.5,\"ü\"]}}", "{}", "{\"a\":\"x\"}", "{\"a\":12345678901234567890}"]),
+        ),
+        ("bitmap", input(&same)),
     ]
 }
 

@@ -32,6 +32,15 @@ unsafe extern "C" {
         count: usize,
         out: *mut f32,
     );
+    fn faiss_proxy_products(
+        queries: *const f32,
+        query_count: usize,
+        rows: *const f32,
+        count: usize,
+        dimension: usize,
+        products: *mut f32,
+        squared_norms: *mut f32,
+    );
     fn faiss_proxy_set_threads(threads: c_int);
     fn faiss_proxy_initialise();
     fn faiss_proxy_watch(flag: *const u8);
@@ -51,7 +60,8 @@ unsafe extern "C" {
         kind: c_int,
         ef: u32,
         nprobe: u32,
-        query: *const f32,
+        queries: *const f32,
+        query_count: usize,
         pages: *const *const u64,
         page_count: usize,
         k: usize,
@@ -98,6 +108,13 @@ impl<'a> Floats<'a> {
         }
     }
 
+    fn as_ptr(&self) -> *const f32 {
+        match self {
+            Self::Mapped(floats) => floats.as_ptr(),
+            Self::Growing(words) => words.as_ptr().cast(),
+        }
+    }
+
     /// Multiplies each of `out` by its float here.
     pub(crate) fn multiply_into(self, out: &mut [f32]) {
         match self {
@@ -123,10 +140,7 @@ impl<'a> Floats<'a> {
 /// Where `rows` is not `out.len()` vectors of the query's dimension.
 pub(crate) fn distances(kernel: Kernel, query: &[f32], rows: Floats<'_>, out: &mut [f32]) {
     assert_eq!(rows.len(), query.len() * out.len(), "rows are whole vectors of the query's dimension");
-    let first: *const f32 = match rows {
-        Floats::Mapped(floats) => floats.as_ptr(),
-        Floats::Growing(words) => words.as_ptr().cast(),
-    };
+    let first = rows.as_ptr();
     // SAFETY: `query` and `out` are slices. `first` points to `rows.len()` floats, which were just seen to be what the kernel reads:
     // `count * dimension`. Any 32 bits are a float, and `AtomicU32` has the size of `f32` and at least its alignment. The kernel reads
     // growing memory without atomic loads: that is no data race, because the words of a row are written once, before the row is published
@@ -140,6 +154,32 @@ pub(crate) fn distances(kernel: Kernel, query: &[f32], rows: Floats<'_>, out: &m
             query.len(),
             out.len(),
             out.as_mut_ptr(),
+        );
+    }
+}
+
+/// Writes the inner product of each of the queries, one after the other, with each of the `squared_norms.len()` vectors in `rows`, those of the
+/// first query first; and the squared norms of the rows. By a matrix kernel, on the calling thread alone: the order of its sums is its own, so
+/// that a product differs, by rounding, from what [`distances`] gives.
+///
+/// # Panics
+/// Where `queries` or `rows` are not whole vectors of `dimension`, or `products` has not room for each pair.
+pub(crate) fn products(dimension: usize, queries: &[f32], rows: Floats<'_>, products: &mut [f32], squared_norms: &mut [f32]) {
+    let (query_count, count) = (queries.len() / dimension, squared_norms.len());
+    assert_eq!(queries.len(), query_count * dimension, "queries are whole vectors");
+    assert_eq!(rows.len(), count * dimension, "rows are whole vectors");
+    assert_eq!(products.len(), query_count * count, "each pair has a product");
+    // SAFETY: as in `distances`; the shim reads `query_count` and `count` vectors and writes so many products and norms, which were just seen
+    // to be there. BLAS takes sizes as `int`: the shim asserts that they are.
+    unsafe {
+        faiss_proxy_products(
+            queries.as_ptr(),
+            query_count,
+            rows.as_ptr(),
+            count,
+            dimension,
+            products.as_mut_ptr(),
+            squared_norms.as_mut_ptr(),
         );
     }
 }
@@ -246,18 +286,20 @@ impl Index {
         unsafe { faiss_proxy_set_defaults(self.pointer(), ef.min(i32::MAX as u32), nprobe.max(1)) }
     }
 
-    /// The nearest rows to one query, as many as `labels` has room for: their positions, -1 where there is none, and FAISS's distances. Rows of
+    /// The nearest rows to each of the queries, one after the other: `k` positions for each, -1 where there is none, and FAISS's distances. Rows of
     /// `hidden`, page by page, are left out; an empty slice hides none. On the calling thread alone, which has one OpenMP thread afterwards.
     pub(crate) fn search(
         &self,
         kind: SearchKind,
-        query: &[f32],
+        queries: &[f32],
+        k: usize,
         hidden: &[Option<&Page>],
         distances: &mut [f32],
         labels: &mut [i64],
     ) -> Result<(), String> {
-        assert_eq!(query.len(), self.dimension(), "a query is one vector");
-        assert_eq!(distances.len(), labels.len(), "each result has a distance");
+        let query_count = queries.len() / self.dimension();
+        assert_eq!(queries.len(), query_count * self.dimension(), "queries are whole vectors");
+        assert_eq!((distances.len(), labels.len()), (query_count * k, query_count * k), "each result has its place");
         let (number, ef, nprobe) = match kind {
             SearchKind::Bare => (0, 0, 0),
             SearchKind::Selected => (1, 0, 0),
@@ -266,8 +308,8 @@ impl Index {
             SearchKind::IvfByGraph { nprobe, ef } => (4, ef, nprobe),
         };
         let pages: *const *const u64 = if hidden.is_empty() { ptr::null() } else { hidden.as_ptr().cast() };
-        // SAFETY: FAISS's searches are safe beside each other, and nothing else runs with `&self`. `query` has the index's dimension, `labels`
-        // and `distances` have room for `k` results. `Option<&Page>` is a pointer to 1,024 words or null, as the shim reads it, and it reads
+        // SAFETY: FAISS's searches are safe beside each other, and nothing else runs with `&self`. `queries` are `query_count` vectors of the index's
+        // dimension, `labels` and `distances` have room for `k` results of each. `Option<&Page>` is a pointer to 1,024 words or null, as the shim reads it, and it reads
         // no page but the `hidden.len()`. The shim catches what FAISS throws and keeps no pointer.
         call(|error, bytes| unsafe {
             faiss_proxy_search(
@@ -275,10 +317,11 @@ impl Index {
                 number,
                 ef.clamp(1, i32::MAX as u32),
                 nprobe.max(1),
-                query.as_ptr(),
+                queries.as_ptr(),
+                query_count,
                 pages,
                 hidden.len(),
-                labels.len(),
+                k,
                 distances.as_mut_ptr(),
                 labels.as_mut_ptr(),
                 error,
@@ -339,10 +382,7 @@ impl Index {
 }
 
 fn first_float(rows: &Sealed) -> *const f32 {
-    match rows.floats(0..rows.len()) {
-        Floats::Mapped(floats) => floats.as_ptr(),
-        Floats::Growing(_) => unreachable!("sealed rows are in a file"),
-    }
+    rows.floats(0..rows.len()).as_ptr()
 }
 
 /// Sets, once, what FAISS keeps for the whole process.

@@ -2,8 +2,10 @@
 // not, and writes what FAISS said to the caller's buffer where it did.
 
 #include <algorithm>
+#include <climits>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <dlfcn.h>
 #include <exception>
@@ -29,6 +31,22 @@
 #include <faiss/impl/zerocopy_io.h>
 #include <faiss/index_io.h>
 #include <faiss/utils/distances.h>
+
+// BLAS, as FAISS's own utils/distances.cpp declares it.
+extern "C" int sgemm_(
+        const char* transa,
+        const char* transb,
+        int* m,
+        int* n,
+        int* k,
+        const float* alpha,
+        const float* a,
+        int* lda,
+        const float* b,
+        int* ldb,
+        float* beta,
+        float* c,
+        int* ldc);
 
 // As in FAISS 1.12's impl/NSG.cpp, whose header only declares it; `faiss-sys` is pinned to that version.
 namespace faiss::nsg {
@@ -263,6 +281,19 @@ void add_nsg(faiss::IndexNSG& index, faiss::idx_t n, const float* x) {
     index.is_built = true;
 }
 
+void use_threads(int threads) noexcept {
+    static std::once_flag once;
+    std::call_once(once, [] {
+        // Not every BLAS has it.
+        if (void* symbol = dlsym(RTLD_DEFAULT, "openblas_set_num_threads")) {
+            reinterpret_cast<void (*)(int)>(symbol)(1);
+        }
+    });
+    if (omp_get_max_threads() != threads) {
+        omp_set_num_threads(threads);
+    }
+}
+
 void settle(faiss::IndexIVF* ivf, uint32_t nprobe) {
     ivf->nprobe = nprobe;
     if (auto* hnsw = dynamic_cast<faiss::IndexHNSW*>(ivf->quantizer)) {
@@ -291,16 +322,30 @@ extern "C" void faiss_proxy_distances(
 
 // Threads of OpenMP that the calling thread uses from now on; OpenBLAS gets one, for the whole process.
 extern "C" void faiss_proxy_set_threads(int threads) noexcept {
-    static std::once_flag once;
-    std::call_once(once, [] {
-        // Not every BLAS has it.
-        if (void* symbol = dlsym(RTLD_DEFAULT, "openblas_set_num_threads")) {
-            reinterpret_cast<void (*)(int)>(symbol)(1);
-        }
-    });
-    if (omp_get_max_threads() != threads) {
-        omp_set_num_threads(threads);
+    use_threads(threads);
+}
+
+// The inner products of `query_count` queries with `count` rows, all of `dimension` floats, one after the other, those of the first query first;
+// and the rows' squared norms. As FAISS's own matrix kernels do it (`exhaustive_L2sqr_blas`), for a block of rows at a time.
+extern "C" void faiss_proxy_products(
+        const float* queries,
+        size_t query_count,
+        const float* rows,
+        size_t count,
+        size_t dimension,
+        float* products,
+        float* squared_norms) noexcept {
+    if (query_count > INT_MAX || count > INT_MAX || dimension > INT_MAX) {
+        std::abort();
     }
+    use_threads(1);
+    faiss::fvec_norms_L2sqr(squared_norms, rows, dimension, count);
+    if (query_count == 0 || count == 0) {
+        return;
+    }
+    int m = int(count), n = int(query_count), k = int(dimension);
+    float one = 1, zero = 0;
+    sgemm_("Transposed", "Not transposed", &m, &n, &k, &one, rows, &k, queries, &k, &zero, products, &m);
 }
 
 // Before the first index is made: every search looks at what this sets, without a lock.
@@ -389,14 +434,15 @@ extern "C" void faiss_proxy_set_defaults(void* index, uint32_t ef, uint32_t npro
     }
 }
 
-// The `k` nearest rows to one query. `kind`: 0 no parameters and no selector, 1 a selector, 2 HNSW, 3 IVF, 4 IVF whose quantiser is a graph.
+// The `k` nearest rows to each of some queries. `kind`: 0 no parameters and no selector, 1 a selector, 2 HNSW, 3 IVF, 4 IVF whose quantiser is a graph.
 // Rows of `pages` are left out; null where there are none, which keeps FAISS's fast paths.
 extern "C" int faiss_proxy_search(
         const void* index,
         int kind,
         uint32_t ef,
         uint32_t nprobe,
-        const float* query,
+        const float* queries,
+        size_t query_count,
         const uint64_t* const* pages,
         size_t page_count,
         size_t k,
@@ -405,9 +451,7 @@ extern "C" int faiss_proxy_search(
         char* error,
         size_t error_bytes) noexcept {
     return guarded(error, error_bytes, [&] {
-        if (omp_get_max_threads() != 1) {
-            omp_set_num_threads(1);
-        }
+        use_threads(1);
         NotHidden not_hidden(pages, page_count);
         faiss::IDSelector* selector = pages ? &not_hidden : nullptr;
         faiss::SearchParameters plain;
@@ -437,7 +481,7 @@ extern "C" int faiss_proxy_search(
             params->sel = selector;
         }
         // A pre-transform hands on parameters that are not its own.
-        static_cast<const faiss::Index*>(index)->search(1, query, faiss::idx_t(k), distances, labels, params);
+        static_cast<const faiss::Index*>(index)->search(faiss::idx_t(query_count), queries, faiss::idx_t(k), distances, labels, params);
     });
 }
 

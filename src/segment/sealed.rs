@@ -29,8 +29,10 @@ pub(crate) struct Sealed {
     /// How far each row's number is from `first_row`, rising; `None` where there are no gaps. Gaps are rows that were dead when the
     /// file was written.
     offsets: Option<Box<[u32]>>,
-    /// Made by the first search with a filter, or with the segment where filters are in use.
+    /// Made or read by the first search with a filter, or made with the segment where filters are in use.
     fields: OnceLock<Fields>,
+    /// The same in a file, verified.
+    stored_fields: Option<Map>,
 }
 
 impl Sealed {
@@ -72,8 +74,8 @@ impl Sealed {
             .filter(|layout| layout.checksums.end == map.len())
             .ok_or_else(|| corrupt(0, "the header's sizes are not those of the file".to_owned()))?;
         verify(&map, &layout, expected.crc).map_err(|(offset, problem)| corrupt(offset, problem))?;
-        let sealed =
-            Self { map, layout, dimension: header.dimension as usize, first_row, offsets: None, fields: OnceLock::new() };
+        let (dimension, fields) = (header.dimension as usize, OnceLock::new());
+        let sealed = Self { map, layout, dimension, first_row, offsets: None, fields, stored_fields: None };
         sealed.check_texts().map_err(|(offset, problem)| corrupt(offset, problem))?;
         Ok(sealed)
     }
@@ -106,6 +108,22 @@ impl Sealed {
         self
     }
 
+    /// Its metadata index is read from this file when it is needed.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where it is not the file that the manifest names. Nothing is lost by it: the rows have what was in it.
+    pub(crate) fn load_fields(&mut self, io: &dyn Io, path: &Path, checksum: Checksum) -> Result<()> {
+        let map = io.map(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::corrupt(path, 0, "the manifest lists this file, and it is missing"),
+            _ => Error::io("map", path, error),
+        })?;
+        if map.len() as u64 != checksum.bytes || crc32fast::hash(&map) != checksum.crc {
+            return Err(Error::corrupt(path, 0, "this is not the file that the manifest names: checksum mismatch"));
+        }
+        self.stored_fields = Some(map);
+        Ok(())
+    }
+
     /// Floats in a vector.
     pub(crate) fn dimension(&self) -> usize {
         self.dimension
@@ -132,13 +150,20 @@ impl Sealed {
 
     /// The metadata index, made now if it is not there.
     pub(crate) fn fields(&self) -> &Fields {
-        let all = || (0..self.len()).map(|position| Cow::Borrowed(self.metadata(position)));
-        self.fields.get_or_init(|| Fields::new(all()))
+        self.fields.get_or_init(|| {
+            let stored = self.stored_fields.as_ref().and_then(|stored| Fields::decode(stored, self.len()));
+            stored.unwrap_or_else(|| Fields::new((0..self.len()).map(|position| Cow::Borrowed(self.metadata(position)))))
+        })
+    }
+
+    /// The metadata index, as far as it is in memory.
+    pub(crate) fn made_fields(&self) -> Option<&Fields> {
+        self.fields.get()
     }
 
     /// Whether a search with a filter has been here, or at the rows that it was written of.
     pub(crate) fn has_fields(&self) -> bool {
-        self.fields.get().is_some()
+        self.stored_fields.is_some() || self.fields.get().is_some()
     }
 
     /// Bytes of memory of its metadata index, once there is one.

@@ -284,9 +284,9 @@ impl FileLog {
     ///
     /// # Panics
     /// Where [`needs_segment`](Self::needs_segment), or where several operations are more than a frame together: our own mistake.
-    pub(crate) fn append(&mut self, operations: &[Operation<'_>]) -> Result<Lsn> {
+    pub(crate) fn append(&mut self, operations: &[&Operation<'_>]) -> Result<Lsn> {
         self.check()?;
-        let encoded: Vec<(Vec<u8>, &[u8])> = operations.iter().map(Operation::encode).collect();
+        let encoded: Vec<(Vec<u8>, &[u8])> = operations.iter().map(|operation| operation.encode()).collect();
         let parts: Vec<&[u8]> = encoded.iter().flat_map(|(head, tail)| [head.as_slice(), tail]).collect();
         let bytes: usize = parts.iter().map(|part| part.len()).sum();
         let first_lsn = self.written_lsn + 1;

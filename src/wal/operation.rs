@@ -4,10 +4,11 @@
 
 use std::borrow::Cow;
 
-use crate::format::codec;
+use crate::format::codec::{self, Decode, Encode};
 
 const UPSERT: u8 = 1;
 const DELETE: u8 = 2;
+const KEYED: u8 = 3;
 
 /// Bytes of tag and length.
 const PREFIX: usize = 5;
@@ -17,6 +18,7 @@ const PREFIX: usize = 5;
 pub(crate) enum Operation<'a> {
     Upsert(Upsert<'a>),
     Delete(Delete<'a>),
+    Keyed(Keyed<'a>),
 }
 
 /// Points stored together; where an id comes twice, the later one wins.
@@ -25,7 +27,7 @@ pub(crate) struct Upsert<'a> {
     pub(crate) count: u32,
     pub(crate) dimension: u32,
     /// `count` times id and metadata, each as [`codec`] writes a string.
-    pub(crate) texts: &'a [u8],
+    pub(crate) texts: Cow<'a, [u8]>,
     /// `count * dimension` finite floats.
     pub(crate) vectors: Cow<'a, [f32]>,
 }
@@ -35,7 +37,29 @@ pub(crate) struct Upsert<'a> {
 pub(crate) struct Delete<'a> {
     pub(crate) count: u32,
     /// `count` ids, each as [`codec`] writes a string.
-    pub(crate) ids: &'a [u8],
+    pub(crate) ids: Cow<'a, [u8]>,
+}
+
+/// What a request with an idempotency key came to. The answer is in the record of what was done, so that no crash comes between them.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Keyed<'a> {
+    pub(crate) key: Cow<'a, str>,
+    /// CRC-32 of the request.
+    pub(crate) fingerprint: u32,
+    pub(crate) effect: Effect,
+    /// An upsert or a delete; `None`: nothing was changed, and that is the answer.
+    pub(crate) operation: Option<Box<Operation<'a>>>,
+}
+
+/// What an operation did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Effect {
+    /// Points stored (each id once) or deleted.
+    pub(crate) count: u64,
+    /// Positions in the request of points whose id came again later in it.
+    pub(crate) superseded: Vec<u32>,
+    /// Positions in the request of what was not done because its condition did not hold.
+    pub(crate) unmet: Vec<u32>,
 }
 
 impl<'a> Operation<'a> {
@@ -49,19 +73,31 @@ impl<'a> Operation<'a> {
             Self::Upsert(upsert) => {
                 head.reserve(upsert.texts.len() + 16);
                 codec::encode_into((upsert.count, upsert.dimension), &mut head);
-                head.extend_from_slice(upsert.texts);
+                head.extend_from_slice(&upsert.texts);
                 // The format is little endian, and so is every machine that this builds for (checked in `lib.rs`).
                 bytemuck::cast_slice(&upsert.vectors)
             }
             Self::Delete(delete) => {
                 codec::encode_into(delete.count, &mut head);
-                head.extend_from_slice(delete.ids);
+                head.extend_from_slice(&delete.ids);
                 &[]
+            }
+            Self::Keyed(keyed) => {
+                codec::encode_into((&*keyed.key, keyed.fingerprint, &keyed.effect), &mut head);
+                match &keyed.operation {
+                    Some(operation) => {
+                        let (inner, tail) = operation.encode();
+                        head.extend_from_slice(&inner);
+                        tail
+                    }
+                    None => &[],
+                }
             }
         };
         head[0] = match self {
             Self::Upsert(_) => UPSERT,
             Self::Delete(_) => DELETE,
+            Self::Keyed(_) => KEYED,
         };
         let bytes = u32::try_from(head.len() - PREFIX + tail.len()).expect("an operation is smaller than 4 GiB");
         head[1..PREFIX].copy_from_slice(&bytes.to_le_bytes());
@@ -79,6 +115,7 @@ impl<'a> Operation<'a> {
         let operation = match tag {
             UPSERT => Self::Upsert(Upsert::decode(body)?),
             DELETE => Self::Delete(Delete::decode(body)?),
+            KEYED => Self::Keyed(Keyed::decode(body)?),
             _ => return Err(format!("operation of unknown kind {tag}: written by a newer version")),
         };
         Ok((operation, rest))
@@ -91,6 +128,16 @@ impl Operation<'_> {
         match self {
             Self::Upsert(upsert) => upsert.dimension == dimension,
             Self::Delete(_) => true,
+            Self::Keyed(keyed) => keyed.operation.as_ref().is_none_or(|operation| operation.fits(dimension)),
+        }
+    }
+
+    /// Whether it only takes points away, or changes nothing.
+    pub(crate) fn is_delete(&self) -> bool {
+        match self {
+            Self::Upsert(_) => false,
+            Self::Delete(_) => true,
+            Self::Keyed(keyed) => keyed.operation.as_ref().is_none_or(|operation| operation.is_delete()),
         }
     }
 }
@@ -108,14 +155,13 @@ impl<'a> Upsert<'a> {
             Ok(aligned) => Cow::Borrowed(aligned),
             Err(_) => Cow::Owned(bytemuck::allocation::pod_collect_to_vec(vectors)),
         };
-        let upsert = Self { count, dimension, texts, vectors };
         check_strings(texts, u64::from(count) * 2)?;
-        Ok(upsert)
+        Ok(Self { count, dimension, texts: Cow::Borrowed(texts), vectors })
     }
 
     /// Id, metadata and vector of each point, in order.
-    pub(crate) fn points(&self) -> impl Iterator<Item = (&'a str, &'a str, &[f32])> {
-        let mut strings = Strings(self.texts);
+    pub(crate) fn points(&self) -> impl Iterator<Item = (&str, &str, &[f32])> {
+        let mut strings = Strings(&self.texts);
         self.vectors
             .chunks_exact(self.dimension as usize)
             .map(move |vector| (strings.next_string(), strings.next_string(), vector))
@@ -126,12 +172,31 @@ impl<'a> Delete<'a> {
     fn decode(body: &'a [u8]) -> Result<Self, String> {
         let (count, ids) = codec::decode::<u32>(body)?;
         check_strings(ids, u64::from(count))?;
-        Ok(Self { count, ids })
+        Ok(Self { count, ids: Cow::Borrowed(ids) })
     }
 
-    pub(crate) fn ids(&self) -> impl Iterator<Item = &'a str> {
-        let mut strings = Strings(self.ids);
+    pub(crate) fn ids(&self) -> impl Iterator<Item = &str> {
+        let mut strings = Strings(&self.ids);
         (0..self.count).map(move |_| strings.next_string())
+    }
+}
+
+impl<'a> Keyed<'a> {
+    fn decode(body: &'a [u8]) -> Result<Self, String> {
+        let ((key, fingerprint, effect), rest) = codec::decode::<(&str, u32, Effect)>(body)?;
+        let operation = match rest.first() {
+            None => None,
+            // Not by recursion, whose depth the bytes would decide.
+            Some(&KEYED) => return Err("an operation with two keys".to_owned()),
+            Some(_) => {
+                let (operation, rest) = Operation::decode(rest)?;
+                if !rest.is_empty() {
+                    return Err("a keyed operation has bytes to spare".to_owned());
+                }
+                Some(Box::new(operation))
+            }
+        };
+        Ok(Self { key: Cow::Borrowed(key), fingerprint, effect, operation })
     }
 }
 
@@ -174,22 +239,53 @@ mod tests {
     #[test]
     fn operations_have_the_documented_bytes() {
         let texts = texts(&["a", "{}"]);
-        let upsert = Operation::Upsert(Upsert { count: 1, dimension: 2, texts: &texts, vectors: Cow::Borrowed(&[1.0, -2.5]) });
+        let upsert = Operation::Upsert(Upsert {
+            count: 1,
+            dimension: 2,
+            texts: Cow::Borrowed(&texts),
+            vectors: Cow::Borrowed(&[1.0, -2.5]),
+        });
         let bytes = bytes_of(&upsert);
         assert_eq!(bytes, [1, 15, 0, 0, 0, 1, 2, 1, b'a', 2, b'{', b'}', 0, 0, 0x80, 0x3f, 0, 0, 0x20, 0xc0]);
         assert_eq!(Operation::decode(&bytes), Ok((upsert, &[][..])));
 
-        let ids = [1, b'a', 0];
-        let delete = Operation::Delete(Delete { count: 2, ids: &ids });
+        let delete = Operation::Delete(Delete { count: 2, ids: Cow::Borrowed(&[1, b'a', 0]) });
         let bytes = bytes_of(&delete);
         assert_eq!(bytes, [2, 4, 0, 0, 0, 2, 1, b'a', 0]);
-        assert_eq!(Operation::decode(&bytes), Ok((delete, &[][..])));
+        assert_eq!(Operation::decode(&bytes), Ok((delete.clone(), &[][..])));
+
+        let effect = Effect { count: 2, superseded: vec![0], unmet: vec![3, 4] };
+        let keyed = Keyed { key: "k".into(), fingerprint: 7, effect, operation: Some(Box::new(delete)) };
+        let keyed = Operation::Keyed(keyed);
+        let bytes = bytes_of(&keyed);
+        assert_eq!(bytes[..14], [3, 18, 0, 0, 0, 1, b'k', 7, 2, 1, 0, 2, 3, 4]);
+        assert_eq!(bytes[14..], [2, 4, 0, 0, 0, 2, 1, b'a', 0]);
+        assert_eq!(Operation::decode(&bytes), Ok((keyed, &[][..])));
+
+        let nothing = Keyed { key: "k".into(), fingerprint: 7, effect: Effect::default(), operation: None };
+        let nothing = Operation::Keyed(nothing);
+        let bytes = bytes_of(&nothing);
+        assert_eq!(bytes, [3, 6, 0, 0, 0, 1, b'k', 7, 0, 0, 0]);
+        assert_eq!(Operation::decode(&bytes), Ok((nothing, &[][..])));
+    }
+
+    #[test]
+    fn a_key_is_around_one_operation_at_most_and_around_no_other_key() {
+        let inner = [3, 6, 0, 0, 0, 1, b'k', 7, 0, 0, 0];
+        let around = |inner: &[u8]| {
+            let body = [&[1, b'k', 7, 0, 0, 0][..], inner].concat();
+            [&[3, body.len() as u8, 0, 0, 0][..], &body].concat()
+        };
+        assert!(Operation::decode(&around(&inner)).is_err_and(|why| why.contains("two keys")));
+        let delete = [2, 3, 0, 0, 0, 1, 1, b'a'];
+        assert!(Operation::decode(&around(&delete)).is_ok());
+        assert!(Operation::decode(&around(&[delete, delete].concat())).is_err_and(|why| why.contains("to spare")));
     }
 
     #[test]
     fn points_come_in_order() {
         let texts = texts(&["a", "{}", "b", "{\"n\":1}"]);
-        let upsert = Upsert { count: 2, dimension: 1, texts: &texts, vectors: Cow::Borrowed(&[1.0, 2.0]) };
+        let upsert = Upsert { count: 2, dimension: 1, texts: Cow::Borrowed(&texts), vectors: Cow::Borrowed(&[1.0, 2.0]) };
         let points: Vec<_> = upsert.points().collect();
         assert_eq!(points, [("a", "{}", &[1.0][..]), ("b", "{\"n\":1}", &[2.0][..])]);
     }
@@ -202,8 +298,8 @@ mod tests {
     #[test]
     fn every_cut_of_an_operation_is_an_error_and_so_is_an_unknown_one() {
         let texts = texts(&["a", "{}"]);
-        let bytes =
-            bytes_of(&Operation::Upsert(Upsert { count: 1, dimension: 1, texts: &texts, vectors: Cow::Borrowed(&[1.0]) }));
+        let upsert = Upsert { count: 1, dimension: 1, texts: Cow::Borrowed(&texts), vectors: Cow::Borrowed(&[1.0]) };
+        let bytes = bytes_of(&Operation::Upsert(upsert));
         for end in 0..bytes.len() {
             assert!(Operation::decode(&bytes[..end]).is_err(), "cut at {end}");
         }

@@ -114,9 +114,11 @@ impl Bench {
             codec::encode_into("x".repeat(metadata_bytes).as_str(), &mut texts);
             texts
         });
-        let texts: Vec<Vec<u8>> = texts.collect();
-        let upsert = |texts| Operation::Upsert(Upsert { count: 1, dimension: 1, texts, vectors: Cow::Borrowed(&[1.0]) });
-        log.append(&texts.iter().map(|texts| upsert(texts)).collect::<Vec<_>>())
+        let upsert = |texts| {
+            Operation::Upsert(Upsert { count: 1, dimension: 1, texts: Cow::Owned(texts), vectors: Cow::Borrowed(&[1.0]) })
+        };
+        let operations: Vec<Operation<'_>> = texts.map(upsert).collect();
+        log.append(&operations.iter().collect::<Vec<_>>())
     }
 
     fn append(&mut self, id: &str) {

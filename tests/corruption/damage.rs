@@ -219,7 +219,7 @@ pub fn damage_each(samples: &[Sample], ways: impl Fn(&Sample, &Path, &[u8]) -> V
 fn allowed(kind: &str) -> &'static [Outcome] {
     use Outcome::{Prefix, Rebuilt, Refused, Same};
     match kind {
-        "manifest" | "manifest before" | ".seg" | ".dead" | "log, first" | "log, middle" => &[Same, Refused],
+        "manifest" | "manifest before" | ".seg" | ".dead" | ".keys" | "log, first" | "log, middle" => &[Same, Refused],
         "log, last" => &[Same, Prefix, Refused],
         ".faiss" => &[Same, Rebuilt],
         _ => &[Same],

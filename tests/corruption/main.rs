@@ -27,8 +27,8 @@ fn flipped_bit_anywhere_is_refused_or_harmless() {
     let samples = Sample::all();
     let each = each(&samples, 60);
     let table = damage_each(&samples, |sample, _, bytes| flips(bytes, each(sample)));
-    assert_all(&table, &["manifest", ".seg", ".dead"], Outcome::Refused);
-    assert_all(&table, &["manifest before", ".torn", "RESERVE"], Outcome::Same);
+    assert_all(&table, &["manifest", ".seg", ".dead", ".keys"], Outcome::Refused);
+    assert_all(&table, &["manifest before", ".fields", ".torn", "RESERVE"], Outcome::Same);
     assert!(table.count(".faiss", Outcome::Rebuilt) > 20 && table.count("log, last", Outcome::Prefix) > 10, "{table}");
 }
 
@@ -40,7 +40,7 @@ fn file_cut_anywhere_is_refused_or_harmless_or_leaves_a_prefix() {
         places(bytes, each(sample)).into_iter().map(|length| Mutation::Cut { length }).collect()
     };
     let table = damage_each(&samples, cuts);
-    assert_all(&table, &["manifest", ".seg", ".dead"], Outcome::Refused);
+    assert_all(&table, &["manifest", ".seg", ".dead", ".keys"], Outcome::Refused);
     assert_all(&table, &["manifest before", ".torn", "RESERVE"], Outcome::Same);
     assert!(table.count(".faiss", Outcome::Rebuilt) > 10 && table.count("log, last", Outcome::Prefix) > 3, "{table}");
 }
@@ -53,7 +53,7 @@ fn zeroed_tail_or_sector_is_refused_or_harmless_or_leaves_a_prefix() {
         let tails = places(bytes, each(sample)).into_iter().map(|from| Mutation::ZeroTail { from });
         tails.chain((0..bytes.len()).step_by(512).map(|start| Mutation::ZeroSector { start })).collect()
     });
-    assert_all(&table, &["manifest", ".seg", ".dead"], Outcome::Refused);
+    assert_all(&table, &["manifest", ".seg", ".dead", ".keys"], Outcome::Refused);
     assert_all(&table, &["manifest before", ".torn"], Outcome::Same);
     assert!(table.count(".faiss", Outcome::Rebuilt) > 10 && table.count("log, last", Outcome::Prefix) > 3, "{table}");
 }
@@ -64,7 +64,7 @@ fn appended_bytes_are_refused_or_harmless() {
         let ways = [1, 511, 512, 65_536].into_iter().flat_map(|bytes| [0, 0xff].map(|with| (bytes, with)));
         ways.map(|(bytes, with)| Mutation::Grow { bytes, with }).collect()
     });
-    assert_all(&table, &["manifest", ".seg", ".dead"], Outcome::Refused);
+    assert_all(&table, &["manifest", ".seg", ".dead", ".keys"], Outcome::Refused);
     assert_all(&table, &["manifest before", "log, last", ".torn", "LOCK", "RESERVE"], Outcome::Same);
     assert_eq!(table.total(Outcome::Prefix), 0, "{table}");
 }

@@ -8,7 +8,8 @@ use faiss_proxy::config::Limits;
 use faiss_proxy::io::Io;
 use faiss_proxy::io::sim::SimIo;
 use faiss_proxy::{
-    Damage, Durability, Error, Index, IndexId, IndexOptions, IndexSpec, Lsn, Metric, Opening, Query, Store, TenantId,
+    Damage, Durability, Error, Filter, IdempotencyKey, Index, IndexId, IndexOptions, IndexSpec, Lsn, Metric, Opening, Query,
+    Store, TenantId, WriteOptions,
 };
 
 use crate::damage::{Case, Outcome};
@@ -110,6 +111,8 @@ impl Sample {
         match extension(path) {
             Some("seg") => ".seg",
             Some("dead") => ".dead",
+            Some("keys") => ".keys",
+            Some("fields") => ".fields",
             Some("faiss") => ".faiss",
             Some("torn") => ".torn",
             Some("wal") if alike().first().is_some_and(|first| first == path) => "log, first",
@@ -142,6 +145,7 @@ impl Sample {
                 let (lsn, torn_bytes) = (index.info().lsn, index.info().torn_bytes);
                 assert_eq!(dump(&index), self.victim.states[lsn as usize], "data of another time");
                 self.check_lazy(&lazy, Ok(&dump(&index)));
+                check_count(&index);
                 let is_rebuilt = check_searches(&index, self.index_type);
                 self.write_and_reopen(disk, store, index);
                 if lsn == self.victim.last_lsn() {
@@ -175,7 +179,7 @@ impl Sample {
             Ok(_) => assert!(refused.is_empty(), "{refused:?}"),
             Err(damage) => {
                 assert!(found.is_err_and(|text| text.contains(&damage.to_string())));
-                let in_segment = has_extension(&damage.path, "seg") || has_extension(&damage.path, "dead");
+                let in_segment = ["seg", "dead", "keys"].iter().any(|kind| has_extension(&damage.path, kind));
                 assert_eq!(refused.is_empty(), in_segment, "{damage} is refused at the start: {refused:?}");
             }
         }
@@ -196,6 +200,16 @@ fn check_text(refusal: &Error) {
     let text = refusal.to_string();
     assert!(text.contains(DATA) && text.contains(" at byte "), "{text}");
     assert!(text.contains("restored from a backup or deleted"), "{text}");
+}
+
+/// What a filter selects is right, whether its metadata index was read or made again.
+fn check_count(index: &Index) {
+    let state = dump(index);
+    for version in [1, 2, 3] {
+        let filter = format!("\"version\":{version}");
+        let expected = state.values().filter(|row| row.metadata.contains(&filter)).count() as u64;
+        assert_eq!(index.count(&Filter::parse(&format!("{{{filter}}}")).unwrap()).0, expected, "{filter}");
+    }
 }
 
 /// A search by the index is right, with its FAISS indexes or without; where one is lost that is said, and it is built again. Whether that was so.
@@ -255,6 +269,15 @@ fn fill(disk: &SimIo, tenant: TenantId, prefix: &str, spec: &IndexSpec) -> Kept 
         index.checkpoint().unwrap();
     }
     delete(&index, &[&id(3), &id(31)], &mut states);
+    // Two checkpoints with keys: a file for each.
+    for key in ["one", "two"] {
+        let options = WriteOptions { key: Some(IdempotencyKey::new(key, &[]).unwrap()), ..WriteOptions::default() };
+        index.delete(&[&id(32), &id(200)], options).unwrap();
+        states.push(dump(&index));
+        // A metadata index is made, and written.
+        check_count(&index);
+        index.checkpoint().unwrap();
+    }
     upsert(&index, &[id(4), id(40)], 3, &mut states);
     index.train().unwrap();
     for n in 41..46 {

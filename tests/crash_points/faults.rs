@@ -10,8 +10,14 @@ use super::states::{Count, Only};
 use super::{closing, group, lifecycle, recovering, rewriting, writing};
 
 fn procedures() -> Vec<Procedure> {
-    let mut procedures =
-        vec![writing::append(), writing::interval(), writing::checkpoint(), writing::merge(), writing::full_disk()];
+    let mut procedures = vec![
+        writing::append(),
+        writing::interval(),
+        writing::checkpoint(),
+        writing::decided(),
+        writing::merge(),
+        writing::full_disk(),
+    ];
     procedures.push(group::group_commit(&Default::default()));
     procedures.extend(closing::closings());
     procedures.extend(recovering::recoveries());
@@ -21,11 +27,13 @@ fn procedures() -> Vec<Procedure> {
 }
 
 /// The kinds of files and directories that there are: one that no procedure touches any more is one that nobody tests.
-const KINDS: [&str; 18] = [
+const KINDS: [&str; 20] = [
     ".creating",
     ".dead",
     ".deleting",
     ".faiss",
+    ".fields",
+    ".keys",
     ".seg",
     ".torn.tmp",
     ".wal",

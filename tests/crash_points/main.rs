@@ -54,6 +54,11 @@ fn acked_write_survives_crash_at_every_operation_of_checkpoint() {
 }
 
 #[test]
+fn acked_write_survives_crash_at_every_operation_with_its_condition_and_its_key() {
+    survives_crashes(vec![writing::decided()], 90);
+}
+
+#[test]
 fn acked_write_survives_crash_at_every_operation_on_a_full_disk() {
     survives_crashes(vec![writing::full_disk()], 30);
 }

@@ -87,6 +87,8 @@ fn kind(path: &Path) -> &'static str {
         (_, name) if name.ends_with(".torn") && is_temporary => ".torn.tmp",
         (_, name) if name.ends_with(".seg") => ".seg",
         (_, name) if name.ends_with(".dead") => ".dead",
+        (_, name) if name.ends_with(".keys") => ".keys",
+        (_, name) if name.ends_with(".fields") => ".fields",
         (_, name) if name.ends_with(".faiss") => ".faiss",
         _ => panic!("what is {}?", path.display()),
     }

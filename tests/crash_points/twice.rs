@@ -13,7 +13,7 @@ fn procedures(is_long: bool) -> Vec<Procedure> {
     procedures.extend(recovering::recoveries());
     procedures.extend(recovering::recoveries().pop().map(Procedure::lazily));
     if is_long {
-        procedures.extend([writing::interval(), writing::merge(), writing::full_disk()]);
+        procedures.extend([writing::interval(), writing::decided(), writing::merge(), writing::full_disk()]);
         procedures.extend(closing::closings());
         procedures.extend(rewriting::rewritings());
     } else {

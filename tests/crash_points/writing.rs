@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use faiss_proxy::config::Limits;
 use faiss_proxy::io::sim::Fault;
-use faiss_proxy::{Durability, Error};
+use faiss_proxy::{Condition, Durability, Error, Result, WriteOptions};
 
 use super::procedure::{Procedure, small_limits};
 use super::support::{self, Before, Session, tiny_limits};
@@ -57,6 +57,37 @@ pub fn checkpoint() -> Procedure {
         let _ = session.put(&["g"], 3);
     };
     Procedure::new("checkpoint", small_limits(), prepare, run)
+}
+
+/// Writes that are decided at their turn: each has an effect or none, and what has a key keeps its answer, whatever it was.
+pub fn decided() -> Procedure {
+    let prepare = |session: &mut Session| {
+        session.put(&["a", "b", "c"], 0).unwrap();
+        upsert_if(session, &["k"], Condition::Always, Some("first")).unwrap();
+        session.checkpoint().unwrap();
+    };
+    let run = |session: &mut Session| {
+        let _ = upsert_if(session, &["d", "a"], Condition::Absent, Some("second"));
+        let _ = upsert_if(session, &["x"], Condition::Present, Some("third"));
+        let _ = upsert_if(session, &["x"], Condition::Present, None);
+        let _ = session.patch("a", r#"{"version":7,"more":[1]}"#, Durability::Fsync);
+        // Spans frames, as the delete that takes it away does.
+        let many: Vec<String> = (0..24).map(|i| format!("{i:0>40}")).collect();
+        let _ = session.put(&many.iter().map(String::as_str).collect::<Vec<_>>(), 7);
+        let _ = session.checkpoint();
+        let _ = session.delete_matching(r#"{"version":7}"#, Durability::Fsync, |metadata| metadata.contains("\"version\":7"));
+        // They may be retries, or the crash came before them.
+        for key in ["first", "second", "third"] {
+            let _ = upsert_if(session, &["e"], Condition::Always, Some(key));
+        }
+        let _ = session.checkpoint();
+    };
+    Procedure::new("conditions, keys, patches and filters", tiny_limits(), prepare, run)
+}
+
+fn upsert_if(session: &mut Session, ids: &[&str], condition: Condition, key: Option<&str>) -> Result<()> {
+    let points: Vec<_> = ids.iter().map(|id| (support::point(id, 5), condition)).collect();
+    session.upsert_if(&points, &WriteOptions::default(), key)
 }
 
 /// Checkpoints that write many small segments as one, and drop a dead one.

@@ -1,6 +1,7 @@
 //! The HTTP contract (docs: the table of calls), over real sockets: rows that the first server's clients lean on, with status
 //! and field names; what happens to bad input; tenants apart from each other; beginning and end of the process.
 
+mod as_of;
 mod back_pressure;
 mod bad_input;
 mod changes;
@@ -14,3 +15,4 @@ mod program;
 mod reads;
 mod support;
 mod tenants;
+mod writes;

@@ -58,6 +58,82 @@ fn a_search_says_how_it_was_answered_and_bears_what_is_asked_for() {
 }
 
 #[test]
+fn a_batch_answers_each_query_as_of_one_state_or_names_the_one_that_is_wrong() {
+    let server = TestServer::start();
+    let path = index_of(&server, 30);
+    let batch = |queries: Value| server.post(&format!("{path}/search/batch"), &json!({"queries": queries}));
+    let queries = [
+        json!({"vector": [4], "k": 2}),
+        json!({"vector": [20], "k": 3, "filter": {"even": false}, "include_metadata": false, "include_values": true}),
+        json!({"vector": [7], "min_score": 0.5, "unknown": 1}),
+        json!({"vector": [7], "filter": {"n": 1000}}),
+    ];
+    let answer = batch(json!(queries)).json();
+    assert_eq!(answer["lsn"], 1);
+    let single: Vec<Value> = queries.iter().map(|query| server.post(&format!("{path}/search"), query).json()).collect();
+    assert_eq!(answer["results"], json!(single));
+    assert_eq!(ids(&answer["results"][1], "results"), ["p19", "p21", "p17"]);
+    for (wrong, field, code) in [
+        (json!({"vector": [1, 2]}), "queries[3].vector:", "wrong_dimension"),
+        (json!({"vector": "x"}), "queries[3].vector:", "invalid_type"),
+        (json!({}), "queries[3].vector:", "missing_field"),
+        (json!({"vector": [1], "k": 0}), "queries[3].k:", "invalid_k"),
+        (json!({"vector": [1], "params": {"ef": -1}}), "queries[3].params.ef:", "invalid_type"),
+        (json!({"vector": [1], "filter": {"a": {"$near": 1}}}), "queries[3].filter:", "invalid_filter"),
+        (json!([1]), "queries[3]:", "invalid_type"),
+    ] {
+        let queries = [&queries[..3], &[wrong]].concat();
+        let (found, detail) = batch(json!(queries)).problem(422);
+        assert!(detail.starts_with(field) && found == code, "{found}: {detail}");
+    }
+    for wrong in [json!([]), json!({}), json!(vec![json!({"vector": [1]}); 1_001])] {
+        let (_, detail) = batch(wrong).problem(422);
+        assert!(detail.starts_with("queries: "), "{detail}");
+    }
+    let (_, detail) = server.post(&format!("{path}/search/batch"), &json!({})).problem(422);
+    assert!(detail.starts_with("queries: "), "{detail}");
+    server.get(&format!("{path}/search/batch")).problem(405);
+}
+
+#[test]
+fn a_range_search_gives_all_that_is_near_enough_and_says_whether_it_was_cut() {
+    let server = TestServer::start();
+    let path = index_of(&server, 30);
+    let range = |body: &Value| server.post(&format!("{path}/range_search"), body);
+    let found = range(&json!({"vector": [4], "radius": 4})).json();
+    assert_eq!(ids(&found, "results"), ["p4", "p3", "p5", "p2", "p6"]);
+    assert_eq!((&found["truncated"], &found["lsn"]), (&json!(false), &json!(1)));
+    assert_eq!(
+        found["results"][3],
+        json!({"id": "p2", "score": 0.2, "distance": 4.0, "metadata": {"n": 2, "even": true, "tags": [2, "all"]}})
+    );
+    let found =
+        range(&json!({"vector": [4], "radius": 4, "limit": 2, "filter": {"even": true}, "include_metadata": false})).json();
+    assert_eq!(
+        found,
+        json!({"results": [{"id": "p4", "score": 1.0, "distance": 0.0}, {"id": "p2", "score": 0.2, "distance": 4.0}], "truncated": true, "lsn": 1})
+    );
+    // The score as it was answered.
+    assert_eq!(ids(&range(&json!({"vector": [4], "min_score": 0.2})).json(), "results"), ["p4", "p3", "p5", "p2", "p6"]);
+    assert_eq!(range(&json!({"vector": [4], "radius": 1e9})).json()["results"].as_array().unwrap().len(), 30);
+    for (body, field) in [
+        (json!({"vector": [4]}), "radius: radius or min_score"),
+        (json!({"vector": [4], "radius": 1, "min_score": 1}), "radius: radius and min_score"),
+        (json!({"vector": [4], "radius": "1"}), "radius: "),
+        (json!({"vector": [4], "min_score": []}), "min_score: "),
+        (json!({"radius": 1}), "vector: "),
+        (json!({"vector": [4, 5], "radius": 1}), "vector: "),
+        (json!({"vector": [4], "radius": 1, "limit": 0}), "limit: "),
+        (json!({"vector": [4], "radius": 1, "limit": 10_001}), "limit: "),
+        (json!({"vector": [4], "radius": 1, "filter": 3}), "filter: "),
+    ] {
+        let (_, detail) = range(&body).problem(422);
+        assert!(detail.starts_with(field), "{detail}");
+    }
+    server.get(&format!("{path}/range_search")).problem(405);
+}
+
+#[test]
 fn points_are_counted_fetched_listed_and_deleted_by_ids() {
     let server = TestServer::start();
     let path = index_of(&server, 30);
@@ -125,6 +201,8 @@ fn wrong_reads_are_refused_by_field_and_those_of_another_tenant_find_nothing() {
         let call = |method, rest: &str| server.call(method, &format!("/v1/index/{id}/{rest}")).key(key);
         call("GET", "vectors").send().problem(404);
         call("POST", "count").json(&json!({})).send().problem(404);
+        call("POST", "search/batch").json(&json!({"queries": [{"vector": [1]}]})).send().problem(404);
+        call("POST", "range_search").json(&json!({"vector": [1], "radius": 1})).send().problem(404);
         call("POST", "vectors/fetch").json(&json!({"ids": ["p1"]})).send().problem(404);
         call("POST", "vectors/delete").json(&json!({"ids": ["p1"]})).send().problem(404);
     }

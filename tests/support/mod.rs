@@ -5,6 +5,7 @@ pub mod child;
 pub mod detour;
 pub mod script;
 pub mod together;
+mod writes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use faiss_proxy::io::Io;
 use faiss_proxy::io::sim::SimIo;
 use faiss_proxy::{
     CheckpointReport, Durability, Error, Index, IndexSpec, IndexState, Lsn, Metric, Opening, Point, Query, Result, Store,
-    StoreOptions, TenantId,
+    StoreOptions, TenantId, Upserted,
 };
 
 /// SplitMix64, so that a seed in a failure message brings the failure back on every machine.
@@ -134,17 +135,24 @@ pub struct History {
     durable: Lsn,
     /// Mutations up to this one must survive a kill. What is above was in flight: it may be there, whole.
     acked: Lsn,
+    /// What writes with a key were answered, or would have been.
+    answers: BTreeMap<String, Upserted>,
 }
 
 impl Default for History {
     fn default() -> Self {
-        Self { states: vec![State::new()], durable: 0, acked: 0 }
+        Self { states: vec![State::new()], durable: 0, acked: 0, answers: BTreeMap::new() }
     }
 }
 
 impl History {
     pub fn last(&self) -> &State {
         self.states.last().unwrap()
+    }
+
+    /// What is served: the last but for what a process that died, or met a failing disk, did not come to tell of.
+    fn acked_state(&self) -> &State {
+        self.state(self.acked)
     }
 
     pub fn state(&self, lsn: Lsn) -> &State {
@@ -189,8 +197,13 @@ impl History {
 
     /// What was found after opening is what there is, and it has been served: from now on it must stay.
     pub fn adopt(&mut self, lsn: Lsn) {
-        self.states.truncate(lsn as usize + 1);
+        self.truncate(lsn);
         (self.durable, self.acked) = (lsn, lsn);
+    }
+
+    fn truncate(&mut self, lsn: Lsn) {
+        self.states.truncate(lsn as usize + 1);
+        self.answers.retain(|_, answer| answer.lsn <= lsn);
     }
 }
 
@@ -407,7 +420,7 @@ impl Session {
             Err(error) => {
                 // "Nothing was stored", said by a process that lives, means it.
                 if !matches!(error, Error::OutcomeUnknown(_)) && !self.disk.is_crashed() {
-                    self.history.states.pop();
+                    self.history.truncate(self.history.attempted() - 1);
                 }
                 self.note_failure(&error);
                 Err(error)

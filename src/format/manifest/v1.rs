@@ -39,13 +39,20 @@ impl From<Manifest> for super::Manifest {
         Self {
             index,
             generation,
-            settings: super::Settings { name, dimension, index_type, factory, metric, created_at_us, options },
+            settings: super::Settings { name, dimension, index_type, factory, metric, created_at_us, options, created_by: None },
             position,
             log,
             segments: segments
                 .into_iter()
-                .map(|SegmentFile { number, checksum, dead }| super::SegmentFile { number, checksum, dead, built: None })
+                .map(|SegmentFile { number, checksum, dead }| super::SegmentFile {
+                    number,
+                    checksum,
+                    dead,
+                    built: None,
+                    fields: None,
+                })
                 .collect(),
+            keys: None,
         }
     }
 }

@@ -274,7 +274,7 @@ impl Sample {
                 return Err(stopped());
             }
             let mut keys = Vec::with_capacity(SAMPLE_K + 1);
-            ann.search(&sampled.query, SAMPLE_K + 1, &Params::default(), extreme, &mut |position, _| {
+            ann.search(&[&sampled.query], SAMPLE_K + 1, &Params::default(), extreme, &mut |_, position, _| {
                 if position != sampled.position {
                     // By the kernel that the bound came from.
                     keys.push(sign * raw_distance(&ann.sealed, ann.metric(), &sampled.query, position));

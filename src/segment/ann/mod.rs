@@ -101,52 +101,69 @@ impl Ann {
         self.resident_bytes
     }
 
-    /// Calls `found(position, distance)` for the nearest rows that are not in `hidden`, at most `k`, in no order, and returns how many.
+    /// Calls `found(query, position, distance)`, the query being counted from 0, for the nearest rows to each of the queries that are not in `hidden`:
+    /// at most `k`, in no order. Returns how many these were for each query.
     ///
-    /// `query` is normalised for the cosine. The distance is FAISS's f32 for the metric over raw rows: the squared distance, the product or the
+    /// A query is normalised for the cosine. The distance is FAISS's f32 for the metric over raw rows: the squared distance, the product or the
     /// cosine. Fewer than `k` does not mean that there are no more: the caller compares with the number of rows that are not hidden, and scans
     /// them. A query beyond what the type can compute with finds nothing.
     pub(crate) fn search(
         &self,
-        query: &[f32],
+        queries: &[&[f32]],
         k: usize,
         params: &Params,
         hidden: &Positions,
-        found: &mut dyn FnMut(usize, f32),
-    ) -> Result<usize> {
+        found: &mut dyn FnMut(usize, usize, f32),
+    ) -> Result<Vec<usize>> {
         let rows = self.sealed.len();
         let visible = rows.saturating_sub(hidden.len() as usize);
         let k = k.min(visible);
-        let squared_norm = norm::squared_norm(query);
-        // Infinite distances, and what is no number, can keep a graph's search busy for minutes.
-        let is_beyond = !squared_norm.is_finite() || norm::is_extreme(Metric::L2, squared_norm);
-        if k == 0 || is_beyond || (self.recipe.is_summing() && squared_norm > SUMMED_SQUARED_NORM_MAX) {
-            return Ok(0);
+        let mut counts = vec![0; queries.len()];
+        if k == 0 {
+            return Ok(counts);
         }
         let wanted = if self.recipe.is_quantised() && params.rescore != Some(false) {
             k.saturating_mul(self.tuning.overfetch.max(1) as usize).min(CANDIDATES_MAX.max(k)).min(visible)
         } else {
             k
         };
-        let mut candidates = Vec::new();
-        for fetch in self.fetches(wanted, hidden) {
-            candidates = self.fetch(query, fetch, params, hidden)?;
-            if candidates.len() >= wanted || fetch >= rows {
-                break;
+        // Those that have not found enough.
+        let mut open: Vec<usize> = (0..queries.len()).filter(|&at| self.bears(queries[at])).collect();
+        let fetches = self.fetches(wanted, hidden);
+        for (tries, &fetch) in (1..).zip(&fetches) {
+            for some in std::mem::take(&mut open).chunks((CANDIDATES_MAX / fetch).max(1)) {
+                let asked: Vec<&[f32]> = some.iter().map(|&at| queries[at]).collect();
+                for (&at, mut candidates) in some.iter().zip(self.fetch(&asked, fetch, params, hidden)?) {
+                    if candidates.len() < wanted && tries < fetches.len() {
+                        open.push(at);
+                        continue;
+                    }
+                    self.keep_nearest(queries[at], k, &mut candidates);
+                    counts[at] = candidates.len();
+                    candidates.iter().for_each(|&(position, distance)| found(at, position, distance));
+                }
             }
         }
+        Ok(counts)
+    }
+
+    /// Whether its distances are numbers: infinite ones, and what is no number, can keep a graph's search busy for minutes.
+    fn bears(&self, query: &[f32]) -> bool {
+        let squared_norm = norm::squared_norm(query);
+        let is_too_large_to_sum = self.recipe.is_summing() && squared_norm > SUMMED_SQUARED_NORM_MAX;
+        squared_norm.is_finite() && !norm::is_extreme(Metric::L2, squared_norm) && !is_too_large_to_sum
+    }
+
+    /// Leaves the `k` nearest of what FAISS found, by their raw rows.
+    fn keep_nearest(&self, query: &[f32], k: usize, candidates: &mut Vec<(usize, f32)>) {
         if self.recipe.is_quantised() {
-            self.measure(query, &mut candidates);
+            self.measure(query, candidates);
         }
         if candidates.len() > k {
             let sign = if self.metric() == Metric::L2 { 1.0 } else { -1.0 };
             candidates.select_nth_unstable_by(k - 1, |a, b| (sign * a.1).total_cmp(&(sign * b.1)));
             candidates.truncate(k);
         }
-        for &(position, distance) in &candidates {
-            found(position, distance);
-        }
-        Ok(candidates.len())
     }
 
     /// What a search for `k` of `visible` rows costs, where the others are hidden: as much as computing the distances of so many rows one by one.
@@ -181,12 +198,12 @@ impl Ann {
         if first < most { vec![first, most] } else { vec![most] }
     }
 
-    /// At most `fetch` rows that are not hidden, with FAISS's distances.
-    fn fetch(&self, query: &[f32], fetch: usize, params: &Params, hidden: &Positions) -> Result<Vec<(usize, f32)>> {
+    /// For each query at most `fetch` rows that are not hidden, with FAISS's distances.
+    fn fetch(&self, queries: &[&[f32]], fetch: usize, params: &Params, hidden: &Positions) -> Result<Vec<Vec<(usize, f32)>>> {
         let rows = self.sealed.len();
         // NSG fills its pool with rows drawn at random until it has as many: of a pool as large as the segment it would never finish.
         if self.recipe.is_nsg() && fetch > rows / 2 {
-            return Ok(Vec::new());
+            return Ok(vec![Vec::new(); queries.len()]);
         }
         // Hidden rows take places among the candidates, and in the lists.
         let grown = |value: u32| {
@@ -199,14 +216,17 @@ impl Ann {
         let nprobe = grown(params.nprobe.unwrap_or(self.tuning.nprobe)).clamp(1, self.recipe.lists().unwrap_or(1));
         let pages: Vec<Option<&Page>> =
             if self.recipe.takes_selector() && !hidden.is_empty() { hidden.pages().collect() } else { Vec::new() };
-        let mut distances = vec![0.0; fetch];
-        let mut labels = vec![-1; fetch];
+        let mut distances = vec![0.0; queries.len() * fetch];
+        let mut labels = vec![-1; queries.len() * fetch];
         self.index
-            .search(self.recipe.kind(ef, nprobe), query, &pages, &mut distances, &mut labels)
+            .search(self.recipe.kind(ef, nprobe), &queries.concat(), fetch, &pages, &mut distances, &mut labels)
             .map_err(|why| Error::Closed(format!("FAISS cannot search {}: {why}", self.recipe.factory()).into()))?;
-        let found = labels.iter().zip(distances).filter_map(|(&label, distance)| {
-            let position = usize::try_from(label).ok().filter(|&position| position < rows)?;
-            (!hidden.contains(position)).then_some((position, distance))
+        let found = labels.chunks(fetch).zip(distances.chunks(fetch)).map(|(labels, distances)| {
+            let found = labels.iter().zip(distances).filter_map(|(&label, &distance)| {
+                let position = usize::try_from(label).ok().filter(|&position| position < rows)?;
+                (!hidden.contains(position)).then_some((position, distance))
+            });
+            found.collect()
         });
         Ok(found.collect())
     }

@@ -133,8 +133,8 @@ pub(super) fn seal(io: &dyn Io, path: &Path, vectors: &[f32], dimension: usize, 
 
 pub(super) fn found(ann: &Ann, query: &[f32], k: usize, params: &Params, hidden: &Positions) -> Vec<(usize, f32)> {
     let mut found = Vec::new();
-    let count = ann.search(query, k, params, hidden, &mut |position, distance| found.push((position, distance))).unwrap();
-    assert_eq!(count, found.len());
+    let counts = ann.search(&[query], k, params, hidden, &mut |_, position, distance| found.push((position, distance))).unwrap();
+    assert_eq!(counts, [found.len()]);
     found
 }
 

@@ -4,6 +4,8 @@
 //! So what is not worth a place in memory is left out: arrays and objects as a whole, the rest of long strings, the elements of long arrays, numbers
 //! that an f64 cannot hold, fields beyond [`PATHS_MAX`].
 
+mod stored;
+
 use std::collections::{BTreeMap, HashMap};
 
 use roaring::RoaringBitmap;

@@ -28,7 +28,7 @@ const DEPTH_MAX: usize = 16;
 ///
 /// The language is the one that users of `MongoDB`, Pinecone and Chroma know: `{"field": value}` for equality, operators (`$eq $ne $in $nin $gt $gte
 /// $lt $lte $exists $contains`) under a field, `$and $or $not` around filters, and dotted paths. `{}` matches every point.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Filter {
     expression: Expression,
     /// Fields at the top of the metadata that any path begins with: all that is read of it.
@@ -36,7 +36,7 @@ pub struct Filter {
 }
 
 /// `$ne`, `$nin` and `$exists: false` are negations of tests: a field that is absent meets no test, and so each negation.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Expression {
     All(Vec<Expression>),
     Any(Vec<Expression>),
@@ -45,7 +45,7 @@ enum Expression {
 }
 
 /// The values that a test looks at: those under the field that is called so, and those that the dots lead to.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Path {
     text: String,
     /// Which of the filter's roots is the whole text.
@@ -55,7 +55,7 @@ struct Path {
 }
 
 /// What one of the values at a path must be.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Test {
     Exists,
     /// One of these, or an array with one of these in it.
@@ -66,7 +66,7 @@ enum Test {
     Contains(Json),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Comparison {
     Greater,
     GreaterOrEqual,

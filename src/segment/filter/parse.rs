@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::json::Json;
 use super::{Comparison, DEPTH_MAX, Expression, Filter, Path, TESTS_MAX, TEXT_BYTES_MAX, Test};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 
 const OPERATORS: &str =
     "$eq, $ne, $in, $nin, $gt, $gte, $lt, $lte, $exists, $contains and $not under a field; $and, $or and $not around filters";
@@ -37,7 +37,7 @@ fn object<'a>(raw: &'a RawValue, what: &str) -> Result<BTreeMap<String, &'a RawV
     let pairs: Pairs = serde_json::from_str(raw.get()).map_err(|error| invalid(format!("{what}: {error}")))?;
     for (key, value) in pairs.0 {
         if fields.contains_key(&key) {
-            return Err(invalid(format!("{key:?} stands twice in one object; put the two conditions into $and")));
+            return Err(invalid(format!("{} stands twice in one object; put the two conditions into $and", quoted(&key))));
         }
         fields.insert(key, value);
     }
@@ -98,7 +98,7 @@ impl Parser {
                         true => "stands under a field, as in {\"field\": {\"$gt\": 1}}",
                         false => "is not known",
                     };
-                    return Err(invalid(format!("operator {operator:?} {problem}; there are {OPERATORS}")));
+                    return Err(invalid(format!("operator {} {problem}; there are {OPERATORS}", quoted(operator))));
                 }
                 field => {
                     let path = self.path(field);
@@ -123,7 +123,7 @@ impl Parser {
     fn field(&mut self, path: &Path, raw: &RawValue, depth: usize) -> Result<Expression> {
         let is_operators = |keys: &BTreeMap<String, &RawValue>| keys.keys().any(|key| key.starts_with('$'));
         if raw.get().starts_with('{') {
-            let operators = object(raw, &format!("what is under {:?}", path.text))?;
+            let operators = object(raw, &format!("what is under {}", quoted(&path.text)))?;
             if is_operators(&operators) {
                 let below = depth.checked_sub(1).ok_or_else(|| invalid(format!("a filter has at most {DEPTH_MAX} levels")))?;
                 let conditions = operators.into_iter().map(|(operator, operand)| self.operator(path, &operator, operand, below));
@@ -135,8 +135,9 @@ impl Parser {
     }
 
     fn operator(&mut self, path: &Path, operator: &str, raw: &RawValue, depth: usize) -> Result<Expression> {
-        let wrong =
-            |wanted: &str| invalid(format!("operator {operator:?} of {:?} takes {wanted}, and not {}", path.text, shown(raw)));
+        let wrong = |wanted: &str| {
+            invalid(format!("operator {operator:?} of {} takes {wanted}, and not {}", quoted(&path.text), shown(raw)))
+        };
         let test = match operator {
             "$eq" | "$ne" => Test::In(BTreeSet::from([self.value(path, operator, raw)?])),
             "$in" | "$nin" => {
@@ -166,12 +167,16 @@ impl Parser {
             "$not" => return Err(wrong("an object of operators")),
             "$and" | "$or" => {
                 return Err(invalid(format!(
-                    "operator {operator:?} stands around filters, and not under the field {:?}",
-                    path.text
+                    "operator {operator:?} stands around filters, and not under the field {}",
+                    quoted(&path.text)
                 )));
             }
             _ => {
-                return Err(invalid(format!("operator {operator:?} of {:?} is not known; there are {OPERATORS}", path.text)));
+                return Err(invalid(format!(
+                    "operator {} of {} is not known; there are {OPERATORS}",
+                    quoted(operator),
+                    quoted(&path.text)
+                )));
             }
         };
         let test = self.test(path, test)?;
@@ -189,7 +194,7 @@ impl Parser {
     fn value(&self, path: &Path, operator: &str, raw: &RawValue) -> Result<Json> {
         Json::read(raw, VALUE_DEPTH_MAX).ok_or_else(|| {
             let detail =
-                format!("the operand of operator {operator:?} of {:?} has more than {VALUE_DEPTH_MAX} levels", path.text);
+                format!("the operand of operator {operator:?} of {} has more than {VALUE_DEPTH_MAX} levels", quoted(&path.text));
             invalid(detail)
         })
     }

@@ -57,6 +57,25 @@ fn a_filter_is_bounded_in_depth_length_and_conditions() {
     assert!(Filter::parse(&format!("{{\"a\":\"{}\"}}", "x".repeat(TEXT_BYTES_MAX))).unwrap_err().to_string().contains("bytes"));
 }
 
+/// Each of these repeated a name of up to a mebibyte.
+#[test]
+fn a_refusal_repeats_the_beginning_of_a_long_name_and_not_all_of_it() {
+    let long = "x".repeat(100_000);
+    for filter in [
+        format!("{{\"{long}\":1,\"{long}\":1}}"),
+        format!("{{\"${long}\":1}}"),
+        format!("{{\"a\":{{\"${long}\":1}}}}"),
+        format!("{{\"{long}\":{{\"$regex\":1}}}}"),
+        format!("{{\"{long}\":{{\"$gt\":\"1\"}}}}"),
+        format!("{{\"{long}\":{{\"$and\":[]}}}}"),
+        format!("{{\"{long}\":{{\"$eq\":1,\"{long}\":1}}}}"),
+        format!("{{\"{long}\":{}1{}}}", "[".repeat(100), "]".repeat(100)),
+    ] {
+        let error = Filter::parse(&filter).unwrap_err().to_string();
+        assert!(error.len() < 500 && error.contains(&long[..60]), "{} bytes: {:.200}", error.len(), error);
+    }
+}
+
 /// A form feed is white space to ASCII, and not to JSON. Found by the fuzzer `filter`.
 #[test]
 fn only_the_white_space_of_json_may_stand_around_a_filter() {

@@ -185,7 +185,7 @@ fn the_table_of_selectors_is_what_faiss_does() {
                 kind => kind,
             };
             let (mut distances, mut labels) = ([0.0; 50], [-1; 50]);
-            let outcome = ann.index.search(kind, &fixture.query(1), &pages, &mut distances, &mut labels);
+            let outcome = ann.index.search(kind, &fixture.query(1), 50, &pages, &mut distances, &mut labels);
             assert_eq!(outcome.is_ok(), recipe.takes_selector(), "{factory}: {outcome:?}");
             if outcome.is_ok() {
                 assert!(labels.iter().all(|label| label % 2 != 0), "{factory} gives hidden rows: {labels:?}");

@@ -1,0 +1,276 @@
+//! `/v1/index/{id}/vectors`: storing, changing and deleting points.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use warp::http::StatusCode;
+use warp::reply::Response;
+
+use super::Server;
+use super::decode::{self, NotFloats, required};
+use super::indices::index_id;
+use super::reply::{PointError, Problem, json, no_content, with_etag, with_lsn};
+use super::request::{JsonBody, Request, decode_percent};
+use super::vectors::decode_ids;
+use crate::config::Limits;
+use crate::engine::{Batch, Index};
+use crate::error::{Error, What};
+use crate::segment::filter::Filter;
+use crate::types::{Condition, Deleted, TenantId, WriteOptions};
+
+#[derive(Deserialize)]
+struct AddBody<'a> {
+    #[serde(borrow)]
+    vectors: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct PointBody<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    values: Option<&'a RawValue>,
+    metadata: Option<&'a RawValue>,
+    if_match: Option<&'a RawValue>,
+    if_absent: Option<&'a RawValue>,
+}
+
+pub async fn add(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+    let id = index_id(&id)?;
+    let condition = request.condition()?;
+    let body = request.json_body(&server).await?;
+    let options = request.write_options(&[body.bytes()])?;
+    let call = Arc::clone(&server);
+    let work = move || {
+        let index = call.store.index(&tenant, id)?;
+        Ok(json(StatusCode::CREATED, &add_points(&index, &call.config.limits, &body, condition, options)?))
+    };
+    server.writes.run(work).await
+}
+
+/// The answer to an upsert.
+#[derive(Serialize)]
+pub(super) struct Added {
+    /// Whether no point failed.
+    success: bool,
+    added_count: usize,
+    failed_count: usize,
+    errors: Vec<PointError>,
+    warnings: Vec<PointError>,
+    /// Null where nothing was stored.
+    lsn: Option<u64>,
+}
+
+/// Stores the points of a body. A condition of the request is that of its one point.
+///
+/// # Errors
+/// 400 and 422 for the body as a whole; 412 where the condition of the request does not hold, or with `atomic` that of a point; those of the store.
+pub(super) fn add_points(
+    index: &Index,
+    limits: &Limits,
+    body: &JsonBody,
+    condition: Condition,
+    options: WriteOptions,
+) -> Result<Added, Problem> {
+    let body: AddBody = decode::body(body.text()?)?;
+    let items = decode::items(required(body.vectors, "vectors")?, "vectors", limits.batch_points_max)?;
+    if condition != Condition::Always && items.len() != 1 {
+        let detail = "is for one point; a body with several has `if_match` or `if_absent` in each";
+        return Err(Error::invalid("If-Match", "invalid_condition", detail).into());
+    }
+
+    let is_atomic = options.atomic;
+    let mut batch = index.batch();
+    // Where each point of the batch stands in the client's array, and what it asks for.
+    let mut places = Vec::with_capacity(items.len());
+    let mut errors = Vec::new();
+    let mut values = Vec::new();
+    for (position, item) in items.iter().enumerate() {
+        match push_point(&mut batch, item, condition, limits, &mut values) {
+            Ok(condition) => places.push((position, condition)),
+            Err(error) => errors.push(point_error(position, item, limits, &error)),
+        }
+    }
+    if is_atomic && !errors.is_empty() {
+        let detail = format!("vectors: {} of {} are at fault, and nothing was stored", errors.len(), items.len());
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_points", detail).with_errors(errors));
+    }
+    let upserted = if batch.is_empty() { None } else { Some(index.upsert(batch, options)?) };
+    let at = |in_batch: &[usize]| in_batch.iter().filter_map(|&at| places.get(at).copied()).collect::<Vec<_>>();
+    let (superseded, unmet) = upserted.as_ref().map_or((vec![], vec![]), |u| (at(&u.superseded), at(&u.unmet)));
+    if condition != Condition::Always && !unmet.is_empty() {
+        return Err(Error::Unmet(condition.unmet()).into());
+    }
+    for (position, condition) in unmet {
+        let error = Error::Unmet(condition.unmet());
+        errors.extend(items.get(position).map(|item| point_error(position, item, limits, &error)));
+    }
+    errors.sort_by_key(|error| error.position);
+    if is_atomic && !errors.is_empty() {
+        let detail =
+            format!("vectors: the conditions of {} of {} do not hold, and nothing was stored", errors.len(), items.len());
+        return Err(Problem::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail).with_errors(errors));
+    }
+    let added_count = upserted.as_ref().map_or(0, |upserted| upserted.added_count);
+    Ok(Added {
+        success: errors.is_empty(),
+        added_count,
+        failed_count: errors.len(),
+        errors,
+        warnings: warnings(&superseded, &items, limits),
+        lsn: upserted.filter(|_| added_count > 0).map(|upserted| upserted.lsn),
+    })
+}
+
+/// Only the shape is checked here; what is in it, the batch checks. Gives the condition of the point: its own, or that of the request.
+fn push_point(
+    batch: &mut Batch,
+    item: &RawValue,
+    of_request: Condition,
+    limits: &Limits,
+    values: &mut Vec<f32>,
+) -> Result<Condition, Error> {
+    let point: PointBody = decode::object(item).map_err(|problem| Error::invalid("vectors", "invalid_point", problem))?;
+    let id = required(point.id, "id").and_then(|raw| decode::string(raw, "id"));
+    let id = id.map_err(|error| with_code(error, "invalid_id"))?;
+    let raw = required(point.values, "values").map_err(|error| with_code(error, "invalid_values"))?;
+    decode::floats(raw, limits.dimension_max, values).map_err(|problem| match problem {
+        NotFloats::WrongShape => Error::invalid("values", "invalid_values", "must be an array of numbers"),
+        NotFloats::TooMany => {
+            Error::invalid("values", "wrong_dimension", format!("has more than {} numbers", limits.dimension_max))
+        }
+    })?;
+    let if_absent = point.if_absent.map_or(Ok(false), |raw| decode::boolean(raw, "if_absent"))?;
+    let condition = match point.if_match {
+        Some(_) if if_absent => {
+            return Err(Error::invalid("if_match", "invalid_condition", "a point cannot be of a mutation and absent"));
+        }
+        Some(raw) => Condition::StoredBy(decode::count(raw, "if_match")? as u64),
+        None if if_absent => Condition::Absent,
+        None => of_request,
+    };
+    batch.push_if(&id, values, point.metadata.map_or("{}", RawValue::get), condition)?;
+    Ok(condition)
+}
+
+fn with_code(error: Error, code: &'static str) -> Error {
+    match error {
+        Error::Invalid { field, detail, .. } => Error::Invalid { field, code, detail },
+        other => other,
+    }
+}
+
+fn point_error(position: usize, item: &RawValue, limits: &Limits, error: &Error) -> PointError {
+    let code = match error {
+        Error::Invalid { code, .. } => code,
+        Error::Unmet(_) => "precondition_failed",
+        _ => "invalid_point",
+    };
+    PointError { position, id: point_id(item, limits), code, detail: error.to_string() }
+}
+
+/// The id of a point, where it has one that can be one.
+fn point_id(item: &RawValue, limits: &Limits) -> Option<String> {
+    let point: PointBody = decode::object(item).ok()?;
+    decode::string(point.id?, "id").ok().filter(|id| id.len() <= limits.id_bytes_max)
+}
+
+fn warnings(superseded: &[(usize, Condition)], items: &[&RawValue], limits: &Limits) -> Vec<PointError> {
+    let warning = |&(position, _): &(usize, Condition)| PointError {
+        position,
+        id: items.get(position).and_then(|item| point_id(item, limits)),
+        code: "superseded",
+        detail: "the same id comes again later in this batch, and the last wins".to_owned(),
+    };
+    superseded.iter().map(warning).collect()
+}
+
+/// Merges a patch into the metadata of a point.
+pub async fn patch(
+    server: Arc<Server>,
+    tenant: TenantId,
+    id: String,
+    vector_id: String,
+    mut request: Request,
+) -> Result<Response, Problem> {
+    #[derive(Deserialize)]
+    struct PatchBody<'a> {
+        #[serde(borrow)]
+        metadata: Option<&'a RawValue>,
+    }
+    #[derive(Serialize)]
+    struct Patched {
+        id: String,
+        lsn: u64,
+    }
+    let id = index_id(&id)?;
+    let vector_id = decode_percent(&vector_id, "vector_id")?;
+    let condition = request.condition()?;
+    let body = request.json_body(&server).await?;
+    let options = request.write_options(&[vector_id.as_bytes(), body.bytes()])?;
+    let store = Arc::clone(&server.store);
+    let work = move || {
+        let body: PatchBody = decode::body(body.text()?)?;
+        let patch = required(body.metadata, "metadata")?.get();
+        let lsn = store.index(&tenant, id)?.patch(&vector_id, patch, condition, options)?;
+        Ok(with_etag(json(StatusCode::OK, &Patched { id: vector_id, lsn }), lsn))
+    };
+    server.writes.run(work).await
+}
+
+/// Deletes the points of some ids, or those that match a filter, as one mutation.
+pub async fn delete_many(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+    #[derive(Deserialize)]
+    struct DeleteBody<'a> {
+        #[serde(borrow)]
+        ids: Option<&'a RawValue>,
+        filter: Option<&'a RawValue>,
+    }
+    #[derive(Serialize)]
+    struct DeletedDocument {
+        deleted_count: usize,
+        lsn: u64,
+    }
+    let id = index_id(&id)?;
+    let body = request.json_body(&server).await?;
+    let options = request.write_options(&[body.bytes()])?;
+    let call = Arc::clone(&server);
+    let work = move || {
+        let body: DeleteBody = decode::body(body.text()?)?;
+        let index = call.store.index(&tenant, id)?;
+        let Deleted { deleted_count, lsn } = match (body.ids, body.filter) {
+            (Some(_), Some(_)) => {
+                return Err(Error::invalid("filter", "invalid_body", "give ids or a filter, and not both").into());
+            }
+            (None, Some(filter)) => index.delete_matching(&Filter::parse(filter.get())?, options)?,
+            (ids, None) => {
+                let ids = decode_ids(required(ids, "ids")?, &call.config.limits)?;
+                index.delete(&ids.iter().map(String::as_str).collect::<Vec<_>>(), options)?
+            }
+        };
+        Ok(json(StatusCode::OK, &DeletedDocument { deleted_count, lsn }))
+    };
+    server.writes.run(work).await
+}
+
+pub async fn delete(
+    server: Arc<Server>,
+    tenant: TenantId,
+    id: String,
+    vector_id: String,
+    request: Request,
+) -> Result<Response, Problem> {
+    let id = index_id(&id)?;
+    let vector_id = decode_percent(&vector_id, "vector_id")?;
+    let condition = request.condition()?;
+    let options = request.write_options(&[vector_id.as_bytes()])?;
+    let store = Arc::clone(&server.store);
+    let work = move || {
+        let deleted = store.index(&tenant, id)?.delete_if(&vector_id, condition, options)?;
+        if deleted.deleted_count == 0 {
+            return Err(Error::NotFound(What::Vector).into());
+        }
+        Ok(with_lsn(no_content(), deleted.lsn))
+    };
+    server.writes.run(work).await
+}
