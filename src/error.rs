@@ -24,10 +24,10 @@ pub enum Error {
     /// No such thing, or not this tenant's: nobody learns that it exists.
     #[error("{0} not found")]
     NotFound(What),
-    /// The log no longer has what was asked for, and never will again. Start from a copy of the points, or from the oldest that is there.
-    #[error("the log begins at LSN {oldest_lsn}: what was before is gone")]
+    /// What was asked for is no longer kept, and never will be again. Start from a copy of the points, or from the oldest that is there.
+    #[error("LSN {oldest_lsn} is the oldest that is kept: what was before is gone")]
     Gone {
-        /// The first mutation that the log still has, or will have.
+        /// The first mutation that the log still has, or will have; the oldest state that can still be read.
         oldest_lsn: crate::types::Lsn,
     },
     /// The request is right, but not in the present state.

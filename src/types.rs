@@ -283,6 +283,8 @@ pub struct Query {
     pub include_values: bool,
     /// Points with a lower score are no hits.
     pub min_score: Option<f64>,
+    /// The state that is searched, which must still be kept; `None`: the present one.
+    pub as_of_lsn: Option<Lsn>,
     pub params: SearchParams,
 }
 

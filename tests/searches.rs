@@ -69,6 +69,7 @@ fn queries() -> Vec<Query> {
             exact: number.is_multiple_of(7),
             include_values: number.is_multiple_of(5),
             min_score: number.is_multiple_of(6).then_some(0.5),
+            as_of_lsn: None,
             params: SearchParams { ef: number.is_multiple_of(11).then_some(40), ..SearchParams::default() },
         }
     };

@@ -7,11 +7,11 @@ use serde_json::value::RawValue;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
-use super::Server;
 use super::indices::index_id;
 use super::reply::{Problem, json, stored_json};
 use super::request::Request;
-use crate::engine::Index;
+use super::{Server, events};
+use crate::engine::{Index, PAGE_LOG_BYTES};
 use crate::error::Error;
 use crate::segment::filter::Filter;
 use crate::types::{Change, ChangePage, ChangesQuery, Lsn, Point, TenantId};
@@ -19,7 +19,7 @@ use crate::types::{Change, ChangePage, ChangesQuery, Lsn, Point, TenantId};
 /// Changes in a page where the client does not say.
 const PAGE_DEFAULT: usize = 1_000;
 
-/// A page of what changed, from an LSN on.
+/// A page of what changed, from an LSN on; or a stream of it, to who accepts that.
 pub async fn changes(server: Arc<Server>, tenant: TenantId, id: String, request: Request) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Page {
@@ -31,9 +31,13 @@ pub async fn changes(server: Arc<Server>, tenant: TenantId, id: String, request:
     }
     let id = index_id(&id)?;
     let query = query(&request)?;
+    if events::are_wanted(&request.headers) {
+        return events::stream(server, tenant, id, &request.headers, query).await;
+    }
     let store = Arc::clone(&server.store);
     let work = move || {
-        let ChangePage { changes, next_lsn, oldest_lsn, durable_lsn } = read(&*store.index(&tenant, id)?, &query)?;
+        let ChangePage { changes, next_lsn, oldest_lsn, durable_lsn } =
+            read(&*store.index(&tenant, id)?, &query, PAGE_LOG_BYTES)?;
         let changes = changes.into_iter().map(|change| ChangeDocument::of(change, query.include_values));
         let changes = changes.collect::<Result<_, _>>()?;
         Ok(json(StatusCode::OK, &Page { changes, next_lsn, oldest_lsn, durable_lsn }))
@@ -50,9 +54,9 @@ fn query(request: &Request) -> Result<ChangesQuery, Problem> {
     })
 }
 
-/// A page of the store. Damage in it is the feed's alone: an index that is open has all of its points, whatever its log has become.
-fn read(index: &Index, query: &ChangesQuery) -> Result<ChangePage, Problem> {
-    index.changes(query).map_err(|error| match &error {
+/// A page of the store, of about so many bytes of log. Damage in it is the feed's alone: an index that is open has all of its points, whatever its log has become.
+pub(super) fn read(index: &Index, query: &ChangesQuery, log_bytes: usize) -> Result<ChangePage, Problem> {
+    index.changes_within(query, log_bytes).map_err(|error| match &error {
         Error::Corrupt(damage) => {
             let detail = format!("{damage}; reads and writes go on, and the changes after it need a copy of the points first");
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log_damaged", detail)
@@ -63,9 +67,9 @@ fn read(index: &Index, query: &ChangesQuery) -> Result<ChangePage, Problem> {
 
 /// A change, as the API shows it.
 #[derive(Serialize)]
-struct ChangeDocument {
-    lsn: Lsn,
-    op: &'static str,
+pub(super) struct ChangeDocument {
+    pub(super) lsn: Lsn,
+    pub(super) op: &'static str,
     id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     values: Option<Vec<f32>>,
@@ -74,7 +78,7 @@ struct ChangeDocument {
 }
 
 impl ChangeDocument {
-    fn of(change: Change, with_values: bool) -> Result<Self, Problem> {
+    pub(super) fn of(change: Change, with_values: bool) -> Result<Self, Problem> {
         Ok(match change {
             Change::Upsert(Point { id, values, metadata, lsn }) => {
                 Self { lsn, op: "upsert", id, values: with_values.then_some(values), metadata: Some(stored_json(metadata)?) }

@@ -34,6 +34,12 @@ pub struct ServerConfig {
     /// Short reads (a point, an index document) that run at one time.
     pub reads_running_max: usize,
     pub reads_waiting_max: usize,
+    /// Streams of changes that are open at one time. Each keeps a connection, its index open, and a page of changes in memory.
+    pub streams_max: usize,
+    /// A stream on which nothing happens sends a comment after this long: what is in between closes connections that are idle for a minute.
+    pub stream_heartbeat: Duration,
+    /// A client that takes nothing of its stream for this long is disconnected: its place is for others.
+    pub stream_stall_timeout: Duration,
     /// A client that has not sent its request's head by then, or is idle for as long, is disconnected.
     pub head_timeout: Duration,
     /// A client that sends nothing of its body for this long is answered 408.
@@ -59,6 +65,9 @@ impl ServerConfig {
             rewrites_waiting_max: 16,
             reads_running_max: 16,
             reads_waiting_max: 1_024,
+            streams_max: 64,
+            stream_heartbeat: Duration::from_secs(15),
+            stream_stall_timeout: Duration::from_secs(60),
             head_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(30),

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use super::reply::Problem;
 use crate::error::Error;
+use crate::types::Lsn;
 
 /// Decodes a body, which must be a JSON object, into a struct of raw fields.
 ///
@@ -71,6 +72,14 @@ pub fn count(raw: &RawValue, field: &'static str) -> Result<usize, Error> {
         return Ok(number as usize);
     }
     Err(Error::invalid(field, "invalid_type", "must be a whole number that is not negative"))
+}
+
+/// The number of a mutation: a [`count`].
+///
+/// # Errors
+/// As [`count`].
+pub fn lsn(raw: &RawValue, field: &'static str) -> Result<Lsn, Error> {
+    Ok(count(raw, field)? as Lsn)
 }
 
 /// A [`count`] of at most 32 bits.

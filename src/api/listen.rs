@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tracing::Instrument;
 use warp::http::HeaderValue;
 use warp::reply::Response;
@@ -21,8 +21,8 @@ use super::request::RequestId;
 use super::{Server, ServerConfig, routes};
 use crate::Store;
 
-/// Serves the store on `listener` until `shutdown` is ready; then accepts nothing more, has builds and compactions stopped, and returns when the
-/// requests that run are answered, or after [`ServerConfig::shutdown_timeout`]. The store stays open: it is the caller's to close.
+/// Serves the store on `listener` until `shutdown` is ready; then accepts nothing more, has builds and compactions stopped, ends the
+/// streams of changes, and returns when the requests that run are answered, or after [`ServerConfig::shutdown_timeout`]. The store stays open: it is the caller's to close.
 ///
 /// HTTP/1.1 only: hyper's automatic choice of the version waits for a client's first bytes without a time limit.
 pub async fn serve(store: Arc<Store>, config: ServerConfig, listener: TcpListener, shutdown: impl Future<Output = ()>) {
@@ -31,7 +31,8 @@ pub async fn serve(store: Arc<Store>, config: ServerConfig, listener: TcpListene
     let graceful = GracefulShutdown::new();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(config.head_timeout);
-    let server = Arc::new(Server::new(Arc::clone(&store), config));
+    let (end, ending) = watch::channel(false);
+    let server = Arc::new(Server::new(Arc::clone(&store), config, ending));
     let routes = TowerToHyperService::new(warp::service(routes::routes(server)));
 
     let mut shutdown = std::pin::pin!(shutdown);
@@ -57,6 +58,7 @@ pub async fn serve(store: Arc<Store>, config: ServerConfig, listener: TcpListene
         });
     }
     drop(listener);
+    end.send_replace(true);
     // A compaction takes minutes, and to wait for it would be to give up after the timeout: who asked for one is told that it was stopped.
     store.stop_building();
     tracing::info!(connections = graceful.count(), "no longer accepting; finishing the requests that run");

@@ -1,7 +1,7 @@
 //! HTTP only: routes, decoding, calls of the store, encoding.
 //!
 //! A request passes `listen` (connection, request id) → `routes` (path and method) → `auth` (which tenant) → a handler in `indices`,
-//! `vectors`, `search`, `changes` or `service`. A handler reads the body (`request`), waits for its turn (`admission`) and then, on a blocking
+//! `vectors`, `search`, `changes` (and `events`) or `service`. A handler reads the body (`request`), waits for its turn (`admission`) and then, on a blocking
 //! thread, decodes the body (`decode`), calls the store, and encodes the answer (`reply`).
 
 mod admission;
@@ -12,6 +12,7 @@ mod changes;
 mod config;
 mod decode;
 mod drain;
+mod events;
 mod indices;
 mod listen;
 mod reply;
@@ -25,7 +26,7 @@ mod writes;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 pub use auth::ApiKeys;
 pub use config::ServerConfig;
@@ -45,13 +46,17 @@ struct Server {
     searches: admission::Queue,
     /// Calls that are short and do not write.
     reads: admission::Queue,
+    /// A permit is a stream of changes that may be open.
+    streams: Arc<Semaphore>,
+    /// Becomes true when the server ends: streams end then, and nothing else would end them.
+    ending: watch::Receiver<bool>,
     /// A permit is a byte of a request body that is held.
     bodies_bytes: Arc<Semaphore>,
     processor: service::Processor,
 }
 
 impl Server {
-    fn new(store: Arc<Store>, config: ServerConfig) -> Self {
+    fn new(store: Arc<Store>, config: ServerConfig, ending: watch::Receiver<bool>) -> Self {
         let queue = admission::Queue::new;
         Self {
             store,
@@ -60,6 +65,8 @@ impl Server {
             rewrites: queue(config.rewrites_running_max, config.rewrites_waiting_max, "too many compactions wait already"),
             searches: queue(config.searches_running_max, config.searches_waiting_max, "too many searches wait already"),
             reads: queue(config.reads_running_max, config.reads_waiting_max, "too many reads wait already"),
+            streams: Arc::new(Semaphore::new(config.streams_max)),
+            ending,
             bodies_bytes: Arc::new(Semaphore::new(config.bodies_bytes_max.min(Semaphore::MAX_PERMITS))),
             processor: service::Processor::new(),
             config,

@@ -75,12 +75,12 @@ impl Problem {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     }
 
-    #[cfg(any(fuzzing, test))]
     pub fn status(&self) -> StatusCode {
         self.status
     }
 
-    pub fn into_response(self, request_id: &str) -> Response {
+    /// The problem document. `request_id` is left out where it is empty.
+    pub fn document<'a>(&'a self, request_id: &'a str) -> impl Serialize + 'a {
         #[derive(Serialize)]
         struct Document<'a> {
             r#type: &'static str,
@@ -88,6 +88,7 @@ impl Problem {
             status: u16,
             detail: &'a str,
             code: &'static str,
+            #[serde(skip_serializing_if = "str::is_empty")]
             request_id: &'a str,
             #[serde(skip_serializing_if = "<[_]>::is_empty")]
             errors: &'a [PointError],
@@ -99,22 +100,23 @@ impl Problem {
             More::Errors(errors) => (&errors[..], None),
             More::OldestLsn(lsn) => (&[][..], Some(*lsn)),
         };
+        Document {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            code: self.code,
+            request_id,
+            errors,
+            oldest_lsn,
+        }
+    }
+
+    pub fn into_response(self, request_id: &str) -> Response {
         if self.status.is_server_error() {
             tracing::error!(status = self.status.as_u16(), code = self.code, detail = self.detail, "a request failed");
         }
-        let mut response = json(
-            self.status,
-            &Document {
-                r#type: "about:blank",
-                title: self.status.canonical_reason().unwrap_or("Error"),
-                status: self.status.as_u16(),
-                detail: &self.detail,
-                code: self.code,
-                request_id,
-                errors,
-                oldest_lsn,
-            },
-        );
+        let mut response = json(self.status, &self.document(request_id));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some((name, value)) = self.header {
             response.headers_mut().insert(name, HeaderValue::from_static(value));

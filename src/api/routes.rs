@@ -139,7 +139,7 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
         (Target::Changes(id), &Method::GET) => changes::changes(server, tenant, id, request).await,
         (Target::Vector(id, verb), &Method::POST) if verb == "fetch" => vectors::fetch(server, tenant, id, request).await,
         (Target::Vector(id, verb), &Method::POST) if verb == "delete" => writes::delete_many(server, tenant, id, request).await,
-        (Target::Vector(id, vector_id), &Method::GET) => vectors::get(server, tenant, id, vector_id).await,
+        (Target::Vector(id, vector_id), &Method::GET) => vectors::get(server, tenant, id, vector_id, request).await,
         (Target::Vector(id, vector_id), &Method::PATCH) => writes::patch(server, tenant, id, vector_id, request).await,
         (Target::Vector(id, vector_id), &Method::DELETE) => writes::delete(server, tenant, id, vector_id, request).await,
         (target, _) => Err(Problem::method_not_allowed(target.allow())),

@@ -31,6 +31,7 @@ struct SearchBody<'a> {
     include_values: Option<&'a RawValue>,
     include_metadata: Option<&'a RawValue>,
     min_score: Option<&'a RawValue>,
+    as_of_lsn: Option<&'a RawValue>,
     params: Option<&'a RawValue>,
 }
 
@@ -222,8 +223,9 @@ fn decode_query(body: &SearchBody, limits: &Limits) -> Result<(Query, bool), Err
     let include_values = body.include_values.map_or(Ok(false), |raw| decode::boolean(raw, "include_values"))?;
     let include_metadata = body.include_metadata.map_or(Ok(true), |raw| decode::boolean(raw, "include_metadata"))?;
     let min_score = body.min_score.map(|raw| decode::number(raw, "min_score")).transpose()?;
+    let as_of_lsn = body.as_of_lsn.map(|raw| decode::lsn(raw, "as_of_lsn")).transpose()?;
     let params = body.params.map_or(Ok(SearchParams::default()), decode_params)?;
-    Ok((Query { vector, k, filter, exact, include_values, min_score, params }, include_metadata))
+    Ok((Query { vector, k, filter, exact, include_values, min_score, as_of_lsn, params }, include_metadata))
 }
 
 fn decode_vector(raw: Option<&RawValue>, limits: &Limits) -> Result<Vec<f32>, Error> {

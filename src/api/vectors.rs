@@ -20,12 +20,21 @@ use crate::types::{PageQuery, Point, TenantId};
 /// Points in a page where the client does not say.
 const PAGE_DEFAULT: usize = 100;
 
-pub async fn get(server: Arc<Server>, tenant: TenantId, id: String, vector_id: String) -> Result<Response, Problem> {
+pub async fn get(
+    server: Arc<Server>,
+    tenant: TenantId,
+    id: String,
+    vector_id: String,
+    request: Request,
+) -> Result<Response, Problem> {
+    let as_of_lsn = request.number("as_of_lsn", "invalid_lsn")?;
     let id = index_id(&id)?;
     let vector_id = decode_percent(&vector_id, "vector_id")?;
     let store = Arc::clone(&server.store);
     let work = move || {
-        let point = store.index(&tenant, id)?.get(&vector_id)?.ok_or(Error::NotFound(What::Vector))?;
+        let index = store.index(&tenant, id)?;
+        let point = as_of_lsn.map_or_else(|| index.get(&vector_id), |lsn| index.get_as_of(&vector_id, lsn))?;
+        let point = point.ok_or(Error::NotFound(What::Vector))?;
         let lsn = point.lsn;
         Ok(with_etag(json(StatusCode::OK, &PointDocument::of(point, true)?), lsn))
     };
@@ -130,6 +139,7 @@ pub async fn count(server: Arc<Server>, tenant: TenantId, id: String, mut reques
     struct CountBody<'a> {
         #[serde(borrow)]
         filter: Option<&'a RawValue>,
+        as_of_lsn: Option<&'a RawValue>,
     }
     #[derive(Serialize)]
     struct Counted {
@@ -142,7 +152,9 @@ pub async fn count(server: Arc<Server>, tenant: TenantId, id: String, mut reques
     let work = move || {
         let body: CountBody = decode::body(body.text()?)?;
         let filter = Filter::parse(body.filter.map_or("{}", RawValue::get))?;
-        let (count, lsn) = store.index(&tenant, id)?.count(&filter);
+        let as_of_lsn = body.as_of_lsn.map(|raw| decode::lsn(raw, "as_of_lsn")).transpose()?;
+        let index = store.index(&tenant, id)?;
+        let (count, lsn) = as_of_lsn.map_or_else(|| Ok(index.count(&filter)), |lsn| index.count_as_of(&filter, lsn))?;
         Ok(json(StatusCode::OK, &Counted { count, lsn }))
     };
     server.searches.run(work).await

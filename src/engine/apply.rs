@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::history::History;
 use super::keys::Keys;
 use super::published::Published;
 use super::view::{Segment, View, locate};
@@ -44,6 +45,9 @@ pub(crate) struct State {
     /// The first row that no checkpoint has begun to write.
     new_row: Row,
     chunk_bytes: usize,
+    /// Rows that died by the operation that is being applied.
+    died: Vec<Row>,
+    pub(crate) history: Arc<History>,
     /// The next chunk, where the timer's thread has made it already: to touch fresh memory takes longer than to fill it.
     pub(crate) spare: Arc<Mutex<Option<Growing>>>,
 }
@@ -70,6 +74,9 @@ impl State {
             next_row,
             new_row: next_row,
             chunk_bytes: CHUNK_BYTES_MIN,
+            died: Vec::new(),
+            // Those that are dead in the checkpoint died nobody knows when.
+            history: Arc::new(History::new(lsn)),
             spare: Arc::default(),
         }
     }
@@ -102,6 +109,10 @@ impl State {
         self.lsn += 1;
         let effect = self.perform(ids, operation);
         self.keys.forget(self.lsn);
+        if !self.died.is_empty() {
+            self.history.add(self.lsn, &self.died);
+            self.died.clear();
+        }
         effect
     }
 
@@ -223,6 +234,7 @@ impl State {
     fn kill(&mut self, row: Row) {
         let (at, position) = locate(&self.segments, row).expect("the id map names rows that exist");
         self.segments[at].dead.insert(position);
+        self.died.push(row);
     }
 }
 

@@ -27,7 +27,7 @@ impl Index {
         let segments: u64 = self.shared.view.load().segments.iter().map(Segment::memory_bytes).sum();
         let ids = self.shared.with_ids(IdMap::memory_bytes) as u64;
         let spare = self.spare.lock().as_ref().map_or(0, |chunk| chunk.memory_bytes() as u64);
-        INDEX_BYTES + segments + ids + spare + self.keys_bytes.load(Relaxed)
+        INDEX_BYTES + segments + ids + spare + self.keys_bytes.load(Relaxed) + self.history.memory_bytes()
     }
 }
 

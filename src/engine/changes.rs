@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use super::index::Index;
 use super::recover;
+use super::retention::oldest_lsn;
 use crate::error::{Error, Result};
 use crate::format::manifest::LOG_DIRECTORY;
 use crate::types::{Change, ChangePage, ChangesQuery, Lsn, Point};
@@ -20,7 +21,7 @@ use crate::wal::recover::missing;
 
 /// Bytes of log from which a page is made, but for its last mutation: bounds what a page takes of memory, and how long one call looks for what a filter
 /// lets through.
-const PAGE_LOG_BYTES: usize = 16 << 20;
+pub(crate) const PAGE_LOG_BYTES: usize = 16 << 20;
 
 /// Places that are remembered for the next page to begin at: more than there are consumers of one index.
 const MARKS_MAX: usize = 256;
@@ -56,6 +57,11 @@ impl Index {
     /// [`Error::Gone`]: the log no longer has this LSN. [`Error::Invalid`] naming `limit`, or `from_lsn` where it is beyond the one after the newest mutation.
     /// [`Error::Corrupt`]: a frame does not check, or a segment of the log is missing; nothing was skipped. [`Error::NotFound`]: the index was deleted.
     pub fn changes(&self, query: &ChangesQuery) -> Result<ChangePage> {
+        self.changes_within(query, PAGE_LOG_BYTES)
+    }
+
+    /// The same with pages of about so many bytes of log.
+    pub(crate) fn changes_within(&self, query: &ChangesQuery, page_log_bytes: usize) -> Result<ChangePage> {
         let limit = query.limit;
         if limit == 0 || limit > self.limits.batch_points_max {
             let detail = format!("must be 1 to {}, and not {limit}", self.limits.batch_points_max);
@@ -73,7 +79,7 @@ impl Index {
             let (listed, oldest_lsn) = {
                 let root = self.root.lock();
                 let manifest = root.current();
-                (manifest.log.clone(), manifest.log.first().map_or(manifest.position.lsn + 1, |name| name.first_lsn))
+                (manifest.log.clone(), oldest_lsn(manifest))
             };
             if from_lsn < oldest_lsn {
                 return Err(Error::Gone { oldest_lsn });
@@ -87,7 +93,7 @@ impl Index {
                 recover::check_operation(operation, lsn, self.settings.dimension, &options.directory)?;
                 log_bytes += add_changes(lsn, operation, query, &mut page.changes);
                 page.next_lsn = lsn + 1;
-                let is_full = page.changes.len() >= limit || log_bytes >= PAGE_LOG_BYTES;
+                let is_full = page.changes.len() >= limit || log_bytes >= page_log_bytes;
                 Ok(if is_full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             };
             match read(&options, &listed, from_lsn..=durable_lsn, self.marks.before(from_lsn), each)? {
@@ -175,7 +181,9 @@ fn add_changes(lsn: Lsn, operation: &Operation<'_>, query: &ChangesQuery, change
             changes.extend(delete.ids().map(|id| Change::Delete { lsn, id: id.to_owned() }));
             delete.ids.len()
         }
-        // What came of a request with a key; the key is between its client and the index.
-        Operation::Keyed(keyed) => keyed.operation.as_ref().map_or(0, |operation| add_changes(lsn, operation, query, changes)),
+        // A key whose request changed nothing has an LSN, and no change.
+        Operation::Keyed(keyed) => {
+            keyed.operation.as_ref().map_or(0, |operation| add_changes(lsn, operation, query, changes)) + keyed.key.len()
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use roaring::RoaringBitmap;
 
 use super::index::Index;
+use super::retention::oldest_lsn;
 use super::view::{Segment, View};
 use crate::checkpoint::keys::Answer;
 use crate::checkpoint::{dead, file, keys};
@@ -95,9 +96,12 @@ pub(super) fn checkpoint(index: &Index, rotates: bool) -> Result<CheckpointRepor
         let lsn = index.checkpoint_lsn.load(Relaxed);
         return Ok(CheckpointReport { lsn, bytes_written: 0, log_files_removed: 0 });
     };
-    let plan = Plan::new(&frozen.view, &files, index.policy()?.0.build_rows);
-    // What was deleted stays in the log: an erasure keeps none.
+    // What was deleted stays in the log and in the past: an erasure keeps none.
     let history_bytes = if rotates { 0 } else { index.options.log_retention_bytes.unwrap_or(0) };
+    let n = frozen.view.lsn;
+    let horizon = if history_bytes == 0 { n } else { index.history.horizon() };
+    let kept_dead = index.history.dead_since(horizon, &frozen.view.segments);
+    let plan = Plan::new(&frozen.view, &files, horizon, kept_dead, index.policy()?.0.build_rows);
     let mut done = write_or_clean_up(index, &mut files, &frozen, &plan, history_bytes);
     if matches!(done, Err(Error::Full(_))) && index.release_history()? {
         done = write_or_clean_up(index, &mut files, &frozen, &plan, 0);
@@ -153,11 +157,11 @@ fn write_and_publish(
     let sealed = written
         .new
         .as_ref()
-        .map(|file| open_new(index, &directory, file, merged, |at| merged[at].live_positions()))
+        .map(|file| open_new(index, &directory, file, merged, |at| plan.kept_positions(view, plan.merge_from + at)))
         .transpose()?;
     // 5. The one atomic step. It also lets go of log before n that is not kept for the change feed, and of what only older manifests name.
     let mut segments = written.kept;
-    segments.extend(written.new.map(|file| SealedFile { file, dead: Positions::default(), busy: false }));
+    segments.extend(written.new.map(|file| SealedFile { file, dead: written.new_dead, busy: false }));
     let (manifest_bytes, log_files_removed) = publish(index, files, segments, |manifest| {
         manifest.position = *position;
         index.drop_log(manifest, history_bytes);
@@ -168,9 +172,12 @@ fn write_and_publish(
     // 6. Serve from the files, and free the memory.
     let mut writer = index.writer.lock();
     writer.checkpoint_appended_bytes = *appended_bytes;
+    // Before the View that lacks rows: who has that one finds their state gone.
+    index.history.raise(plan.horizon.max(oldest_lsn(index.root.lock().current()) - 1));
     let now = &mut writer.state.segments;
     let run = plan.merge_from..view.segments.len();
-    let new = sealed.map(|new| carry_over(new, &now[run.clone()], |at, position| merged[at].dead.contains(position)));
+    let new = sealed
+        .map(|new| carry_over(new, &now[run.clone()], |at, position| plan.leaves_out(view, plan.merge_from + at, position)));
     now.splice(run, new);
     for &at in plan.dropped.iter().rev() {
         now.remove(at);
@@ -236,29 +243,34 @@ fn freeze(index: &Index, files: &Files, rotates: bool) -> Result<Option<Frozen>>
 struct Plan {
     /// Segments from here on are written into one new file.
     merge_from: usize,
-    /// Segments before that which have no live row: they are dropped.
+    /// Segments before that of which no row is kept: they are dropped.
     dropped: Vec<usize>,
+    /// The oldest state of which it leaves out no row.
+    horizon: Lsn,
+    /// Of each segment, the dead rows that are kept for that.
+    kept_dead: Vec<Positions>,
 }
 
 impl Plan {
     /// Segments of `build_rows` live rows wait for an index and are merged by a compaction, with their indexes.
-    fn new(view: &View, files: &Files, build_rows: u64) -> Self {
+    fn new(view: &View, files: &Files, horizon: Lsn, kept_dead: Vec<Positions>, build_rows: u64) -> Self {
+        let kept = |at: usize| view.segments[at].live() + kept_dead[at].len();
         let sealed = files.segments.len();
         let merges = |at: usize| {
             let segment = &view.segments[at];
-            !files.segments[at].busy && segment.build.is_none() && segment.live() < build_rows
+            !files.segments[at].busy && segment.build.is_none() && kept(at) < build_rows
         };
         debug_assert!(view.segments[..sealed].iter().all(|segment| matches!(segment.rows, Rows::Sealed(_))));
-        let new_rows: u64 = view.segments[sealed..].iter().map(Segment::live).sum();
+        let new_rows: u64 = (sealed..view.segments.len()).map(kept).sum();
         // Merging when enough segments of at most this size have gathered keeps their number to some for each power of the fan-in: what is
         // merged may in turn be one of enough segments of its size.
         let (mut merge_from, mut rows) = (sealed, new_rows);
         loop {
-            let small = (0..merge_from).rev().take_while(|&at| merges(at) && view.segments[at].live() <= 2 * rows).count();
+            let small = (0..merge_from).rev().take_while(|&at| merges(at) && kept(at) <= 2 * rows).count();
             if small + 1 < MERGE_SEGMENTS {
                 break;
             }
-            rows += view.segments[merge_from - small..merge_from].iter().map(Segment::live).sum::<u64>();
+            rows += (merge_from - small..merge_from).map(kept).sum::<u64>();
             merge_from -= small;
         }
         // A file numbers its rows by 32-bit offsets from the first.
@@ -267,8 +279,17 @@ impl Plan {
         {
             merge_from = sealed;
         }
-        let dropped = (0..merge_from).filter(|&at| view.segments[at].live() == 0 && !files.segments[at].busy).collect();
-        Self { merge_from, dropped }
+        let dropped = (0..merge_from).filter(|&at| kept(at) == 0 && !files.segments[at].busy).collect();
+        Self { merge_from, dropped, horizon, kept_dead }
+    }
+
+    fn leaves_out(&self, view: &View, at: usize, position: usize) -> bool {
+        view.segments[at].dead.contains(position) && !self.kept_dead[at].contains(position)
+    }
+
+    /// Positions of a segment's rows that are written again.
+    fn kept_positions(&self, view: &View, at: usize) -> impl Iterator<Item = usize> {
+        (0..view.segments[at].len).filter(move |&position| !self.leaves_out(view, at, position))
     }
 }
 
@@ -277,11 +298,13 @@ struct Written {
     /// Of segments that stay, with their dead rows.
     kept: Vec<SealedFile>,
     new: Option<SegmentFile>,
+    /// Its rows that are dead.
+    new_dead: Positions,
     bytes: u64,
 }
 
 fn write_files(index: &Index, directory: &Path, view: &View, plan: &Plan, files: &mut Files) -> Result<Written> {
-    let mut written = Written { kept: Vec::new(), new: None, bytes: 0 };
+    let mut written = Written { kept: Vec::new(), new: None, new_dead: Positions::default(), bytes: 0 };
     for at in (0..plan.merge_from).filter(|at| !plan.dropped.contains(at)) {
         let segment = &view.segments[at];
         let mut kept = files.segments[at].clone();
@@ -300,13 +323,21 @@ fn write_files(index: &Index, directory: &Path, view: &View, plan: &Plan, files:
         }
         written.kept.push(kept);
     }
-    let rows: Vec<(&Rows, Vec<u32>)> = view.segments[plan.merge_from..]
-        .iter()
-        .map(|segment| (&segment.rows, segment.live_positions().map(|position| position as u32).collect()))
+    let rows: Vec<(&Rows, Vec<u32>)> = (plan.merge_from..view.segments.len())
+        .map(|at| (&view.segments[at].rows, plan.kept_positions(view, at).map(|position| position as u32).collect()))
         .collect();
     if rows.iter().any(|(_, positions)| !positions.is_empty()) {
-        let file = write_segment(index, directory, files.number(), &rows)?;
+        let mut file = write_segment(index, directory, files.number(), &rows)?;
         written.bytes += file.checksum.bytes;
+        let merged = plan.merge_from..view.segments.len();
+        let is_dead = merged.flat_map(|at| plan.kept_positions(view, at).map(move |position| (at, position)));
+        let is_dead = is_dead.map(|(at, position)| view.segments[at].dead.contains(position));
+        written.new_dead = is_dead.enumerate().filter(|&(_, is_dead)| is_dead).map(|(position, _)| position).collect();
+        if !written.new_dead.is_empty() {
+            let dead = write_dead(index, directory, files.number(), &written.new_dead)?;
+            written.bytes += dead.checksum.bytes;
+            file.dead = Some(dead);
+        }
         written.new = Some(file);
     }
     Ok(written)

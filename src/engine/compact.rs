@@ -140,7 +140,7 @@ pub(super) struct Work<'a> {
     index: &'a Index,
     job: Job,
     inputs: Vec<Segment>,
-    /// By the newest checkpoint, which no file may be ahead of: rows that are left out.
+    /// By the newest checkpoint, which no file may be ahead of: rows that are left out. No state that is kept has them.
     dead: Vec<Positions>,
     /// Of the inputs.
     numbers: Vec<u64>,
@@ -166,14 +166,16 @@ fn begin(index: &Index, choose: impl FnOnce(&policy::Policy, &[Candidate]) -> Op
     let mut files = index.files.lock();
     let view = index.shared.view.load_full();
     let sealed = &view.segments[..files.segments.len()];
+    let droppable = index.droppable(&view, &files);
     let candidates: Vec<Candidate> = sealed
         .iter()
         .zip(&files.segments)
-        .map(|(segment, file)| Candidate {
+        .zip(&droppable)
+        .map(|((segment, file), droppable)| Candidate {
             first_row: segment.rows.first_row(),
             number: file.file.number,
             rows: segment.len as u64,
-            dead: file.dead.len(),
+            dead: droppable.len(),
             is_built: file.file.built.is_some(),
             has_index: file.file.index().is_some(),
             is_busy: file.busy,
@@ -186,7 +188,7 @@ fn begin(index: &Index, choose: impl FnOnce(&policy::Policy, &[Candidate]) -> Op
     let mut work = Work {
         index,
         inputs: sealed[job.run.clone()].to_vec(),
-        dead: chosen.iter().map(|file| file.dead.clone()).collect(),
+        dead: droppable[job.run.clone()].to_vec(),
         numbers: chosen.iter().map(|file| file.file.number).collect(),
         recipe: recipe.filter(|_| job.builds),
         job,

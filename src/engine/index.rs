@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use super::apply::{Shared, State};
 use super::changes::Marks;
 use super::checkpoint::Files;
+use super::history::History;
 use super::listeners::Listeners;
 use super::maintenance::{Maintenance, Task};
 use super::policy::Policy;
@@ -59,6 +60,8 @@ pub struct Index {
     pub(super) progressed: Condvar,
     /// [`Policy::build_rows`] when it was last asked for.
     pub(super) build_rows: AtomicU64,
+    /// Which rows died lately, for reads of the past.
+    pub(super) history: Arc<History>,
     /// Who waits for changes.
     pub(super) listeners: Listeners,
     /// Where the change feed has read up to.

@@ -9,6 +9,7 @@ mod compact;
 mod dormant;
 mod erase;
 mod find;
+mod history;
 mod index;
 mod keys;
 mod limits;
@@ -33,5 +34,7 @@ mod writer;
 
 pub use batch::Batch;
 pub use changes::Listener;
+#[cfg(feature = "server")]
+pub(crate) use changes::PAGE_LOG_BYTES;
 pub use index::Index;
 pub use store::{Opening, Store, StoreOptions};

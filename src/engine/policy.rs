@@ -38,6 +38,7 @@ pub(super) struct Candidate {
     pub(super) first_row: Row,
     pub(super) number: u64,
     pub(super) rows: u64,
+    /// That no state that is kept has.
     pub(super) dead: u64,
     /// Whether a build was tried: what came of it counts only for its size, until somebody asks for all to be done again.
     pub(super) is_built: bool,

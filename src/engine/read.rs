@@ -38,10 +38,26 @@ impl Index {
         Ok((points, view.lsn))
     }
 
+    /// The point that was of this id in the state at an LSN, if there was one.
+    ///
+    /// # Errors
+    /// [`Error::Gone`]: that state is no longer kept. [`Error::Invalid`] naming `as_of_lsn`: there is none yet. [`Error::Closed`]: as [`get`](Self::get).
+    pub fn get_as_of(&self, id: &str, lsn: Lsn) -> Result<Option<Point>> {
+        let (view, place) = self.locate_at(id, lsn)?;
+        place.map(|(at, position)| point(&view, at, position, true)).transpose()
+    }
+
     /// How many points match, and the LSN of the state in which they do.
     pub fn count(&self, filter: &Filter) -> (u64, Lsn) {
-        let view = self.shared.view.load_full();
-        (parts(&view, Some(filter)).map(|part| part.count as u64).sum(), view.lsn)
+        count(&self.shared.view.load_full(), filter)
+    }
+
+    /// How many points matched in the state at an LSN, which is given back.
+    ///
+    /// # Errors
+    /// As [`get_as_of`](Self::get_as_of).
+    pub fn count_as_of(&self, filter: &Filter, lsn: Lsn) -> Result<(u64, Lsn)> {
+        Ok(count(&self.view_at(Some(lsn))?, filter))
     }
 
     /// A page of the points that match, by rising bytes of their ids. From page to page, whatever is written meanwhile: no point comes twice, and
@@ -86,6 +102,10 @@ impl Index {
         let next = points.last().filter(|_| has_more).map(|last| last.id.clone());
         Ok(PointPage { points, next, lsn: view.lsn })
     }
+}
+
+fn count(view: &Arc<View>, filter: &Filter) -> (u64, Lsn) {
+    (parts(view, Some(filter)).map(|part| part.count as u64).sum(), view.lsn)
 }
 
 fn parts<'a>(view: &'a Arc<View>, filter: Option<&'a Filter>) -> impl Iterator<Item = Part<'a>> {

@@ -92,6 +92,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     // Only now: while an index may still be refused, its directory stays as it is.
     root.sweep()?;
     let (view, spare, keys_bytes) = (state.view(), Arc::clone(&state.spare), state.keys.memory_bytes());
+    let history = Arc::clone(&state.history);
     tracing::info!(
         %tenant, index = %id, points = view.live(), lsn = view.lsn, checkpoint = manifest.position.lsn,
         replayed = report.replayed_operations, torn_bytes = report.torn_bytes, ms = started.elapsed().as_millis() as u64,
@@ -120,6 +121,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         progress: Mutex::new(()),
         progressed: Condvar::new(),
         build_rows: AtomicU64::new(u64::MAX),
+        history,
         listeners: Listeners::new(),
         marks: Marks::default(),
         durable_lsn,

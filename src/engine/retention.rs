@@ -3,9 +3,15 @@
 use super::index::Index;
 use crate::error::{Error, Result};
 use crate::format::manifest::{LOG_DIRECTORY, Manifest};
+use crate::types::Lsn;
 
 /// Segments of the log that are kept at most: every manifest names them all.
 const LOG_SEGMENTS_MAX: usize = 4096;
+
+/// The first mutation that the log has, or will have.
+pub(super) fn oldest_lsn(manifest: &Manifest) -> Lsn {
+    manifest.log.first().map_or(manifest.position.lsn + 1, |name| name.first_lsn)
+}
 
 impl Index {
     /// Takes from a manifest, whose position is set, the log that it lets go: whole segments before the position, but for the newest that make up `history_bytes`
@@ -59,6 +65,7 @@ impl Index {
                 }
             }
         }
+        self.history.raise(oldest_lsn(root.current()) - 1);
         drop(root);
         self.reserve.restore();
         Ok(true)

@@ -35,10 +35,11 @@ impl Index {
     /// The nearest points, best first; `k` of them where there are `k` that match.
     ///
     /// # Errors
-    /// [`Error::Invalid`] naming `vector`, `k` or one of `params`.
+    /// [`Error::Invalid`] naming `vector`, `k`, one of `params`, or `as_of_lsn` where there is no such state yet. [`Error::Gone`]: that state is no
+    /// longer kept.
     pub fn search(&self, query: &Query) -> Result<Vec<Hit>> {
         let squared_norm = self.check_query(query)?;
-        let view = self.shared.view.load_full();
+        let view = self.view_at(query.as_of_lsn)?;
         let mut nearest = Nearest::new(self.metric, query, squared_norm);
         seek(&view, self.metric, std::slice::from_mut(&mut nearest));
         hits(&view, self.metric, nearest)
@@ -50,7 +51,7 @@ impl Index {
     /// As [`search`](Self::search).
     pub fn explain(&self, query: &Query) -> Result<(Vec<Hit>, Explanation)> {
         let squared_norm = self.check_query(query)?;
-        let view = self.shared.view.load_full();
+        let view = self.view_at(query.as_of_lsn)?;
         let mut nearest = Nearest::new(self.metric, query, squared_norm).explained();
         seek(&view, self.metric, std::slice::from_mut(&mut nearest));
         let mut ways = nearest.ways.take().unwrap_or_default();
@@ -80,7 +81,12 @@ impl Index {
                 format!("the queries of a batch ask for at most {} points together, and not {wanted}", limits.batch_hits_max);
             return Err(Error::invalid("queries", "batch_too_large", detail));
         }
-        let view = self.shared.view.load_full();
+        let as_of_lsn = queries.first().and_then(|query| query.as_of_lsn);
+        if queries.iter().any(|query| query.as_of_lsn != as_of_lsn) {
+            let detail = "a batch is answered from one state: as_of_lsn must be the same in all of its queries";
+            return Err(Error::invalid("queries", "invalid_batch", detail));
+        }
+        let view = self.view_at(as_of_lsn)?;
         let mut answers = Vec::with_capacity(queries.len());
         for (queries, squared_norms) in queries.chunks(QUERIES_AT_ONCE).zip(squared_norms.chunks(QUERIES_AT_ONCE)) {
             let nearest = queries.iter().zip(squared_norms).map(|(query, &norm)| Nearest::new(self.metric, query, norm));

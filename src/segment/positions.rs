@@ -52,6 +52,18 @@ impl Positions {
         is_new
     }
 
+    /// Whether it was present.
+    pub(crate) fn remove(&mut self, position: usize) -> bool {
+        if !self.contains(position) {
+            return false;
+        }
+        if let Some(page) = &mut Arc::make_mut(&mut self.pages)[position / PAGE_ROWS] {
+            Arc::make_mut(page)[position % PAGE_ROWS / 64] &= !(1 << (position % 64));
+            self.count -= 1;
+        }
+        true
+    }
+
     /// The members as bits, in words from position 0 on.
     pub(crate) fn of_words(words: &[u64]) -> Self {
         let page_of = |words: &[u64]| {

@@ -114,12 +114,11 @@ impl Bench {
             codec::encode_into("x".repeat(metadata_bytes).as_str(), &mut texts);
             texts
         });
-        let texts: Vec<Vec<u8>> = texts.collect();
-        fn upsert(texts: &Vec<u8>) -> Operation<'_> {
-            Operation::Upsert(Upsert { count: 1, dimension: 1, texts: Cow::Borrowed(texts), vectors: Cow::Borrowed(&[1.0]) })
-        }
-        let upserts: Vec<Operation<'_>> = texts.iter().map(upsert).collect();
-        log.append(&upserts.iter().collect::<Vec<_>>())
+        let upsert = |texts| {
+            Operation::Upsert(Upsert { count: 1, dimension: 1, texts: Cow::Owned(texts), vectors: Cow::Borrowed(&[1.0]) })
+        };
+        let operations: Vec<Operation<'_>> = texts.map(upsert).collect();
+        log.append(&operations.iter().collect::<Vec<_>>())
     }
 
     fn append(&mut self, id: &str) {

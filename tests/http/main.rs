@@ -1,12 +1,14 @@
 //! The HTTP contract (docs: the table of calls), over real sockets: rows that the first server's clients lean on, with status
 //! and field names; what happens to bad input; tenants apart from each other; beginning and end of the process.
 
+mod as_of;
 mod back_pressure;
 mod bad_input;
 mod changes;
 mod connections;
 mod contract;
 mod dormant;
+mod events;
 mod index_types;
 mod process;
 mod program;
