@@ -281,7 +281,8 @@ fn metadata_index_is_in_a_file_after_a_checkpoint_and_is_made_again_where_that_i
     index.checkpoint().unwrap();
     index.checkpoint().unwrap();
     index.erase().unwrap();
-    assert_eq!(files().len(), index.info().segments, "that of a segment that is gone is gone: {:?}", files());
+    // Nobody has filtered since the opening: the segment that took the place of the one with a file has none.
+    assert!(files().is_empty() && index.info().segments == 1, "that of a segment that is gone is gone: {:?}", files());
     store.close().unwrap();
 }
 
