@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::file;
 use crate::error::{Error, Result};
 use crate::format::codec;
+use crate::format::effect::Effect;
 use crate::format::manifest::{KeysFile, keys_name};
 use crate::io::Io;
 use crate::types::{IdempotencyKey, Lsn};
-use crate::wal::operation::Effect;
 
 /// What a request with a key came to.
 #[derive(Clone, Debug, PartialEq, Eq)]

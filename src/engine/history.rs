@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::apply::row_of;
 use super::checkpoint::Files;
 use super::index::Index;
-use super::view::{Segment, View, locate};
+use super::view::{Place, Segment, View, locate};
 use crate::error::{Error, Result};
 use crate::segment::positions::Positions;
 use crate::types::{Lsn, Row};
@@ -124,7 +124,7 @@ impl View {
             segment.dead.extend(stored..segment.len);
             stored > 0
         });
-        Self { lsn, segments }
+        Self { lsn, segments, unindexed: Arc::clone(&self.unindexed) }
     }
 }
 
@@ -161,11 +161,11 @@ impl Index {
     ///
     /// # Errors
     /// As [`view_at`](Self::view_at).
-    pub(super) fn locate_at(&self, id: &str, lsn: Lsn) -> Result<(Arc<View>, Option<(usize, usize)>)> {
+    pub(super) fn locate_at(&self, id: &str, lsn: Lsn) -> Result<(Arc<View>, Option<Place>)> {
         let (view, present) = self.shared.look_up(|ids, view| row_of(ids, &view.segments, id));
         check_not_ahead(lsn, &view)?;
         let died = if lsn == view.lsn { None } else { Some(self.history.after(lsn)?) };
-        let was_stored = |&(at, position): &(usize, usize)| view.segments[at].rows.record(position).lsn <= lsn;
+        let was_stored = |&(at, position): &Place| view.segments[at].rows.record(position).lsn <= lsn;
         let places = present.into_iter().chain(died.into_iter().flatten()).filter_map(|row| locate(&view.segments, row));
         // At most one row of an id was alive.
         let found = places.filter(was_stored).find(|&(at, position)| view.segments[at].rows.id_equals(position, id));

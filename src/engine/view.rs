@@ -84,8 +84,11 @@ impl View {
     }
 }
 
+/// Which segment of a View, and which position in it.
+pub(crate) type Place = (usize, usize);
+
 /// The segment that holds a row, and the row's position in it. `segments` are by rising first row.
-pub(crate) fn locate(segments: &[Segment], row: Row) -> Option<(usize, usize)> {
+pub(crate) fn locate(segments: &[Segment], row: Row) -> Option<Place> {
     let after = segments.partition_point(|segment| segment.rows.first_row() <= row);
     let at = after.checked_sub(1)?;
     let segment = &segments[at];

@@ -1,6 +1,7 @@
 //! Bytes: how headers, frames, segments and manifests look on disk. `docs/format.md` has the tables. Nothing here does I/O.
 
 pub(crate) mod codec;
+pub(crate) mod effect;
 pub(crate) mod frame;
 pub(crate) mod header;
 pub(crate) mod manifest;

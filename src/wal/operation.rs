@@ -4,7 +4,8 @@
 
 use std::borrow::Cow;
 
-use crate::format::codec::{self, Decode, Encode};
+use crate::format::codec;
+pub(crate) use crate::format::effect::Effect;
 
 const UPSERT: u8 = 1;
 const DELETE: u8 = 2;
@@ -49,17 +50,6 @@ pub(crate) struct Keyed<'a> {
     pub(crate) effect: Effect,
     /// An upsert or a delete; `None`: nothing was changed, and that is the answer.
     pub(crate) operation: Option<Box<Operation<'a>>>,
-}
-
-/// What an operation did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
-pub(crate) struct Effect {
-    /// Points stored (each id once) or deleted.
-    pub(crate) count: u64,
-    /// Positions in the request of points whose id came again later in it.
-    pub(crate) superseded: Vec<u32>,
-    /// Positions in the request of what was not done because its condition did not hold.
-    pub(crate) unmet: Vec<u32>,
 }
 
 impl<'a> Operation<'a> {
