@@ -129,14 +129,16 @@ mod tests {
         index.make_durable().unwrap();
         let after = disk.crash(Survival::None);
         let store = open(&after);
-        let newest_manifest = || {
+        let listed_log = || {
             let entries = crate::io::Io::list(&after, &index.directory).unwrap();
-            entries.into_iter().map(|entry| entry.name).filter(|name| name.starts_with("manifest")).max()
+            let newest = entries.into_iter().map(|entry| entry.name).filter(|name| name.starts_with("manifest")).max();
+            let bytes = durable::read_all(&after, &index.directory.join(newest.unwrap()), 1 << 20).unwrap();
+            Manifest::decode(&bytes).unwrap().log
         };
-        let before = newest_manifest();
+        let before = listed_log();
         let found = store.index(&tenant, index.id()).unwrap();
         assert_eq!((found.info().vector_count, found.info().lsn), (2, 2));
-        assert_eq!(newest_manifest(), before, "the opening had to list a new log segment");
+        assert_eq!(listed_log(), before, "the opening had to list a new log segment");
     }
 
     /// It was given to every call as an invalid field of the request, and at the start not at all.
