@@ -99,6 +99,7 @@ pub mod segment;
 mod sync;
 mod types;
 mod wal;
+mod write_options;
 
 #[cfg(feature = "server")]
 pub mod api;

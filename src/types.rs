@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, quoted};
 
-mod write;
-
-pub use write::{Condition, Durability, IdempotencyKey, WriteOptions};
+pub use crate::write_options::{Condition, Durability, IdempotencyKey, WriteOptions};
 
 /// Counts the mutations of one index: 1, 2, 3, …; 0 is "before the first". A batch is one mutation and has one LSN.
 pub type Lsn = u64;

@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
-use super::Lsn;
 use crate::error::{Error, Result, quoted};
+use crate::types::Lsn;
 
 /// When a write is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub enum Condition {
     Absent,
     /// There is one.
     Present,
-    /// There is one, and this mutation stored it: [`Point::lsn`](super::Point::lsn).
+    /// There is one, and this mutation stored it: [`Point::lsn`](crate::Point::lsn).
     StoredBy(Lsn),
 }
 
