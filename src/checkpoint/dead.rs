@@ -6,25 +6,25 @@ use roaring::RoaringBitmap;
 
 use super::file;
 use crate::error::{Error, Result};
-use crate::format::manifest::{DeadFile, dead_name};
+use crate::format::manifest::{SideFile, dead_name};
 use crate::io::Io;
 
 /// Writes and syncs the positions of dead rows under a new name, which the caller makes durable with the directory.
 ///
 /// # Errors
 /// [`Error::Full`], [`Error::Io`]: nothing of use was written.
-pub(crate) fn write(io: &dyn Io, directory: &Path, number: u64, positions: &RoaringBitmap) -> Result<DeadFile> {
+pub(crate) fn write(io: &dyn Io, directory: &Path, number: u64, positions: &RoaringBitmap) -> Result<SideFile> {
     let mut bytes = Vec::with_capacity(positions.serialized_size());
     positions.serialize_into(&mut bytes).expect("serialising into memory");
     let checksum = file::write(io, &directory.join(dead_name(number)), &bytes)?;
-    Ok(DeadFile { number, checksum })
+    Ok(SideFile { number, checksum })
 }
 
 /// Reads and verifies such a file, of a segment of `rows` rows.
 ///
 /// # Errors
 /// [`Error::Corrupt`] where it is not the file that the manifest names, or not of this segment.
-pub(crate) fn read(io: &dyn Io, directory: &Path, dead: &DeadFile, rows: usize) -> Result<RoaringBitmap> {
+pub(crate) fn read(io: &dyn Io, directory: &Path, dead: &SideFile, rows: usize) -> Result<RoaringBitmap> {
     let path = directory.join(dead_name(dead.number));
     let bytes = file::read(io, &path, dead.checksum)?;
     let corrupt = |problem: &str| Error::corrupt(&path, 0, problem);

@@ -7,7 +7,7 @@ use super::file;
 use crate::error::{Error, Result};
 use crate::format::codec;
 use crate::format::effect::Effect;
-use crate::format::manifest::{KeysFile, keys_name};
+use crate::format::manifest::{SideFile, keys_name};
 use crate::io::Io;
 use crate::types::{IdempotencyKey, Lsn};
 
@@ -31,20 +31,20 @@ pub(crate) fn write<'a>(
     directory: &Path,
     number: u64,
     answers: impl Iterator<Item = &'a Answer>,
-) -> Result<KeysFile> {
+) -> Result<SideFile> {
     let mut bytes = Vec::new();
     for Answer { key, lsn, fingerprint, effect } in answers {
         codec::encode_into((&**key, *lsn, *fingerprint, effect), &mut bytes);
     }
     let checksum = file::write(io, &directory.join(keys_name(number)), &bytes)?;
-    Ok(KeysFile { number, checksum })
+    Ok(SideFile { number, checksum })
 }
 
 /// Reads and verifies such a file, of a checkpoint at `checkpoint_lsn`.
 ///
 /// # Errors
 /// [`Error::Corrupt`] where it is not the file that the manifest names, or not of this checkpoint.
-pub(crate) fn read(io: &dyn Io, directory: &Path, keys: &KeysFile, checkpoint_lsn: Lsn) -> Result<Vec<Answer>> {
+pub(crate) fn read(io: &dyn Io, directory: &Path, keys: &SideFile, checkpoint_lsn: Lsn) -> Result<Vec<Answer>> {
     let path = directory.join(keys_name(keys.number));
     let bytes = file::read(io, &path, keys.checksum)?;
     let corrupt = |rest: &[u8], problem: String| Error::corrupt(&path, (bytes.len() - rest.len()) as u64, problem);

@@ -183,6 +183,10 @@ impl Root {
     /// # Errors
     /// [`Error::Io`]: some are left. [`Error::OutcomeUnknown`]: as [`publish`](Self::publish).
     pub(crate) fn sweep(&mut self) -> Result<()> {
+        // The opening looked for leftovers already, and found none.
+        if self.unsure == 0 {
+            return Ok(());
+        }
         while self.unsure > 0 {
             match self.publish(|_| {}) {
                 Ok(_) => {}
@@ -250,13 +254,8 @@ mod tests {
         let name = SegmentName { first_lsn: 1, epoch: 1 };
         let wal = Path::new("/").join(LOG_DIRECTORY);
         for seed in 0..100 {
-            let disk = SimIo::new();
-            let io: Arc<dyn Io> = Arc::new(disk.clone());
-            for directory in [LOG_DIRECTORY, SEGMENT_DIRECTORY] {
-                disk.create_dir(&Path::new("/").join(directory)).unwrap();
-            }
-            Root::create(&disk, Path::new("/"), manifest(1)).unwrap();
-            let mut root = Root::load(Arc::clone(&io), Path::new("/"), IndexId::nil()).unwrap();
+            let disk = new_disk();
+            let mut root = load(&disk).unwrap();
             disk.create(&name.path(&wal)).unwrap();
             disk.sync_dir(&wal).unwrap();
             // It is durable, and cannot be read back, and its removal is not durable.
@@ -264,9 +263,9 @@ mod tests {
             root.publish(|manifest| manifest.log.push(name)).unwrap_err();
             assert!(matches!(&disk.struck()[..], [(_, step)] if step.operation == Operation::ReadAt));
             disk.fail_at(1, Fault::FailedSync);
-            Root::load(Arc::clone(&io), Path::new("/"), IndexId::nil()).unwrap_err();
+            load(&disk).unwrap_err();
             // The sync after one that failed says that all is well.
-            let mut root = Root::load(Arc::clone(&io), Path::new("/"), IndexId::nil()).unwrap();
+            let mut root = load(&disk).unwrap();
             root.sweep().unwrap();
             let after = disk.crash(Survival::Random(seed));
             let root = Root::look(Arc::new(after.clone()), Path::new("/"), IndexId::nil()).unwrap();
@@ -280,20 +279,15 @@ mod tests {
     #[test]
     fn manifest_before_one_that_a_crash_can_take_away_is_not_swept() {
         for seed in 0..100 {
-            let disk = SimIo::new();
-            let io: Arc<dyn Io> = Arc::new(disk.clone());
-            for directory in [LOG_DIRECTORY, SEGMENT_DIRECTORY] {
-                disk.create_dir(&Path::new("/").join(directory)).unwrap();
-            }
-            Root::create(&disk, Path::new("/"), manifest(1)).unwrap();
-            let mut root = Root::load(Arc::clone(&io), Path::new("/"), IndexId::nil()).unwrap();
+            let disk = new_disk();
+            let mut root = load(&disk).unwrap();
             // Its name is not durable, and it cannot be taken away again.
             disk.fail_step(disk.operations() + 6, Fault::FailedSync);
             disk.fail_step(disk.operations() + 7, Fault::Eio);
             root.publish(|_| {}).unwrap_err();
             let struck: Vec<Operation> = disk.struck().iter().map(|(_, step)| step.operation).collect();
             assert_eq!(struck, [Operation::SyncDir, Operation::RemoveFile]);
-            let mut root = Root::load(Arc::clone(&io), Path::new("/"), IndexId::nil()).unwrap();
+            let mut root = load(&disk).unwrap();
             assert_eq!(root.current().generation, 3);
             root.sweep().unwrap();
             assert_eq!(root.current().generation, 5);
@@ -301,6 +295,20 @@ mod tests {
             let found = Root::look(Arc::new(after), Path::new("/"), IndexId::nil()).map(|root| root.current().generation);
             assert_eq!(found.map_err(|error| error.to_string()), Ok(5), "seed {seed}");
         }
+    }
+
+    /// A disk with a new index in its root.
+    fn new_disk() -> SimIo {
+        let disk = SimIo::new();
+        for directory in [LOG_DIRECTORY, SEGMENT_DIRECTORY] {
+            disk.create_dir(&Path::new("/").join(directory)).unwrap();
+        }
+        Root::create(&disk, Path::new("/"), manifest(1)).unwrap();
+        disk
+    }
+
+    fn load(disk: &SimIo) -> Result<Root> {
+        Root::load(Arc::new(disk.clone()), Path::new("/"), IndexId::nil())
     }
 
     fn manifest(generation: u64) -> Manifest {

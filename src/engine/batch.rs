@@ -97,14 +97,13 @@ impl Batch {
 
     /// The operation of those of its points at whose positions `keeps` says so.
     pub(super) fn operation_of(&self, keeps: impl Fn(usize) -> bool) -> Operation<'_> {
-        let mut kept = Self::new(Arc::clone(&self.limits), self.dimension, self.metric);
+        let (mut count, mut texts, mut vectors) = (0, Vec::new(), Vec::new());
         for (_, (id, metadata, vector)) in self.points().enumerate().filter(|&(at, _)| keeps(at)) {
-            codec::encode_into((id, metadata), &mut kept.texts);
-            kept.vectors.extend_from_slice(vector);
-            kept.count += 1;
+            codec::encode_into((id, metadata), &mut texts);
+            vectors.extend_from_slice(vector);
+            count += 1;
         }
-        let Upsert { count, dimension, .. } = kept.upsert();
-        Operation::Upsert(Upsert { count, dimension, texts: kept.texts.into(), vectors: kept.vectors.into() })
+        Operation::Upsert(Upsert { count, texts: texts.into(), vectors: vectors.into(), ..self.upsert() })
     }
 
     pub(super) fn is_unconditional(&self) -> bool {

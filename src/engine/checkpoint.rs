@@ -17,7 +17,7 @@ use crate::checkpoint::keys::Answer;
 use crate::checkpoint::{dead, file, keys};
 use crate::error::{Error, Result};
 use crate::format::manifest::{
-    DeadFile, FieldsFile, KeysFile, Manifest, SEGMENT_DIRECTORY, SegmentFile, dead_name, fields_name, keys_name, segment_name,
+    Manifest, SEGMENT_DIRECTORY, SegmentFile, SideFile, dead_name, fields_name, keys_name, segment_name,
 };
 use crate::format::position::Position;
 use crate::segment::Rows;
@@ -47,7 +47,7 @@ pub(super) struct Files {
 /// The keys that the newest manifest has.
 #[derive(Clone, Debug)]
 pub(super) struct WrittenKeys {
-    pub(super) file: KeysFile,
+    pub(super) file: SideFile,
     /// The first mutation that has one of them, and the last.
     pub(super) span: (Lsn, Lsn),
 }
@@ -101,13 +101,16 @@ pub(super) fn checkpoint(index: &Index, rotates: bool) -> Result<CheckpointRepor
     let n = frozen.view.lsn;
     let horizon = if history_bytes == 0 { n } else { index.history.horizon() };
     let kept_dead = index.history.dead_since(horizon, &frozen.view.segments);
-    let plan = Plan::new(&frozen.view, &files, horizon, kept_dead, index.policy()?.0.build_rows);
-    let mut done = write_or_clean_up(index, &mut files, &frozen, &plan, history_bytes);
+    let mut plan = Plan::new(&frozen.view, &files, horizon, kept_dead, index.policy()?.0.build_rows);
+    plan.history_bytes = history_bytes;
+    let mut done = write_or_clean_up(index, &mut files, &frozen, &plan);
+    // No room is left for what is kept for the feed alone.
+    plan.history_bytes = 0;
     if matches!(done, Err(Error::Full(_))) && index.release_history()? {
-        done = write_or_clean_up(index, &mut files, &frozen, &plan, 0);
+        done = write_or_clean_up(index, &mut files, &frozen, &plan);
     }
     if matches!(done, Err(Error::Full(_))) && index.reserve.release() {
-        done = write_or_clean_up(index, &mut files, &frozen, &plan, 0);
+        done = write_or_clean_up(index, &mut files, &frozen, &plan);
     }
     if done.is_ok() {
         index.reserve.restore();
@@ -116,15 +119,9 @@ pub(super) fn checkpoint(index: &Index, rotates: bool) -> Result<CheckpointRepor
     done
 }
 
-fn write_or_clean_up(
-    index: &Index,
-    files: &mut Files,
-    frozen: &Frozen,
-    plan: &Plan,
-    history_bytes: u64,
-) -> Result<CheckpointReport> {
+fn write_or_clean_up(index: &Index, files: &mut Files, frozen: &Frozen, plan: &Plan) -> Result<CheckpointReport> {
     let first_number = files.next_number;
-    let done = write_and_publish(index, files, frozen, plan, history_bytes);
+    let done = write_and_publish(index, files, frozen, plan);
     if let Err(error) = &done
         && !matches!(error, Error::OutcomeUnknown(_))
     {
@@ -138,13 +135,7 @@ fn write_or_clean_up(
     done
 }
 
-fn write_and_publish(
-    index: &Index,
-    files: &mut Files,
-    frozen: &Frozen,
-    plan: &Plan,
-    history_bytes: u64,
-) -> Result<CheckpointReport> {
+fn write_and_publish(index: &Index, files: &mut Files, frozen: &Frozen, plan: &Plan) -> Result<CheckpointReport> {
     let Frozen { view, position, appended_bytes, answers } = frozen;
     let directory = index.directory.join(SEGMENT_DIRECTORY);
     // 2. Write the files, each synced. No manifest names them: a crash here leaves nothing but what the next opening removes.
@@ -164,7 +155,7 @@ fn write_and_publish(
     segments.extend(written.new.map(|file| SealedFile { file, dead: written.new_dead, busy: false }));
     let (manifest_bytes, log_files_removed) = publish(index, files, segments, |manifest| {
         manifest.position = *position;
-        index.drop_log(manifest, history_bytes);
+        index.drop_log(manifest, plan.history_bytes);
         manifest.keys = keys.as_ref().map(|keys| keys.file.clone());
     })?;
     files.keys = keys;
@@ -249,6 +240,8 @@ struct Plan {
     horizon: Lsn,
     /// Of each segment, the dead rows that are kept for that.
     kept_dead: Vec<Positions>,
+    /// Bytes of log that it keeps for the change feed.
+    history_bytes: u64,
 }
 
 impl Plan {
@@ -280,7 +273,7 @@ impl Plan {
             merge_from = sealed;
         }
         let dropped = (0..merge_from).filter(|&at| kept(at) == 0 && !files.segments[at].busy).collect();
-        Self { merge_from, dropped, horizon, kept_dead }
+        Self { merge_from, dropped, horizon, kept_dead, history_bytes: 0 }
     }
 
     fn leaves_out(&self, view: &View, at: usize, position: usize) -> bool {
@@ -319,7 +312,7 @@ fn write_files(index: &Index, directory: &Path, view: &View, plan: &Plan, files:
             let number = files.number();
             let checksum = file::write(&*index.io, &directory.join(fields_name(number)), &fields.encode())?;
             written.bytes += checksum.bytes;
-            kept.file.fields = Some(FieldsFile { number, checksum });
+            kept.file.fields = Some(SideFile { number, checksum });
         }
         written.kept.push(kept);
     }
@@ -369,7 +362,7 @@ fn write_keys(
 }
 
 /// Writes and syncs which rows of a segment are dead; the name is made durable by the caller.
-pub(super) fn write_dead(index: &Index, directory: &Path, number: u64, dead: &Positions) -> Result<DeadFile> {
+pub(super) fn write_dead(index: &Index, directory: &Path, number: u64, dead: &Positions) -> Result<SideFile> {
     let positions: RoaringBitmap = dead.iter().map(|position| position as u32).collect();
     dead::write(&*index.io, directory, number, &positions)
 }

@@ -45,7 +45,7 @@ impl History {
     }
 
     pub(crate) fn memory_bytes(&self) -> u64 {
-        (self.0.lock().parts.len() * PART_ROWS * size_of::<Death>()) as u64
+        (self.0.lock().parts.iter().map(|part| part.capacity()).sum::<usize>() * size_of::<Death>()) as u64
     }
 
     /// Notes the rows that die by this mutation, the next one. Before a View shows it.
@@ -53,7 +53,7 @@ impl History {
         let mut deaths = self.0.lock();
         for &row in rows {
             if deaths.parts.back().is_none_or(|part| part.len() == PART_ROWS) {
-                deaths.parts.push_back(Arc::new(Vec::with_capacity(PART_ROWS)));
+                deaths.parts.push_back(Arc::default());
             }
             if let Some(part) = deaths.parts.back_mut() {
                 Arc::make_mut(part).push(Death { lsn, row });

@@ -153,7 +153,7 @@ impl<'a> Turns<'a, '_> {
         (deleted.operation(), effect)
     }
 
-    /// The request is a group of its own: [`Request::log_bytes`] says that nothing fits beside it.
+    /// The request is a group of its own: [`Write::log_bytes`] says that nothing fits beside it.
     fn delete_matching(&mut self, filter: &Filter) -> Result<Made<'a>> {
         debug_assert!(self.changed.is_empty());
         let mut deleted = Ids::default();

@@ -41,7 +41,7 @@ pub(crate) struct Manifest {
     /// The rows of the checkpoint, in the order in which they were stored.
     pub(crate) segments: Vec<SegmentFile>,
     /// `None`: no key is remembered.
-    pub(crate) keys: Option<KeysFile>,
+    pub(crate) keys: Option<SideFile>,
 }
 
 /// What an index was created with.
@@ -76,11 +76,11 @@ pub(crate) struct CreationKey {
 pub(crate) struct SegmentFile {
     pub(crate) number: u64,
     pub(crate) checksum: Checksum,
-    pub(crate) dead: Option<DeadFile>,
+    pub(crate) dead: Option<SideFile>,
     /// `None`: nothing was tried yet.
     pub(crate) built: Option<Built>,
     /// `None`: no filter has asked for it yet.
-    pub(crate) fields: Option<FieldsFile>,
+    pub(crate) fields: Option<SideFile>,
 }
 
 /// What became of building a FAISS index over a segment.
@@ -109,23 +109,9 @@ pub(crate) struct IndexFile {
     pub(crate) overfetch: u32,
 }
 
-/// Positions of dead rows, as a serialised roaring bitmap.
+/// A small file beside the segments: dead rows or the metadata index of one, or the answers to requests that had an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub(crate) struct DeadFile {
-    pub(crate) number: u64,
-    pub(crate) checksum: Checksum,
-}
-
-/// The metadata index of a segment.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub(crate) struct FieldsFile {
-    pub(crate) number: u64,
-    pub(crate) checksum: Checksum,
-}
-
-/// Answers to requests that had an idempotency key.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub(crate) struct KeysFile {
+pub(crate) struct SideFile {
     pub(crate) number: u64,
     pub(crate) checksum: Checksum,
 }
@@ -315,7 +301,7 @@ mod tests {
             segments: vec![SegmentFile {
                 number: 5,
                 checksum: Checksum { bytes: 100, crc: 1 },
-                dead: Some(DeadFile { number: 6, checksum: Checksum { bytes: 20, crc: 2 } }),
+                dead: Some(SideFile { number: 6, checksum: Checksum { bytes: 20, crc: 2 } }),
                 built: Some(Built::Index(IndexFile {
                     number: 7,
                     checksum: Checksum { bytes: 30, crc: 3 },
@@ -325,9 +311,9 @@ mod tests {
                     nprobe: 0,
                     overfetch: 1,
                 })),
-                fields: Some(FieldsFile { number: 9, checksum: Checksum { bytes: 50, crc: 5 } }),
+                fields: Some(SideFile { number: 9, checksum: Checksum { bytes: 50, crc: 5 } }),
             }],
-            keys: Some(KeysFile { number: 8, checksum: Checksum { bytes: 40, crc: 4 } }),
+            keys: Some(SideFile { number: 8, checksum: Checksum { bytes: 40, crc: 4 } }),
         }
     }
 

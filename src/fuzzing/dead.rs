@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{assert_corrupt, write_file};
 use crate::checkpoint::dead as file;
 use crate::format::crc32;
-use crate::format::manifest::{Checksum, DeadFile, dead_name};
+use crate::format::manifest::{Checksum, SideFile, dead_name};
 use crate::io::sim::SimIo;
 
 /// A `.dead` file. `input`: rows of its segment (u16), then the file.
@@ -16,7 +16,7 @@ pub fn dead(input: &[u8]) {
     let rows = u16::from_le_bytes(rows).into();
     let (disk, directory) = (SimIo::new(), Path::new("/"));
     write_file(&disk, &directory.join(dead_name(1)), bytes);
-    let found = DeadFile { number: 1, checksum: Checksum { bytes: bytes.len() as u64, crc: crc32(&[bytes]) } };
+    let found = SideFile { number: 1, checksum: Checksum { bytes: bytes.len() as u64, crc: crc32(&[bytes]) } };
     let positions = match file::read(&disk, directory, &found, rows) {
         Ok(positions) => positions,
         Err(error) => return assert_corrupt(&error),

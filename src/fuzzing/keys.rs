@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{assert_corrupt, write_file};
 use crate::checkpoint::keys as file;
 use crate::format::crc32;
-use crate::format::manifest::{Checksum, KeysFile, keys_name};
+use crate::format::manifest::{Checksum, SideFile, keys_name};
 use crate::io::sim::SimIo;
 
 /// A `.keys` file. `input`: LSN of its checkpoint (u64), then the file.
@@ -16,7 +16,7 @@ pub fn keys(input: &[u8]) {
     let lsn = u64::from_le_bytes(lsn);
     let (disk, directory) = (SimIo::new(), Path::new("/"));
     write_file(&disk, &directory.join(keys_name(1)), bytes);
-    let found = KeysFile { number: 1, checksum: Checksum { bytes: bytes.len() as u64, crc: crc32(&[bytes]) } };
+    let found = SideFile { number: 1, checksum: Checksum { bytes: bytes.len() as u64, crc: crc32(&[bytes]) } };
     let answers = match file::read(&disk, directory, &found, lsn) {
         Ok(answers) => answers,
         Err(error) => return assert_corrupt(&error),

@@ -9,7 +9,7 @@ use roaring::RoaringBitmap;
 use super::*;
 use crate::format::codec;
 use crate::format::frame::FrameKind;
-use crate::format::manifest::{Built, DeadFile, FieldsFile, IndexFile, SegmentFile};
+use crate::format::manifest::{Built, IndexFile, SegmentFile, SideFile};
 use crate::io::{durable, os::OsIo};
 use crate::segment::filter::fields::Fields;
 use crate::segment::growing::{Growing, NewRow};
@@ -216,7 +216,7 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
             SegmentFile {
                 number: 6,
                 checksum: Checksum { bytes: 1 << 40, crc: 2 },
-                dead: Some(DeadFile { number: 7, checksum: Checksum { bytes: 20, crc: 3 } }),
+                dead: Some(SideFile { number: 7, checksum: Checksum { bytes: 20, crc: 3 } }),
                 built: Some(Built::Index(IndexFile {
                     number: 8,
                     checksum: Checksum { bytes: 30, crc: 4 },
@@ -226,7 +226,7 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
                     nprobe: 0,
                     overfetch: 1,
                 })),
-                fields: Some(FieldsFile { number: 9, checksum: Checksum { bytes: 50, crc: 5 } }),
+                fields: Some(SideFile { number: 9, checksum: Checksum { bytes: 50, crc: 5 } }),
             },
         ],
         ..logged.clone()

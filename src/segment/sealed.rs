@@ -48,19 +48,8 @@ impl Sealed {
         number: u64,
         first_row: Row,
     ) -> Result<Self> {
-        let map = io.map(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Error::corrupt(path, 0, "the manifest lists this segment, and it is missing"),
-            _ => Error::io("map", path, error),
-        })?;
-        // All of it is about to be read.
-        map.read_ahead();
+        let map = map_listed(io, path, "segment", expected)?;
         let corrupt = |offset: usize, problem: String| Error::corrupt(path, offset as u64, problem);
-        if map.len() as u64 != expected.bytes {
-            return Err(corrupt(
-                map.len(),
-                format!("the file has {} bytes, and its manifest says {}", map.len(), expected.bytes),
-            ));
-        }
         let header = map
             .first_chunk()
             .ok_or_else(|| "the file ends inside its header".to_owned())
@@ -113,14 +102,7 @@ impl Sealed {
     /// # Errors
     /// [`Error::Corrupt`] where it is not the file that the manifest names. Nothing is lost by it: the rows have what was in it.
     pub(crate) fn load_fields(&mut self, io: &dyn Io, path: &Path, checksum: Checksum) -> Result<()> {
-        let map = io.map(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Error::corrupt(path, 0, "the manifest lists this file, and it is missing"),
-            _ => Error::io("map", path, error),
-        })?;
-        if map.len() as u64 != checksum.bytes || crc32fast::hash(&map) != checksum.crc {
-            return Err(Error::corrupt(path, 0, "this is not the file that the manifest names: checksum mismatch"));
-        }
-        self.stored_fields = Some(map);
+        self.stored_fields = Some(map_verified(io, path, "metadata index", checksum)?);
         Ok(())
     }
 
@@ -218,6 +200,32 @@ impl Sealed {
     fn text(&self) -> &[u8] {
         &self.map[self.layout.text.clone()]
     }
+}
+
+/// Maps a file that a manifest lists, to be read at once. `what` it is, for people. Its bytes are not looked at.
+///
+/// # Errors
+/// [`Error::Corrupt`]: it is missing, or not as long as the manifest says. [`Error::Io`]: it cannot be mapped.
+fn map_listed(io: &dyn Io, path: &Path, what: &str, expected: Checksum) -> Result<Map> {
+    let map = io.map(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::corrupt(path, 0, format!("the manifest lists this {what}, and it is missing")),
+        _ => Error::io("map", path, error),
+    })?;
+    map.read_ahead();
+    if map.len() as u64 != expected.bytes {
+        let problem = format!("the file has {} bytes, and its manifest says {}", map.len(), expected.bytes);
+        return Err(Error::corrupt(path, map.len() as u64, problem));
+    }
+    Ok(map)
+}
+
+/// The same, and compares all its bytes with what the manifest says.
+///
+/// # Errors
+/// As [`map_listed`].
+pub(super) fn map_verified(io: &dyn Io, path: &Path, what: &str, expected: Checksum) -> Result<Map> {
+    let map = map_listed(io, path, what, expected)?;
+    if crc32fast::hash(&map) == expected.crc { Ok(map) } else { Err(Error::corrupt(path, 0, "checksum mismatch")) }
 }
 
 /// Checks every block against the table at the end, and the whole against the manifest, in one pass.

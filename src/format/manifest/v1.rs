@@ -2,7 +2,7 @@
 
 use super::super::codec::Decode;
 use super::super::position::{Position, SegmentName};
-use super::{Checksum, DeadFile};
+use super::{Checksum, SideFile};
 
 #[derive(Decode)]
 pub(super) struct Manifest {
@@ -28,7 +28,7 @@ struct Settings {
 struct SegmentFile {
     number: u64,
     checksum: Checksum,
-    dead: Option<DeadFile>,
+    dead: Option<SideFile>,
 }
 
 impl From<Manifest> for super::Manifest {

@@ -2,7 +2,7 @@
 
 use super::super::codec::Decode;
 use super::super::position::{Position, SegmentName};
-use super::{Built, Checksum, DeadFile};
+use super::{Built, Checksum, SideFile};
 
 #[derive(Decode)]
 pub(super) struct Manifest {
@@ -29,7 +29,7 @@ struct Settings {
 struct SegmentFile {
     number: u64,
     checksum: Checksum,
-    dead: Option<DeadFile>,
+    dead: Option<SideFile>,
     built: Option<Built>,
 }
 

@@ -1,13 +1,13 @@
 //! The file of an index: written in blocks and synced on the way, verified in full before FAISS sees a byte.
 
-use std::io::{ErrorKind, IoSlice};
+use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::super::faiss::Index;
 use crate::error::{Error, Result};
 use crate::format::manifest::Checksum;
-use crate::io::{File, Io, Map};
+use crate::io::{File, Io};
 
 /// Bytes written at once: FAISS writes some parts four bytes at a time.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -79,24 +79,4 @@ impl Writer<'_> {
         self.sync()?;
         Ok(Checksum { bytes: self.written, crc: self.crc.finalize() })
     }
-}
-
-/// Maps a file and compares its length and all its bytes with what the manifest says.
-///
-/// # Errors
-/// [`Error::Corrupt`]; [`Error::Io`] where it cannot be mapped.
-pub(super) fn map(io: &dyn Io, path: &Path, expected: Checksum) -> Result<Map> {
-    let map = io.map(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Error::corrupt(path, 0, "the manifest lists this index, and it is missing"),
-        _ => Error::io("map", path, error),
-    })?;
-    map.read_ahead();
-    if map.len() as u64 != expected.bytes {
-        let problem = format!("the file has {} bytes, and its manifest says {}", map.len(), expected.bytes);
-        return Err(Error::corrupt(path, map.len() as u64, problem));
-    }
-    if crc32fast::hash(&map) != expected.crc {
-        return Err(Error::corrupt(path, 0, "checksum mismatch"));
-    }
-    Ok(map)
 }

@@ -15,7 +15,7 @@ use super::faiss::{self, Floats, Index, Kernel};
 use super::norm;
 use super::positions::{Page, Positions};
 use super::recipe::Recipe;
-use super::sealed::Sealed;
+use super::sealed::{self, Sealed};
 use crate::config::EF_MAX;
 use crate::error::{Error, Result};
 use crate::format::manifest::Checksum;
@@ -78,7 +78,7 @@ impl Ann {
         sealed: Arc<Sealed>,
         extreme: &Positions,
     ) -> Result<Self> {
-        let map = file::map(io, path, expected)?;
+        let map = sealed::map_verified(io, path, "index", expected)?;
         let corrupt = |problem: String| Error::corrupt(path, 0, problem);
         let in_place = recipe.is_over_raw_rows() && extreme.is_empty();
         let index = Index::read(&map, recipe.is_flat_graph(), in_place.then(|| Arc::clone(&sealed)))
