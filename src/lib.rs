@@ -111,7 +111,7 @@ pub use error::{Damage, Error, Fault, Result, What};
 pub use segment::filter::Filter;
 pub use types::{
     Access, BuildInfo, Change, ChangePage, ChangesQuery, CheckpointReport, CompactReport, Condition, Deleted, Durability,
-    EraseReport, Explanation, Hit, How, IdempotencyKey, IndexCounts, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState,
-    IndexSummary, Lsn, Metric, PageQuery, Picked, Point, PointPage, Query, RangeHits, RangeQuery, SearchParams, TenantId,
-    Upserted, Within, WriteOptions,
+    EraseReport, Explanation, Hit, How, IdempotencyKey, IndexConfig, IndexCounts, IndexId, IndexInfo, IndexOptions, IndexSpec,
+    IndexState, IndexSummary, Lsn, Metric, PageQuery, Picked, Point, PointPage, Query, RangeHits, RangeQuery, SearchParams,
+    TenantId, Upserted, Within, WriteOptions,
 };

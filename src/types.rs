@@ -114,6 +114,14 @@ pub struct IndexSpec {
     pub key: Option<IdempotencyKey>,
 }
 
+/// What of an index can be changed: see [`Store::configure_index`](crate::Store::configure_index).
+#[derive(Clone, Debug, PartialEq)]
+pub struct IndexConfig {
+    /// As [`IndexSpec::name`].
+    pub name: String,
+    pub options: IndexOptions,
+}
+
 /// What an index's creator may set; `None`: the default, which `docs/index-types.md` gives.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -143,6 +151,13 @@ pub struct IndexOptions {
     /// Bytes of log files that a checkpoint leaves for [`Index::changes`](crate::Index::changes), at least, where they are there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_retention_bytes: Option<u64>,
+}
+
+impl IndexOptions {
+    /// As a manifest has them: JSON.
+    pub(crate) fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("options are numbers and paths")
+    }
 }
 
 /// One point, as it was stored.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use warp::http::StatusCode;
 use warp::reply::Response;
@@ -12,6 +13,7 @@ use super::decode::{self, required};
 use super::reply::{Problem, json, no_content};
 use super::request::{JsonBody, Request, decode_percent};
 use crate::config::UNINDEXED_MAX;
+use crate::engine::merge_patch;
 use crate::error::{Error, What};
 use crate::types::{BuildInfo, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState, IndexSummary, Metric, Picked, TenantId};
 
@@ -113,6 +115,18 @@ pub async fn get(server: Arc<Server>, tenant: TenantId, id: String) -> Result<Re
     server.reads.run(work).await
 }
 
+/// How many points there are.
+pub async fn ntotal(server: Arc<Server>, tenant: TenantId, id: String) -> Result<Response, Problem> {
+    #[derive(Serialize)]
+    struct Total {
+        ntotal: u64,
+    }
+    let id = index_id(&id)?;
+    let store = Arc::clone(&server.store);
+    let work = move || Ok(json(StatusCode::OK, &Total { ntotal: store.index(&tenant, id)?.vector_count() }));
+    server.reads.run(work).await
+}
+
 /// The tenant's indices that serve, oldest first; `next_cursor` is null on the last page.
 pub async fn list(server: Arc<Server>, tenant: TenantId, request: Request) -> Result<Response, Problem> {
     let name = request.query("name")?;
@@ -169,6 +183,53 @@ impl Position {
             Some(Self { created_at_us: created_at_us.parse().ok()?, id: IndexId::try_parse(id).ok()? })
         });
         position.ok_or_else(|| Error::invalid("cursor", "invalid_cursor", "is none that this server gave"))
+    }
+}
+
+/// Changes the name and the options: those that the body names, and of the options those; null is the default again.
+pub async fn change(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+    let id = index_id(&id)?;
+    let body = request.json_body(&server).await?;
+    let store = Arc::clone(&server.store);
+    let work = move || {
+        let now = IndexDocument::of(&store.index(&tenant, id)?.info());
+        let body: CreateBody = decode::body(body.text()?)?;
+        check_unchanged(&body, &now)?;
+        let name = body.name.map(|raw| decode::string(raw, "name")).transpose()?;
+        // What is wrong in the patch is told of it, and not of what comes of it.
+        body.options.map(decode_options).transpose()?;
+        let index = store.configure_index(&tenant, id, |config| {
+            if let Some(name) = name {
+                config.name = name;
+            }
+            if let Some(patch) = body.options {
+                let merged = merge_patch::merge(&config.options.to_text(), patch.get());
+                let merged = RawValue::from_string(merged)
+                    .map_err(|error| Error::invalid("options", "invalid_type", error.to_string()))?;
+                config.options = decode_options(&merged)?;
+            }
+            Ok(())
+        })?;
+        Ok(json(StatusCode::OK, &IndexDocument::of(&index.info())))
+    };
+    server.writes.run(work).await
+}
+
+/// # Errors
+/// 409 where the body has what cannot change any more, and not as it is: a document that was read may be sent back.
+fn check_unchanged(body: &CreateBody, now: &IndexDocument) -> Result<(), Error> {
+    let is = |raw: Option<&RawValue>, now: Value| {
+        raw.is_none_or(|raw| serde_json::from_str::<Value>(raw.get()).is_ok_and(|sent| sent == now))
+    };
+    let fixed = [
+        ("dimension", is(body.dimension, now.dimension.into())),
+        ("index_type", is(body.index_type, now.index_type.as_str().into())),
+        ("metric", is(body.metric, now.metric.into())),
+        ("tenant_id", is(body.tenant_id, now.tenant_id.as_str().into())),
+    ];
+    match fixed.iter().find(|(_, is_as_it_is)| !is_as_it_is) {
+        Some((field, _)) => Err(Error::Conflict(format!("{field} of an index cannot be changed"))),
+        None => Ok(()),
     }
 }
 

@@ -226,11 +226,6 @@ pub async fn delete_many(server: Arc<Server>, tenant: TenantId, id: String, mut 
         ids: Option<&'a RawValue>,
         filter: Option<&'a RawValue>,
     }
-    #[derive(Serialize)]
-    struct DeletedDocument {
-        deleted_count: usize,
-        lsn: u64,
-    }
     let id = index_id(&id)?;
     let body = request.json_body(&server).await?;
     let options = request.write_options(&[body.bytes()])?;
@@ -238,7 +233,7 @@ pub async fn delete_many(server: Arc<Server>, tenant: TenantId, id: String, mut 
     let work = move || {
         let body: DeleteBody = decode::body(body.text()?)?;
         let index = call.store.index(&tenant, id)?;
-        let Deleted { deleted_count, lsn } = match (body.ids, body.filter) {
+        let deleted = match (body.ids, body.filter) {
             (Some(_), Some(_)) => {
                 return Err(Error::invalid("filter", "invalid_body", "give ids or a filter, and not both").into());
             }
@@ -248,9 +243,34 @@ pub async fn delete_many(server: Arc<Server>, tenant: TenantId, id: String, mut 
                 index.delete(&ids.iter().map(String::as_str).collect::<Vec<_>>(), options)?
             }
         };
-        Ok(json(StatusCode::OK, &DeletedDocument { deleted_count, lsn }))
+        Ok(json(StatusCode::OK, &DeletedDocument::of(deleted)))
     };
     server.writes.run(work).await
+}
+
+/// Deletes every point, as one mutation; the index stays.
+pub async fn reset(server: Arc<Server>, tenant: TenantId, id: String, request: Request) -> Result<Response, Problem> {
+    let id = index_id(&id)?;
+    let options = request.write_options(&[b"reset"])?;
+    let store = Arc::clone(&server.store);
+    let work = move || {
+        let deleted = store.index(&tenant, id)?.delete_matching(&Filter::all(), options)?;
+        Ok(json(StatusCode::OK, &DeletedDocument::of(deleted)))
+    };
+    server.writes.run(work).await
+}
+
+/// The answer to a delete of several points.
+#[derive(Serialize)]
+struct DeletedDocument {
+    deleted_count: usize,
+    lsn: u64,
+}
+
+impl DeletedDocument {
+    fn of(Deleted { deleted_count, lsn }: Deleted) -> Self {
+        Self { deleted_count, lsn }
+    }
 }
 
 pub async fn delete(

@@ -97,7 +97,7 @@ pub(super) fn checkpoint(index: &Index, rotates: bool) -> Result<CheckpointRepor
         return Ok(CheckpointReport { lsn, bytes_written: 0, log_files_removed: 0 });
     };
     // What was deleted stays in the log and in the past: an erasure keeps none.
-    let history_bytes = if rotates { 0 } else { index.options.log_retention_bytes.unwrap_or(0) };
+    let history_bytes = if rotates { 0 } else { index.config.load().options.log_retention_bytes.unwrap_or(0) };
     let n = frozen.view.lsn;
     let horizon = if history_bytes == 0 { n } else { index.history.horizon() };
     let kept_dead = index.history.dead_since(horizon, &frozen.view.segments);

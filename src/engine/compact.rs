@@ -339,7 +339,7 @@ fn build(
     is_urgent: bool,
 ) -> Result<Build> {
     let path: PathBuf = directory.join(index_name(number));
-    let options = &index.options;
+    let options = &index.config.load().options;
     let build_options = BuildOptions {
         ef_construction: options.ef_construction.unwrap_or(recipe::EF_CONSTRUCTION_DEFAULT),
         tuning: recipe.tuning(options),

@@ -65,7 +65,7 @@ pub(super) fn may_pass(error: &Error) -> bool {
 
 impl Index {
     pub(super) fn about(&self) -> About {
-        About::of(&self.settings)
+        About { name: self.config.load().name.as_str().into(), ..About::of(&self.settings) }
     }
 
     /// Makes sure that dropping it loses nothing: what was acknowledged is durable. What no checkpoint holds is covered by a watermark where

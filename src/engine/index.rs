@@ -26,7 +26,8 @@ use crate::format::manifest::{Built, LOG_DIRECTORY, SegmentFile, Settings};
 use crate::io::{Io, Lock};
 use crate::segment::growing::Growing;
 use crate::segment::recipe::{self, Recipe};
-use crate::types::{BuildInfo, CheckpointReport, IndexId, IndexInfo, IndexOptions, IndexState, Metric, Picked, TenantId};
+use crate::sync::ArcSwap;
+use crate::types::{BuildInfo, CheckpointReport, IndexConfig, IndexId, IndexInfo, IndexState, Metric, Picked, TenantId};
 use crate::wal::file_log::FileLog;
 
 /// One index, open. Calls block; any number of threads may make them.
@@ -38,7 +39,8 @@ pub struct Index {
     pub(super) tenant: TenantId,
     pub(super) settings: Settings,
     pub(super) metric: Metric,
-    pub(super) options: IndexOptions,
+    /// What can be changed; `settings` has it as it was when the index was opened.
+    pub(super) config: ArcSwap<IndexConfig>,
     pub(super) kind: Kind,
     pub(super) limits: Arc<Limits>,
     pub(super) io: Arc<dyn Io>,
@@ -139,15 +141,20 @@ impl Index {
         self.metric
     }
 
+    /// Live points.
+    pub fn vector_count(&self) -> u64 {
+        self.shared.view.load().live()
+    }
+
     /// Looks at the sizes of the log's files: not for every request.
     pub fn info(&self) -> IndexInfo {
-        let view = self.shared.view.load();
+        let (view, config) = (self.shared.view.load(), self.config.load());
         let settings = &self.settings;
         let is_exact = matches!(self.kind, Kind::Exact);
         IndexInfo {
             id: self.id,
             tenant_id: self.tenant.clone(),
-            name: settings.name.clone(),
+            name: config.name.clone(),
             dimension: self.dimension(),
             index_type: settings.index_type.clone(),
             factory: settings.factory.clone(),
@@ -163,7 +170,7 @@ impl Index {
                 }
                 None => IndexState::Ready,
             },
-            options: self.options.clone(),
+            options: config.options.clone(),
             picked: matches!(self.kind, Kind::Auto).then(|| self.pick(view.live())),
             vector_count: view.live(),
             unindexed_rows: if is_exact { 0 } else { view.scanned() },
@@ -195,7 +202,7 @@ impl Index {
                 Some(Recipe::new(&picked.factory, self.metric, self.dimension())?).filter(|recipe| !recipe.is_exact())
             }
         };
-        let (options, limits) = (&self.options, &self.limits);
+        let (options, limits) = (&self.config.load().options, &self.limits);
         let policy = Policy {
             build_rows: recipe.as_ref().map_or(u64::MAX, |recipe| recipe.train_rows_advised().max(self.seal_rows() as u64)),
             train_rows: recipe.as_ref().map_or(0, Recipe::train_rows_min),
@@ -207,7 +214,7 @@ impl Index {
     }
 
     fn seal_rows(&self) -> u32 {
-        self.options.seal_rows.unwrap_or(self.limits.seal_rows)
+        self.config.load().options.seal_rows.unwrap_or(self.limits.seal_rows)
     }
 
     /// Rows without an index up to which no writer is held up: some segments' worth at least.

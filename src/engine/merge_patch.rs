@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 /// The text of the object `target` with `patch`, an object, merged into it. Fields are ordered by their names, and of two with the same name the
 /// last counts. Recursion goes as deep as the patch does, which is bounded like metadata.
-pub(super) fn merge(target: &str, patch: &str) -> String {
+pub(crate) fn merge(target: &str, patch: &str) -> String {
     let mut merged: BTreeMap<String, Cow<'_, str>> =
         fields(target).into_iter().map(|(name, value)| (name, value.get().into())).collect();
     for (name, change) in fields(patch) {

@@ -31,7 +31,8 @@ use crate::segment::ann::{Ann, Tuning};
 use crate::segment::id_map::IdMap;
 use crate::segment::recipe::{self, Recipe};
 use crate::segment::sealed::Sealed;
-use crate::types::{IndexId, IndexOptions, Lsn, Metric, Row, TenantId};
+use crate::sync::ArcSwap;
+use crate::types::{IndexConfig, IndexId, IndexOptions, Lsn, Metric, Row, TenantId};
 use crate::wal::file_log::{FileLog, LogOptions};
 use crate::wal::operation::Operation;
 
@@ -72,6 +73,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     };
     let sealed_bytes = manifest.segments.iter().map(|segment| segment.checksum.bytes).sum();
     let unindexed = options.unindexed.as_slice().into();
+    let config = IndexConfig { name: settings.name.clone(), options };
     let mut state = State::new(settings.dimension as usize, metric, unindexed, manifest.position.lsn, segments, answers);
 
     let log_options = LogOptions::new(Arc::clone(&io), directory.join(LOG_DIRECTORY), id, &limits);
@@ -105,7 +107,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         tenant,
         settings,
         metric,
-        options,
+        config: ArcSwap::from_pointee(config),
         kind,
         limits,
         io,

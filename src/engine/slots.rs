@@ -25,7 +25,7 @@ pub(super) type Key = (TenantId, IndexId);
 #[derive(Debug)]
 pub(super) struct Entry {
     key: Key,
-    about: About,
+    about: RwLock<About>,
     pub(super) slot: Slot<Index>,
     /// When it was asked for last, by [`Slots::clock`].
     pub(super) last_used: AtomicU64,
@@ -176,10 +176,9 @@ impl Slots {
         self.check_tenant(tenant)?;
         let entries = self.all(Some(tenant));
         let serves = |entry: &&Arc<Entry>| !matches!(*entry.slot.state(), State::Refused(_) | State::Deleted);
-        let summary = |entry: &Arc<Entry>| IndexSummary {
-            id: entry.key.1,
-            name: entry.about.name.to_string(),
-            created_at_us: entry.about.created_at_us,
+        let summary = |entry: &Arc<Entry>| {
+            let about = entry.about.read();
+            IndexSummary { id: entry.key.1, name: about.name.to_string(), created_at_us: about.created_at_us }
         };
         let mut indices: Vec<IndexSummary> = entries.iter().filter(serves).map(summary).collect();
         indices.sort_by_key(|index| (index.created_at_us, index.id));
@@ -190,9 +189,18 @@ impl Slots {
     pub(super) fn created_by(&self, tenant: &TenantId, key: &str) -> Option<(IndexId, CreationKey)> {
         let entries = self.all(Some(tenant));
         entries.iter().filter(|entry| !matches!(*entry.slot.state(), State::Deleted)).find_map(|entry| {
-            let created_by = entry.about.created_by.as_ref().filter(|created_by| created_by.key == key)?;
-            Some((entry.key.1, CreationKey::clone(created_by)))
+            let created_by = entry.about.read().created_by.as_deref().filter(|created_by| created_by.key == key)?.clone();
+            Some((entry.key.1, created_by))
         })
+    }
+
+    /// For an index whose name may have changed. Of two who changed it, the last to come here finds the name as it is.
+    pub(super) fn note_name(&self, index: &Index) {
+        // One that was deleted meanwhile has no entry.
+        if let Ok(entry) = self.entry(&(index.tenant.clone(), index.id)) {
+            let mut about = entry.about.write();
+            *about = index.about();
+        }
     }
 
     pub(super) fn opened(&self, tenant: &TenantId) -> Vec<Arc<Index>> {
@@ -231,7 +239,7 @@ impl Slots {
 
 impl Entry {
     fn new(key: Key, about: About, state: State<Index>) -> Self {
-        Self { key, about, slot: Slot::new(state), last_used: AtomicU64::new(0), memory: AtomicU64::new(0) }
+        Self { key, about: RwLock::new(about), slot: Slot::new(state), last_used: AtomicU64::new(0), memory: AtomicU64::new(0) }
     }
 }
 

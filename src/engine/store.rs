@@ -64,7 +64,7 @@ impl StoreOptions {
 /// The directory stays locked until the store and every [`Index`] of it are dropped.
 #[derive(Debug)]
 pub struct Store {
-    slots: Arc<Slots>,
+    pub(super) slots: Arc<Slots>,
     /// Held while a tenant's directory is created, or an index is.
     creating: Mutex<()>,
 }
@@ -260,11 +260,18 @@ impl Drop for Store {
     }
 }
 
-fn settings(spec: &IndexSpec, limits: &Limits) -> Result<Settings> {
-    if spec.name.is_empty() || spec.name.len() > limits.index_name_bytes_max {
-        let detail = format!("a name has 1 to {} bytes; this one has {}", limits.index_name_bytes_max, spec.name.len());
-        return Err(Error::invalid("name", "invalid_name", detail));
+/// # Errors
+/// [`Error::Invalid`] naming `name`.
+pub(super) fn check_name(name: &str, limits: &Limits) -> Result<()> {
+    if (1..=limits.index_name_bytes_max).contains(&name.len()) {
+        return Ok(());
     }
+    let detail = format!("a name has 1 to {} bytes; this one has {}", limits.index_name_bytes_max, name.len());
+    Err(Error::invalid("name", "invalid_name", detail))
+}
+
+fn settings(spec: &IndexSpec, limits: &Limits) -> Result<Settings> {
+    check_name(&spec.name, limits)?;
     if spec.dimension == 0 || spec.dimension > limits.dimension_max {
         let detail = format!("a dimension is 1 to {}, and not {}", limits.dimension_max, spec.dimension);
         return Err(Error::invalid("dimension", "invalid_dimension", detail));
@@ -281,7 +288,7 @@ fn settings(spec: &IndexSpec, limits: &Limits) -> Result<Settings> {
             Metric::Cosine => 2,
         },
         created_at_us: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64),
-        options: serde_json::to_string(&spec.options).expect("options are numbers"),
+        options: spec.options.to_text(),
         created_by: None,
     })
 }

@@ -1,6 +1,6 @@
-//! The same for creating and deleting: an index is there, whole, or it is not there.
+//! The same for creating, configuring and deleting: an index is there, whole, or it is not there; it is configured, or as it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use faiss_proxy::io::sim::{Fault, SimIo, Survival};
@@ -24,6 +24,8 @@ enum Existence {
 #[derive(Clone, Debug, Default)]
 struct Fleet {
     known: BTreeMap<(TenantId, IndexId), (Existence, usize)>,
+    /// What each of them may be called: one name, or also that of a change that was in flight.
+    names: BTreeMap<(TenantId, IndexId), BTreeSet<String>>,
     /// Creations that were in flight: as many empty indices may be there that nobody was told of.
     possible: usize,
 }
@@ -47,6 +49,7 @@ impl Fleet {
         match store.create_index(tenant, &spec(4, Metric::L2)) {
             Ok(index) => {
                 self.known.insert((tenant.clone(), index.id()), (Existence::Certain, 0));
+                self.names.insert((tenant.clone(), index.id()), [index.info().name].into());
                 // Whether or not this is stored, the index must open.
                 if let Ok(points) = write(&index) {
                     self.known.insert((tenant.clone(), index.id()), (Existence::Certain, points));
@@ -57,6 +60,22 @@ impl Fleet {
                 self.possible += usize::from(is_open(disk, &error));
                 None
             }
+        }
+    }
+
+    /// Gives it a name, and an option that goes with it.
+    fn configure(&mut self, disk: &SimIo, store: &Store, tenant: &TenantId, id: IndexId, name: &str) {
+        let names = self.names.get_mut(&(tenant.clone(), id)).unwrap();
+        let configured = store.configure_index(tenant, id, |config| {
+            config.name = name.to_owned();
+            config.options.log_retention_bytes = Some(retention(name));
+            Ok(())
+        });
+        match configured {
+            Ok(_) => *names = [name.to_owned()].into(),
+            Err(error) if is_open(disk, &error) => drop(names.insert(name.to_owned())),
+            // It is as it was.
+            Err(_) => {}
         }
     }
 
@@ -85,6 +104,13 @@ impl Fleet {
                     None => 0,
                 };
                 assert!(dump(&index).len() >= least, "{} points are there, and {least} were acknowledged", dump(&index).len());
+                let info = index.info();
+                if let Some(names) = self.names.get(&key) {
+                    assert!(names.contains(&info.name), "it is called {}, and can be {names:?}", info.name);
+                    let expected = info.name.starts_with("new").then(|| retention(&info.name));
+                    assert_eq!(info.options.log_retention_bytes, expected, "half of a change is there");
+                }
+                now.names.insert(key.clone(), [info.name].into());
                 let points = write(&index).unwrap();
                 now.known.insert(key, (Existence::Certain, points));
             }
@@ -98,6 +124,11 @@ impl Fleet {
         assert!(!files.iter().any(|path| path.to_string_lossy().contains("ing-")), "leftovers: {files:#?}");
         now
     }
+}
+
+/// The option that goes with a name.
+fn retention(name: &str) -> u64 {
+    name.len() as u64
 }
 
 /// Adds a point, and gives how many there are then.
@@ -126,7 +157,7 @@ fn start() -> (SimIo, Fleet) {
     }
 }
 
-/// A store is opened, an index is made for a tenant that has some and for one that is new, and one is deleted.
+/// A store is opened, an index is made for a tenant that has some and for one that is new, one is configured, and one is deleted.
 fn run(disk: &SimIo, fleet: &mut Fleet) {
     let Ok(store) = open_store(disk.clone(), "/data", &small_limits()) else { return };
     let [old, new] = tenants();
@@ -134,10 +165,13 @@ fn run(disk: &SimIo, fleet: &mut Fleet) {
         return;
     }
     let doomed = fleet.known.keys().next().unwrap().1;
+    let changed = fleet.known.keys().nth(1).unwrap().1;
+    fleet.configure(disk, &store, &old, changed, "new");
     fleet.create(disk, &store, &old);
     fleet.create(disk, &store, &new);
     // What failed is tried again: a later success must not lean on what a failed sync left.
     fleet.create(disk, &store, &new);
+    fleet.configure(disk, &store, &old, changed, "newer");
     fleet.delete(disk, &store, &old, doomed);
     fleet.create(disk, &store, &old);
 }

@@ -251,7 +251,7 @@ fn a_path_that_names_nothing_is_a_404_and_a_wrong_method_a_405_that_says_which()
     for (method, path, allow) in [
         ("POST", "/", "GET"),
         ("DELETE", "/v1/index", "GET, POST"),
-        ("PUT", index.as_str(), "GET, DELETE"),
+        ("PUT", index.as_str(), "GET, PATCH, DELETE"),
         ("PUT", &format!("{index}/vectors"), "GET, POST"),
         ("DELETE", &format!("{index}/vectors/"), "GET, POST"),
         ("POST", &format!("{index}/vectors/v"), "GET, PATCH, DELETE"),

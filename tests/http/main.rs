@@ -5,6 +5,7 @@ mod as_of;
 mod back_pressure;
 mod bad_input;
 mod changes;
+mod configuring;
 mod connections;
 mod contract;
 mod dormant;

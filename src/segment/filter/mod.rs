@@ -86,6 +86,11 @@ impl Filter {
         parse::parse(json)
     }
 
+    /// The filter that every point matches: `{}`.
+    pub fn all() -> Self {
+        Self { expression: Expression::All(Vec::new()), roots: Vec::new() }
+    }
+
     /// Whether every point matches.
     pub(crate) fn is_all(&self) -> bool {
         self.expression == Expression::All(Vec::new())
