@@ -8,8 +8,8 @@ use super::request::{JsonBody, decode_percent};
 use super::search;
 use super::writes;
 use crate::config::Limits;
-use crate::engine::Index;
-use crate::types::{Condition, IndexSpec, TenantId, WriteOptions};
+use crate::engine::{Index, Store};
+use crate::types::{Condition, Deleted, IndexId, IndexSpec, TenantId, WriteOptions};
 
 /// The index that the body of a `POST /v1/index` asks for.
 pub(crate) fn spec(body: &[u8], tenant: &TenantId) -> Result<IndexSpec, u16> {
@@ -40,6 +40,17 @@ pub(crate) fn batch(body: &[u8], index: &Index) -> Result<Value, u16> {
 pub(crate) fn range(body: &[u8], index: &Index) -> Result<Value, u16> {
     let found = search::find_within(index, &Limits::default(), &JsonBody::of(body)).map_err(status)?;
     Ok(serde_json::to_value(found).expect("an answer is JSON"))
+}
+
+/// The answer to the body of a `PATCH /v1/index/{id}`.
+pub(crate) fn change(body: &[u8], store: &Store, tenant: &TenantId, id: IndexId) -> Result<Value, u16> {
+    let changed = indices::change_index(store, tenant, id, &JsonBody::of(body)).map_err(status)?;
+    Ok(serde_json::to_value(changed).expect("an answer is JSON"))
+}
+
+/// What the body of a `POST …/vectors/delete` came to.
+pub(crate) fn delete(body: &[u8], index: &Index) -> Result<Deleted, u16> {
+    writes::delete_points(index, &Limits::default(), &JsonBody::of(body), WriteOptions::default()).map_err(status)
 }
 
 /// A part of a path or of a query, decoded.

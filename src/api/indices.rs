@@ -13,7 +13,7 @@ use super::decode::{self, required};
 use super::reply::{Problem, json, no_content};
 use super::request::{JsonBody, Request, decode_percent};
 use crate::config::UNINDEXED_MAX;
-use crate::engine::merge_patch;
+use crate::engine::{Store, merge_patch};
 use crate::error::{Error, What};
 use crate::types::{BuildInfo, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState, IndexSummary, Metric, Picked, TenantId};
 
@@ -191,28 +191,39 @@ pub async fn change(server: Arc<Server>, tenant: TenantId, id: String, mut reque
     let id = index_id(&id)?;
     let body = request.json_body(&server).await?;
     let store = Arc::clone(&server.store);
-    let work = move || {
-        let now = IndexDocument::of(&store.index(&tenant, id)?.info());
-        let body: CreateBody = decode::body(body.text()?)?;
-        check_unchanged(&body, &now)?;
-        let name = body.name.map(|raw| decode::string(raw, "name")).transpose()?;
-        // What is wrong in the patch is told of it, and not of what comes of it.
-        body.options.map(decode_options).transpose()?;
-        let index = store.configure_index(&tenant, id, |config| {
-            if let Some(name) = name {
-                config.name = name;
-            }
-            if let Some(patch) = body.options {
-                let merged = merge_patch::merge(&config.options.to_text(), patch.get());
-                let merged = RawValue::from_string(merged)
-                    .map_err(|error| Error::invalid("options", "invalid_type", error.to_string()))?;
-                config.options = decode_options(&merged)?;
-            }
-            Ok(())
-        })?;
-        Ok(json(StatusCode::OK, &IndexDocument::of(&index.info())))
-    };
+    let work = move || Ok(json(StatusCode::OK, &change_index(&store, &tenant, id, &body)?));
     server.writes.run(work).await
+}
+
+/// Changes an index as a body asks for, and gives it as it is then.
+///
+/// # Errors
+/// 400 and 422 for the body, 409 where it changes what cannot change any more; those of the store.
+pub(super) fn change_index(
+    store: &Store,
+    tenant: &TenantId,
+    id: IndexId,
+    body: &JsonBody,
+) -> Result<impl Serialize + use<>, Problem> {
+    let now = IndexDocument::of(&store.index(tenant, id)?.info());
+    let body: CreateBody = decode::body(body.text()?)?;
+    check_unchanged(&body, &now)?;
+    let name = body.name.map(|raw| decode::string(raw, "name")).transpose()?;
+    // What is wrong in the patch is told of it, and not of what comes of it.
+    body.options.map(decode_options).transpose()?;
+    let index = store.configure_index(tenant, id, |config| {
+        if let Some(name) = name {
+            config.name = name;
+        }
+        if let Some(patch) = body.options {
+            let merged = merge_patch::merge(&config.options.to_text(), patch.get());
+            let merged =
+                RawValue::from_string(merged).map_err(|error| Error::invalid("options", "invalid_type", error.to_string()))?;
+            config.options = decode_options(&merged)?;
+        }
+        Ok(())
+    })?;
+    Ok(IndexDocument::of(&index.info()))
 }
 
 /// # Errors

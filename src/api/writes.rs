@@ -220,32 +220,38 @@ pub async fn patch(
 
 /// Deletes the points of some ids, or those that match a filter, as one mutation.
 pub async fn delete_many(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+    let id = index_id(&id)?;
+    let body = request.json_body(&server).await?;
+    let options = request.write_options(&[body.bytes()])?;
+    let call = Arc::clone(&server);
+    let work = move || {
+        let index = call.store.index(&tenant, id)?;
+        let deleted = delete_points(&index, &call.config.limits, &body, options)?;
+        Ok(json(StatusCode::OK, &DeletedDocument::of(deleted)))
+    };
+    server.writes.run(work).await
+}
+
+/// Deletes what a body names.
+///
+/// # Errors
+/// 400 and 422 for the body; those of the store.
+pub(super) fn delete_points(index: &Index, limits: &Limits, body: &JsonBody, options: WriteOptions) -> Result<Deleted, Problem> {
     #[derive(Deserialize)]
     struct DeleteBody<'a> {
         #[serde(borrow)]
         ids: Option<&'a RawValue>,
         filter: Option<&'a RawValue>,
     }
-    let id = index_id(&id)?;
-    let body = request.json_body(&server).await?;
-    let options = request.write_options(&[body.bytes()])?;
-    let call = Arc::clone(&server);
-    let work = move || {
-        let body: DeleteBody = decode::body(body.text()?)?;
-        let index = call.store.index(&tenant, id)?;
-        let deleted = match (body.ids, body.filter) {
-            (Some(_), Some(_)) => {
-                return Err(Error::invalid("filter", "invalid_body", "give ids or a filter, and not both").into());
-            }
-            (None, Some(filter)) => index.delete_matching(&Filter::parse(filter.get())?, options)?,
-            (ids, None) => {
-                let ids = decode_ids(required(ids, "ids")?, &call.config.limits)?;
-                index.delete(&ids.iter().map(String::as_str).collect::<Vec<_>>(), options)?
-            }
-        };
-        Ok(json(StatusCode::OK, &DeletedDocument::of(deleted)))
-    };
-    server.writes.run(work).await
+    let body: DeleteBody = decode::body(body.text()?)?;
+    match (body.ids, body.filter) {
+        (Some(_), Some(_)) => Err(Error::invalid("filter", "invalid_body", "give ids or a filter, and not both").into()),
+        (None, Some(filter)) => Ok(index.delete_matching(&Filter::parse(filter.get())?, options)?),
+        (ids, None) => {
+            let ids = decode_ids(required(ids, "ids")?, limits)?;
+            Ok(index.delete(&ids.iter().map(String::as_str).collect::<Vec<_>>(), options)?)
+        }
+    }
 }
 
 /// Deletes every point, as one mutation; the index stays.

@@ -18,7 +18,7 @@ use crate::types::{Durability, IndexSpec, Metric};
 /// whose counts are right and whose points are there, a part of a path that is the same when it is encoded anew.
 pub fn request(input: &[u8]) {
     let Some((&kind, body)) = input.split_first() else { return };
-    match kind % 8 {
+    match kind % 10 {
         0 => create(body),
         1 => add(body, false),
         2 => add(body, true),
@@ -26,7 +26,9 @@ pub fn request(input: &[u8]) {
         4 => part(body),
         5 => cursor(body),
         6 => batch(body),
-        _ => range(body),
+        7 => range(body),
+        8 => change(body),
+        _ => delete(body),
     }
 }
 
@@ -91,15 +93,50 @@ fn searched() -> &'static Index {
     static SEARCHED: OnceLock<(Store, Arc<Index>)> = OnceLock::new();
     let (_, index) = SEARCHED.get_or_init(|| {
         let (store, index) = index();
-        let mut batch = index.batch();
-        for n in 0..4_u8 {
-            let metadata = format!("{{\"n\":{n},\"tags\":[\"a\",{n}]}}");
-            batch.push(&n.to_string(), &[f32::from(n), 1.0], &metadata).expect("a valid point");
-        }
-        index.upsert(batch, Durability::Fsync).expect("a disk without faults");
+        fill(&index);
         (store, index)
     });
     index
+}
+
+/// Stores four points.
+fn fill(index: &Index) {
+    let mut batch = index.batch();
+    for n in 0..4_u8 {
+        let metadata = format!("{{\"n\":{n},\"tags\":[\"a\",{n}]}}");
+        batch.push(&n.to_string(), &[f32::from(n), 1.0], &metadata).expect("a valid point");
+    }
+    index.upsert(batch, Durability::Fsync).expect("a disk without faults");
+}
+
+/// What is refused changes nothing, and what was answered can be sent back.
+fn change(body: &[u8]) {
+    let (store, index) = index();
+    let send = |body: &[u8]| bodies::change(body, &store, &tenant(), index.id());
+    let before = send(b"{}").expect("a change of nothing");
+    match send(body) {
+        Ok(answer) => assert_eq!(send(answer.to_string().as_bytes()), Ok(answer)),
+        Err(status) => {
+            assert!(matches!(status, 400 | 409 | 422), "{status}");
+            assert_eq!(send(b"{}"), Ok(before));
+        }
+    }
+}
+
+fn delete(body: &[u8]) {
+    let (_store, index) = index();
+    fill(&index);
+    match bodies::delete(body, &index) {
+        Ok(deleted) => {
+            let info = index.info();
+            assert_eq!(info.vector_count + deleted.deleted_count as u64, 4);
+            assert_eq!((info.lsn, deleted.lsn), if deleted.deleted_count == 0 { (1, 1) } else { (2, 2) });
+        }
+        Err(status) => {
+            assert!(matches!(status, 400 | 422), "{status}");
+            assert_eq!((index.info().lsn, index.info().vector_count), (1, 4), "nothing is deleted by what is refused");
+        }
+    }
 }
 
 fn search(body: &[u8]) {
