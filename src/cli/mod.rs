@@ -1,10 +1,13 @@
 //! One subcommand per file.
 
+pub mod offline;
 pub mod serve;
 
 use std::fmt;
+use std::io::Write as _;
 
 use clap::{Parser, Subcommand};
+use offline::Work;
 
 /// A durable vector store server on FAISS.
 #[derive(Debug, Parser)]
@@ -17,6 +20,10 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Arguments),
+    /// Write what is new of each index to a checkpoint, so that the next opening has no log to replay. No server may have the directory.
+    Checkpoint(offline::Arguments),
+    /// Rewrite each index into as few segments as may be, without dead rows, and build its FAISS indexes. No server may have the directory.
+    Compact(offline::Arguments),
 }
 
 impl Arguments {
@@ -27,6 +34,8 @@ impl Arguments {
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
             Command::Serve(arguments) => serve::run(arguments),
+            Command::Checkpoint(arguments) => offline::run(Work::Checkpoint, &arguments),
+            Command::Compact(arguments) => offline::run(Work::Compact, &arguments),
         }
     }
 }
@@ -45,4 +54,13 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Writes a line to standard output.
+///
+/// # Errors
+/// Where nobody reads it any more, or the disk that it goes to is full.
+fn print_line(line: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{line}").map_err(|error| Failure::new(format!("standard output: {error}")))
 }

@@ -1,6 +1,6 @@
 //! Which indices there are, and which of them are open: each has a [`Slot`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -169,6 +169,12 @@ impl Slots {
 
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(SeqCst)
+    }
+
+    pub(super) fn tenants(&self) -> Vec<TenantId> {
+        let entries = self.all(None);
+        let tenants: BTreeSet<&TenantId> = entries.iter().map(|entry| &entry.key.0).chain(self.unreadable.keys()).collect();
+        tenants.into_iter().cloned().collect()
     }
 
     /// What the tenant has, oldest first, but for what was refused.

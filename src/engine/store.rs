@@ -163,6 +163,11 @@ impl Store {
         self.slots.open(&(tenant.clone(), id))
     }
 
+    /// The tenants that have an index, or a directory that could not be read, in the order of their names.
+    pub fn tenants(&self) -> Vec<TenantId> {
+        self.slots.tenants()
+    }
+
     /// Every index of the tenant that serves, oldest first. All of them are opened for it: [`list`](Self::list) opens none.
     pub fn indices(&self, tenant: &TenantId) -> Vec<Arc<Index>> {
         let listed = self.list(tenant).unwrap_or_default();

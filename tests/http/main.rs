@@ -11,6 +11,7 @@ mod contract;
 mod dormant;
 mod events;
 mod index_types;
+mod offline;
 mod process;
 mod program;
 mod reads;
