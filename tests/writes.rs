@@ -119,15 +119,17 @@ fn retry_with_a_key_gets_the_first_answer_whatever_came_between() {
     };
     check(&index, "at once");
     drop((store, index));
-    let (store, index) = reopen(&disk.crash(Survival::None));
+    // From here on every opening finds what the one before left.
+    let disk = disk.crash(Survival::None);
+    let (store, index) = reopen(&disk);
     check(&index, "after a crash");
     index.checkpoint().unwrap();
     drop((store, index));
-    let (store, index) = reopen(&disk.fork());
+    let (store, index) = reopen(&disk);
     index.checkpoint().unwrap();
     drop((store, index));
     for when in ["after a checkpoint", "after a checkpoint that had no new key"] {
-        let (_store, index) = reopen(&disk.fork());
+        let (_store, index) = reopen(&disk);
         check(&index, when);
         put(&index, &["d"], Condition::Always, WriteOptions::default()).unwrap();
         index.checkpoint().unwrap();
