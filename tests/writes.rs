@@ -128,10 +128,15 @@ fn retry_with_a_key_gets_the_first_answer_whatever_came_between() {
     let (store, index) = reopen(&disk);
     index.checkpoint().unwrap();
     drop((store, index));
-    for when in ["after a checkpoint", "after a checkpoint that had no new key"] {
+    let mut last = None;
+    for when in ["after a checkpoint", "after a checkpoint that had a new key"] {
         let (_store, index) = reopen(&disk);
         check(&index, when);
-        put(&index, &["d"], Condition::Always, WriteOptions::default()).unwrap();
+        let new = |when: &str| put(&index, &["d"], Condition::Always, key(when, "d")).unwrap();
+        if let Some((earlier, answer)) = last {
+            assert_eq!(new(earlier), answer, "{when}");
+        }
+        last = Some((when, new(when)));
         index.checkpoint().unwrap();
         index.erase().unwrap();
         check(&index, "after an erasure");
