@@ -46,7 +46,7 @@ impl Work {
     }
 
     fn done(self, index: &Index) -> Result<Done> {
-        let bytes_before = index.bytes();
+        let bytes_before = index.info().bytes;
         let (lsn, rows_dropped) = match self {
             Self::Checkpoint => (index.checkpoint()?.lsn, 0),
             Self::Compact => {
@@ -54,7 +54,8 @@ impl Work {
                 (report.lsn, report.rows_dropped)
             }
         };
-        Ok(Done { lsn, segments: index.info().segments, rows_dropped, bytes_before, bytes_after: index.bytes() })
+        let now = index.info();
+        Ok(Done { lsn, segments: now.segments, rows_dropped, bytes_before, bytes_after: now.bytes })
     }
 }
 

@@ -223,7 +223,7 @@ impl Index {
     }
 
     /// Bytes of the files that the manifest names.
-    pub(crate) fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         let manifest = self.root.lock().current().clone();
         let log = self.directory.join(LOG_DIRECTORY);
         let length = |path: PathBuf| self.io.open(&path).and_then(|file| file.len()).unwrap_or(0);

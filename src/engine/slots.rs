@@ -205,6 +205,7 @@ impl Slots {
         // One that was deleted meanwhile has no entry.
         if let Ok(entry) = self.entry(&(index.tenant.clone(), index.id)) {
             let mut about = entry.about.write();
+            // Read under the lock.
             *about = index.about();
         }
     }
