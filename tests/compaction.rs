@@ -204,6 +204,10 @@ impl Io for Held {
     fn lock(&self, path: &Path) -> io::Result<Lock> {
         self.disk.lock(path)
     }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Lock> {
+        self.disk.lock_shared(path)
+    }
 }
 
 /// An erasure swept away the segment that a build had written and was about to name in a manifest: the index refused at its next opening.

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::{CreationKey, LOG_DIRECTORY, Settings};
 use crate::types::IndexId;
 use crate::wal::file_log::{FileLog, LogOptions};
+use crate::wal::recover::LogReport;
 
 /// What is kept of every index, open or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,10 +49,10 @@ pub(super) fn look(context: &Context, id: IndexId, directory: &Path) -> Result<L
     recover::settings_of(manifest, directory)?;
     let dimension = manifest.settings.dimension;
     let options = LogOptions::new(Arc::clone(io), directory.join(LOG_DIRECTORY), id, limits);
-    let has_log = FileLog::verify(&options, &manifest.log, manifest.position, &mut |lsn, operation| {
+    let report = FileLog::verify(&options, &manifest.log, manifest.position, &mut |lsn, operation| {
         recover::check_operation(operation, lsn, dimension, &options.directory)
     })?;
-    Ok(Looked { about: About::of(&manifest.settings), has_log })
+    Ok(Looked { about: About::of(&manifest.settings), has_log: report != LogReport::default() })
 }
 
 /// Whether the next try may go better, and is safe: nothing was damaged, and no sync failed. (After one that failed, a later one may say

@@ -18,6 +18,7 @@ use super::queue::Queue;
 use super::reserve::Reserve;
 use super::view::{Build, Segment};
 use super::writer::Writer;
+use crate::checkpoint::keys::Answer;
 use crate::checkpoint::manifest::Root;
 use crate::checkpoint::{dead, keys};
 use crate::config::Limits;
@@ -57,34 +58,17 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     let mut root = Root::load(Arc::clone(&io), &directory, id)?;
     let manifest = root.current().clone();
     let settings = manifest.settings.clone();
-    let (metric, options) = settings_of(&manifest, &directory)?;
-    let kind = Kind::new(&settings, metric).map_err(|error| not_taken(&manifest, &directory, &error))?;
-    let mut ids = IdMap::new();
-    let segments = load_segments(&*io, &directory, id, metric, &manifest)?;
-    fill_ids(&mut ids, &segments);
-    let answers =
-        manifest.keys.as_ref().map(|file| keys::read(&*io, &directory.join(SEGMENT_DIRECTORY), file, manifest.position.lsn));
-    let answers = Keys::new(answers.transpose()?.unwrap_or_default());
-    let span = checkpoint::span(&answers.answers());
-    let files = Files {
-        next_number: root.next_number()?,
-        segments: segments.iter().zip(&manifest.segments).map(|(segment, file)| sealed_file(segment, file)).collect(),
-        keys: manifest.keys.clone().zip(span).map(|(file, span)| WrittenKeys { file, span }),
-    };
+    let mut loaded = load(&*io, &directory, id, &manifest)?;
+    let kind = Kind::new(&settings, loaded.metric).map_err(|error| not_taken(&manifest, &directory, &error))?;
     let sealed_bytes = manifest.segments.iter().map(|segment| segment.checksum.bytes).sum();
-    let unindexed = options.unindexed.as_slice().into();
-    let config = IndexConfig { name: settings.name.clone(), options };
-    let mut state = State::new(settings.dimension as usize, metric, unindexed, manifest.position.lsn, segments, answers);
-
     let log_options = LogOptions::new(Arc::clone(&io), directory.join(LOG_DIRECTORY), id, &limits);
     let log_directory = log_options.directory.clone();
-    let dimension = settings.dimension;
     let recovered = FileLog::recover(log_options, &manifest.log, manifest.position, &mut |lsn, operation| {
-        check_operation(operation, lsn, dimension, &log_directory)?;
-        debug_assert_eq!(lsn, state.lsn + 1);
-        state.apply(&mut ids, operation);
-        Ok(())
+        loaded.replay(lsn, operation, &log_directory)
     })?;
+    let Loaded { metric, options, state, ids, sealed, keys } = loaded;
+    let files = Files { next_number: root.next_number()?, segments: sealed, keys };
+    let config = IndexConfig { name: settings.name.clone(), options };
     let (mut log, report) = (recovered.log, recovered.report);
     if let Some(rescued) = recovered.rescued {
         // Named before it is relied on. If this fails, nothing was served yet.
@@ -148,6 +132,75 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     Ok(index)
 }
 
+/// An index in memory: as its checkpoint has it, and then as the log that was replayed into it leaves it.
+pub(super) struct Loaded {
+    pub(super) metric: Metric,
+    pub(super) options: IndexOptions,
+    pub(super) state: State,
+    pub(super) ids: IdMap,
+    /// The segments of the checkpoint, without what could not be opened and is to be made again.
+    pub(super) sealed: Vec<SealedFile>,
+    pub(super) keys: Option<WrittenKeys>,
+}
+
+/// Reads and verifies the segments and the keys that a manifest names. Changes nothing.
+///
+/// # Errors
+/// As [`open`].
+pub(super) fn load(io: &dyn Io, directory: &Path, id: IndexId, manifest: &Manifest) -> Result<Loaded> {
+    let (metric, options) = settings_of(manifest, directory)?;
+    let mut segments: Vec<Segment> = Vec::with_capacity(manifest.segments.len());
+    for file in &manifest.segments {
+        let first_row = segments.last().map_or(0, |last| last.rows.first_row() + last.len as Row);
+        segments.push(load_segment(io, directory, metric, manifest, file, first_row, &mut |lost, error| match lost {
+            Lost::Fields => tracing::warn!(index = %id, %error, "a metadata index is made again, of the rows"),
+            Lost::Index => {
+                tracing::error!(index = %id, %error, "a FAISS index cannot be used; its segment is scanned until it is built again")
+            }
+        })?);
+    }
+    let answers = load_keys(io, directory, manifest)?;
+    Ok(Loaded::new(manifest, metric, options, segments, answers))
+}
+
+/// The idempotency keys of a checkpoint.
+pub(super) fn load_keys(io: &dyn Io, directory: &Path, manifest: &Manifest) -> Result<Vec<Answer>> {
+    let directory = directory.join(SEGMENT_DIRECTORY);
+    let answers = manifest.keys.as_ref().map(|file| keys::read(io, &directory, file, manifest.position.lsn));
+    Ok(answers.transpose()?.unwrap_or_default())
+}
+
+impl Loaded {
+    pub(super) fn new(
+        manifest: &Manifest,
+        metric: Metric,
+        options: IndexOptions,
+        segments: Vec<Segment>,
+        answers: Vec<Answer>,
+    ) -> Self {
+        let mut ids = IdMap::new();
+        fill_ids(&mut ids, &segments);
+        let answers = Keys::new(answers);
+        let span = checkpoint::span(&answers.answers());
+        let sealed = segments.iter().zip(&manifest.segments).map(|(segment, file)| sealed_file(segment, file)).collect();
+        let keys = manifest.keys.clone().zip(span).map(|(file, span)| WrittenKeys { file, span });
+        let (dimension, unindexed) = (manifest.settings.dimension as usize, options.unindexed.as_slice().into());
+        let state = State::new(dimension, metric, unindexed, manifest.position.lsn, segments, answers);
+        Self { metric, options, state, ids, sealed, keys }
+    }
+
+    /// Applies the next operation of the log.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`]: it is of another index.
+    pub(super) fn replay(&mut self, lsn: Lsn, operation: &Operation<'_>, log_directory: &Path) -> Result<()> {
+        check_operation(operation, lsn, self.state.dimension as u32, log_directory)?;
+        debug_assert_eq!(lsn, self.state.lsn + 1);
+        self.state.apply(&mut self.ids, operation);
+        Ok(())
+    }
+}
+
 /// The metric and the options that an index was created with; that its type is one that this version takes is checked, as far as that can be
 /// said without asking FAISS.
 ///
@@ -183,38 +236,60 @@ pub(super) fn check_operation(operation: &Operation<'_>, lsn: Lsn, dimension: u3
     Err(Error::corrupt(log_directory, 0, format!("LSN {lsn} has vectors of another dimension")))
 }
 
-fn load_segments(io: &dyn Io, directory: &Path, index: IndexId, metric: Metric, manifest: &Manifest) -> Result<Vec<Segment>> {
+/// What of a segment can be made again of its rows, and is where it cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lost {
+    Fields,
+    Index,
+}
+
+/// Opens and verifies a segment and all that belongs to it. Its rows are numbered from `first_row` on. `lost` is told of what cannot be used.
+///
+/// # Errors
+/// As [`open`].
+pub(super) fn load_segment(
+    io: &dyn Io,
+    directory: &Path,
+    metric: Metric,
+    manifest: &Manifest,
+    file: &SegmentFile,
+    first_row: Row,
+    lost: &mut dyn FnMut(Lost, &Error),
+) -> Result<Segment> {
     let directory = directory.join(SEGMENT_DIRECTORY);
-    let mut segments: Vec<Segment> = Vec::with_capacity(manifest.segments.len());
-    for file in &manifest.segments {
-        let first_row = segments.last().map_or(0, |last| last.rows.first_row() + last.len as Row);
-        let path = directory.join(segment_name(file.number));
-        let mut sealed = Sealed::open(io, &path, file.checksum, index, file.number, first_row)?;
-        if sealed.dimension() != manifest.settings.dimension as usize {
-            return Err(Error::corrupt(&path, 12, format!("this segment has vectors of {} values", sealed.dimension())));
-        }
-        if sealed.len() > 0 && sealed.is_scaled() != (metric == Metric::Cosine) {
-            return Err(Error::corrupt(&path, 52, "this segment was written for another metric"));
-        }
-        if let Some(fields) = &file.fields {
-            match sealed.load_fields(io, &directory.join(fields_name(fields.number)), fields.checksum) {
-                Err(error @ Error::Corrupt(_)) => tracing::warn!(%error, "a metadata index is made again, of the rows"),
-                loaded => loaded?,
-            }
-        }
-        let dead = file.dead.as_ref().map(|dead| dead::read(io, &directory, dead, sealed.len())).transpose()?;
-        let dead = dead.into_iter().flatten().map(|position| position as usize).collect();
-        let mut segment = checkpoint::segment(sealed, dead);
-        if let Some(record) = &file.built {
-            segment.build = Some(Arc::new(load_build(io, &directory, metric, &segment, record)?));
-        }
-        segments.push(segment);
+    let path = directory.join(segment_name(file.number));
+    let index = IndexId::from_bytes(manifest.index);
+    let mut sealed = Sealed::open(io, &path, file.checksum, index, file.number, first_row)?;
+    if sealed.dimension() != manifest.settings.dimension as usize {
+        return Err(Error::corrupt(&path, 12, format!("this segment has vectors of {} values", sealed.dimension())));
     }
-    Ok(segments)
+    if sealed.len() > 0 && sealed.is_scaled() != (metric == Metric::Cosine) {
+        return Err(Error::corrupt(&path, 52, "this segment was written for another metric"));
+    }
+    if let Some(fields) = &file.fields {
+        match sealed.load_fields(io, &directory.join(fields_name(fields.number)), fields.checksum) {
+            Err(error @ Error::Corrupt(_)) => lost(Lost::Fields, &error),
+            loaded => loaded?,
+        }
+    }
+    let dead = file.dead.as_ref().map(|dead| dead::read(io, &directory, dead, sealed.len())).transpose()?;
+    let dead = dead.into_iter().flatten().map(|position| position as usize).collect();
+    let mut segment = checkpoint::segment(sealed, dead);
+    if let Some(record) = &file.built {
+        segment.build = Some(Arc::new(load_build(io, &directory, metric, &segment, record, lost)?));
+    }
+    Ok(segment)
 }
 
 /// Opens what was built over a segment. Where that is damaged, the rows are sound and are scanned until it is built again.
-fn load_build(io: &dyn Io, directory: &Path, metric: Metric, segment: &Segment, record: &Built) -> Result<Build> {
+fn load_build(
+    io: &dyn Io,
+    directory: &Path,
+    metric: Metric,
+    segment: &Segment,
+    record: &Built,
+    lost: &mut dyn FnMut(Lost, &Error),
+) -> Result<Build> {
     let (Built::Index(file), Rows::Sealed(sealed)) = (record, &segment.rows) else {
         return Ok(Build { ann: None, record: record.clone() });
     };
@@ -225,7 +300,7 @@ fn load_build(io: &dyn Io, directory: &Path, metric: Metric, segment: &Segment, 
     match opened {
         Ok(ann) => Ok(Build { ann: Some(ann), record: record.clone() }),
         Err(error @ (Error::Corrupt(_) | Error::Invalid { .. })) => {
-            tracing::error!(%error, "a FAISS index cannot be used; its segment is scanned until it is built again");
+            lost(Lost::Index, &error);
             // The error says of itself that the index refuses, and it does not: no data is damaged.
             let what = match &error {
                 Error::Corrupt(damage) => damage.to_string(),

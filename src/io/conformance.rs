@@ -177,6 +177,22 @@ fn lock_is_exclusive_until_dropped() {
     });
 }
 
+#[test]
+fn a_shared_lock_keeps_out_who_wants_it_alone_and_nobody_else() {
+    on_each_disk(|io, root| {
+        let path = root.join("LOCK");
+        assert_eq!(kind(io.lock_shared(&path)), Some(ErrorKind::NotFound));
+        let alone = io.lock(&path).unwrap();
+        assert_eq!(kind(io.lock_shared(&path)), Some(ErrorKind::WouldBlock));
+        drop(alone);
+        let (first, second) = (io.lock_shared(&path).unwrap(), io.lock_shared(&path).unwrap());
+        drop(first);
+        assert_eq!(kind(io.lock(&path)), Some(ErrorKind::WouldBlock));
+        drop(second);
+        assert!(io.lock(&path).is_ok());
+    });
+}
+
 /// A random walk over a few names: both disks answer each step alike, and hold the same at the end.
 #[test]
 fn simulated_disk_answers_as_the_real_one_does() {

@@ -32,7 +32,7 @@ pub use map::Map;
 
 /// A file system.
 pub trait Io: Debug + Send + Sync {
-    /// Opens an existing file for reading and writing.
+    /// Opens an existing file for reading, and for writing where that is allowed: who may only read can still look.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
 
     /// Creates a file that must not exist, for reading and writing.
@@ -64,6 +64,9 @@ pub trait Io: Debug + Send + Sync {
     /// Takes the exclusive lock of a file, which it creates where it is absent; [`io::ErrorKind::WouldBlock`] where another process,
     /// or another [`Lock`] in this one, has it. The kernel frees it when the process ends, however it ends.
     fn lock(&self, path: &Path) -> io::Result<Lock>;
+
+    /// The same lock, of a file that is there, and so that others may have it too who share it. Nothing is written.
+    fn lock_shared(&self, path: &Path) -> io::Result<Lock>;
 }
 
 /// An open file. All offsets are in bytes from its beginning.

@@ -17,7 +17,12 @@ pub struct OsIo;
 
 impl Io for OsIo {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+        let file = match fs::OpenOptions::new().read(true).write(true).open(path) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied) => {
+                fs::File::open(path)?
+            }
+            opened => opened?,
+        };
         Ok(Arc::new(OsFile { file }))
     }
 
@@ -75,11 +80,22 @@ impl Io for OsIo {
     fn lock(&self, path: &Path) -> io::Result<Lock> {
         // Never truncated: whoever holds the lock may have left a note in the file.
         let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Lock { _held: Box::new(file) }),
-            Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(fs::TryLockError::Error(e)) => Err(e),
-        }
+        let taken = file.try_lock();
+        held(file, taken)
+    }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Lock> {
+        let file = fs::File::open(path)?;
+        let taken = file.try_lock_shared();
+        held(file, taken)
+    }
+}
+
+fn held(file: fs::File, taken: Result<(), fs::TryLockError>) -> io::Result<Lock> {
+    match taken {
+        Ok(()) => Ok(Lock { _held: Box::new(file) }),
+        Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+        Err(fs::TryLockError::Error(e)) => Err(e),
     }
 }
 

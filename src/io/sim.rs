@@ -36,7 +36,7 @@
 //! giving it (on Linux the kernel may also forget it). A file counts with its length against the capacity, holes included, and a
 //! directory with nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
 use std::path::{Path, PathBuf};
@@ -101,7 +101,7 @@ struct Disk {
     tree: Tree,
     /// What each file that was opened is called now, unless its directory was renamed.
     paths: BTreeMap<NodeId, PathBuf>,
-    locks: BTreeSet<NodeId>,
+    locks: BTreeMap<NodeId, Holders>,
     capacity: Option<u64>,
     plan: Plan,
 }
@@ -119,7 +119,7 @@ impl SimIo {
     }
 
     fn from_tree(tree: Tree, capacity: Option<u64>) -> Self {
-        let disk = Disk { tree, paths: BTreeMap::new(), locks: BTreeSet::new(), capacity, plan: Plan::default() };
+        let disk = Disk { tree, paths: BTreeMap::new(), locks: BTreeMap::new(), capacity, plan: Plan::default() };
         Self { disk: Arc::new(Mutex::new(disk)) }
     }
 
@@ -337,8 +337,21 @@ impl Io for SimIo {
         let is_absent = present.as_ref().is_err_and(|e| e.kind() == ErrorKind::NotFound);
         disk.plan.begin_whole(if is_absent { Operation::Create } else { Operation::Open }, path)?;
         let node = if is_absent { disk.tree.create(path)? } else { present? };
-        if !disk.locks.insert(node) {
+        if disk.locks.contains_key(&node) {
             return Err(ErrorKind::WouldBlock.into());
+        }
+        disk.locks.insert(node, Holders::One);
+        disk.tree.add_handle(node);
+        Ok(Lock { _held: Box::new(SimLock { disk: Arc::clone(&self.disk), node }) })
+    }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Lock> {
+        let mut disk = self.disk.lock();
+        disk.plan.begin_whole(Operation::Open, path)?;
+        let node = disk.tree.file(path)?;
+        match disk.locks.entry(node).or_insert(Holders::Sharing(0)) {
+            Holders::One => return Err(ErrorKind::WouldBlock.into()),
+            Holders::Sharing(holders) => *holders += 1,
         }
         disk.tree.add_handle(node);
         Ok(Lock { _held: Box::new(SimLock { disk: Arc::clone(&self.disk), node }) })
@@ -432,6 +445,13 @@ fn checked_length(bytes: Option<u64>) -> io::Result<usize> {
     }
 }
 
+/// Who has the lock of a file.
+#[derive(Clone, Copy)]
+enum Holders {
+    One,
+    Sharing(u32),
+}
+
 struct SimLock {
     disk: Arc<Mutex<Disk>>,
     node: NodeId,
@@ -446,7 +466,10 @@ impl fmt::Debug for SimLock {
 impl Drop for SimLock {
     fn drop(&mut self) {
         let mut disk = self.disk.lock();
-        disk.locks.remove(&self.node);
+        match disk.locks.get_mut(&self.node) {
+            Some(Holders::Sharing(holders)) if *holders > 1 => *holders -= 1,
+            _ => drop(disk.locks.remove(&self.node)),
+        }
         disk.tree.drop_handle(self.node);
     }
 }

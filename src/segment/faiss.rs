@@ -115,6 +115,18 @@ impl<'a> Floats<'a> {
         }
     }
 
+    /// All of them as they are, or copied into `scratch` where a writer is at work behind them.
+    pub(crate) fn to_slice(self, scratch: &'a mut Vec<f32>) -> &'a [f32] {
+        match self {
+            Self::Mapped(floats) => floats,
+            Self::Growing(_) => {
+                scratch.clear();
+                scratch.extend(self.iter());
+                scratch
+            }
+        }
+    }
+
     /// Multiplies each of `out` by its float here.
     pub(crate) fn multiply_into(self, out: &mut [f32]) {
         match self {

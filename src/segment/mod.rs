@@ -2,6 +2,8 @@
 
 pub(crate) mod ann;
 pub(crate) mod bits;
+pub(crate) mod check;
+pub(crate) mod digest;
 pub(crate) mod faiss;
 pub mod filter;
 pub(crate) mod growing;

@@ -80,10 +80,9 @@ impl Sealed {
                 let end = middle.checked_add(record.metadata_bytes as usize)?;
                 text.get(start..middle).and(text.get(middle..end))
             });
-            inside.ok_or_else(|| {
-                let offset = self.layout.records.start + position * RECORD;
-                (offset, format!("the record of row {position} points outside the text"))
-            })?;
+            let outside =
+                || (self.record_offset(position) as usize, format!("the record of row {position} points outside the text"));
+            inside.ok_or_else(outside)?;
         }
         Ok(())
     }
@@ -169,6 +168,11 @@ impl Sealed {
     pub(crate) fn record(&self, position: usize) -> Record {
         let (records, _) = self.map[self.layout.records.clone()].as_chunks::<RECORD>();
         Record::decode(&records[position])
+    }
+
+    /// Where in the file the record is.
+    pub(crate) fn record_offset(&self, position: usize) -> u64 {
+        (self.layout.records.start + position * RECORD) as u64
     }
 
     pub(crate) fn scales(&self, positions: Range<usize>) -> Floats<'_> {

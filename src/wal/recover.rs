@@ -26,7 +26,7 @@ pub(crate) struct Recovered {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LogReport {
     pub(crate) replayed_operations: u64,
-    /// Bytes after the last whole frame that a crash left and that were copied aside.
+    /// Bytes after the last whole frame that a crash left, which recovery copies aside.
     pub(crate) torn_bytes: u64,
 }
 
@@ -72,8 +72,8 @@ impl FileLog {
         Ok(Recovered { log, rescued, report })
     }
 
-    /// Reads what [`recover`](Self::recover) would read and refuses what it would refuse, and leaves everything as it is. Whether
-    /// recovery would have something to do: operations to replay, or a torn tail to copy aside.
+    /// Reads what [`recover`](Self::recover) would read and refuses what it would refuse, and leaves everything as it is. Tells what recovery
+    /// would have to do.
     ///
     /// # Errors
     /// Those of `recover`; those of `examine`, which is given each operation, are passed on.
@@ -82,11 +82,15 @@ impl FileLog {
         listed: &[SegmentName],
         from: Position,
         examine: &mut dyn FnMut(Lsn, &Operation<'_>) -> Result<()>,
-    ) -> Result<bool> {
+    ) -> Result<LogReport> {
         let mut reader = Reader { saves: false, ..Reader::new(examine) };
         let found = reader.read_all(options, listed, from)?;
         next_epoch(options, listed)?;
-        Ok(reader.report.replayed_operations > 0 || found.torn.is_some())
+        let mut report = reader.report;
+        if let Some((scan, offset)) = found.torn {
+            report.torn_bytes = torn_tail(options, &scan, offset)?.len() as u64;
+        }
+        Ok(report)
     }
 }
 
@@ -260,16 +264,22 @@ pub(super) fn open(options: &LogOptions, name: SegmentName) -> Result<Option<Sca
     Ok(Some(scan))
 }
 
-/// Copies what follows the last whole frame to `<segment>.torn`, but for the zeros at its end. Gives their number.
-fn copy_torn(options: &LogOptions, scan: &Scan, offset: u64) -> Result<u64> {
+/// What follows the last whole frame, but for the zeros at its end.
+fn torn_tail(options: &LogOptions, scan: &Scan, offset: u64) -> Result<Vec<u8>> {
     let path = &scan.path;
-    let io = &options.io;
-    let file = io.open(path).map_err(|error| Error::io("open", path, error))?;
+    let file = options.io.open(path).map_err(|error| Error::io("open", path, error))?;
     let mut bytes = vec![0; scan.file_bytes().saturating_sub(offset) as usize];
     let read = file.read_at(offset, &mut bytes).map_err(|error| Error::io("read", path, error))?;
     bytes.truncate(read);
     let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     bytes.truncate(used);
+    Ok(bytes)
+}
+
+/// Copies it to `<segment>.torn`, and gives the number of bytes.
+fn copy_torn(options: &LogOptions, scan: &Scan, offset: u64) -> Result<u64> {
+    let bytes = torn_tail(options, scan, offset)?;
+    let (path, io, used) = (&scan.path, &options.io, bytes.len());
     let name = format!("{}.torn", path.file_name().unwrap_or_default().to_string_lossy());
     match crate::io::durable::replace(&**io, &options.directory, &name, &[IoSlice::new(&bytes)]) {
         Ok(_) => tracing::warn!(

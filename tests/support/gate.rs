@@ -112,4 +112,8 @@ impl Io for Gate {
     fn lock(&self, path: &Path) -> io::Result<Lock> {
         self.io.lock(path)
     }
+
+    fn lock_shared(&self, path: &Path) -> io::Result<Lock> {
+        self.io.lock_shared(path)
+    }
 }
