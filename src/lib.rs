@@ -106,7 +106,10 @@ pub mod api;
 #[cfg(feature = "server")]
 pub mod cli;
 
-pub use engine::{Batch, Index, Listener, Opening, Store, StoreOptions};
+pub use engine::{
+    Batch, Effect, Finding, Index, Listener, LogOutline, LogRecord, Opening, Outline, SampledRecall, SegmentOutline, Store,
+    StoreOptions, Survey, Verified,
+};
 pub use error::{Damage, Error, Fault, Result, What};
 pub use segment::filter::Filter;
 pub use types::{

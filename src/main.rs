@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("faiss-proxy: {failure}");
-            ExitCode::FAILURE
+            failure.code()
         }
     }
 }

@@ -230,7 +230,11 @@ fn is_ours(name: &str) -> bool {
     parse_file_name(name).is_some() || parse_number(name).is_some() || SegmentName::parse(name).is_some()
 }
 
-fn read(io: &dyn Io, directory: &Path, generation: u64) -> Result<Manifest> {
+/// Reads and checks the manifest of a generation.
+///
+/// # Errors
+/// [`Error::Corrupt`] where it is not that; [`Error::Io`].
+pub(crate) fn read(io: &dyn Io, directory: &Path, generation: u64) -> Result<Manifest> {
     let path = directory.join(file_name(generation));
     let bytes = durable::read_all(io, &path, MANIFEST_BYTES_MAX)?;
     let manifest = Manifest::decode(&bytes).map_err(|problem| Error::corrupt(&path, 0, problem))?;

@@ -1,13 +1,23 @@
 //! One subcommand per file.
 
+pub mod inspect;
+pub mod ls;
 pub mod offline;
+pub mod selection;
 pub mod serve;
+pub mod shell;
+pub mod verify;
 
 use std::fmt;
 use std::io::Write as _;
 
+use std::path::PathBuf;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
+use clap_complete::Shell;
 use offline::Work;
+use selection::Selection;
 
 /// A durable vector store server on FAISS.
 #[derive(Debug, Parser)]
@@ -24,6 +34,23 @@ enum Command {
     Checkpoint(offline::Arguments),
     /// Rewrite each index into as few segments as may be, without dead rows, and build its FAISS indexes. No server may have the directory.
     Compact(offline::Arguments),
+    /// List indices. Nothing is written.
+    Ls(Selection),
+    /// Tell what an index is made of: settings, segments, log. Nothing is written.
+    Inspect(inspect::Arguments),
+    /// Add up what each tenant has. Nothing is written.
+    Stats(Selection),
+    /// Read every byte of the indices and tell everything that is wrong, and a digest of what they hold. Nothing is written.
+    Verify(Selection),
+    /// Print completions for a shell.
+    Completions {
+        shell: Shell,
+    },
+    /// Write man pages into a directory.
+    Man {
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 impl Arguments {
@@ -36,23 +63,41 @@ impl Arguments {
             Command::Serve(arguments) => serve::run(arguments),
             Command::Checkpoint(arguments) => offline::run(Work::Checkpoint, &arguments),
             Command::Compact(arguments) => offline::run(Work::Compact, &arguments),
+            Command::Ls(selection) => ls::list(&selection),
+            Command::Inspect(arguments) => inspect::run(&arguments),
+            Command::Stats(selection) => ls::stats(&selection),
+            Command::Verify(selection) => verify::run(&selection),
+            Command::Completions { shell } => shell::completions(shell),
+            Command::Man { directory } => shell::man(&directory),
         }
     }
 }
 
-/// Why a command ends with exit code 1.
+/// Why a command ends with another exit code than 0.
 #[derive(Debug)]
-pub struct Failure(String);
+pub struct Failure {
+    sentence: String,
+    code: u8,
+}
 
 impl Failure {
     fn new(sentence: impl Into<String>) -> Self {
-        Self(sentence.into())
+        Self { sentence: sentence.into(), code: 1 }
+    }
+
+    /// With an exit code that says more than 1, "it could not be done".
+    fn with_code(self, code: u8) -> Self {
+        Self { code, ..self }
+    }
+
+    pub fn code(&self) -> ExitCode {
+        ExitCode::from(self.code)
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.sentence)
     }
 }
 

@@ -1,33 +1,23 @@
 //! `faiss-proxy checkpoint` and `faiss-proxy compact`: what a server does of itself, on a data directory that no server has open.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Failure, print_line};
+use super::Failure;
+use super::selection::{Selection, Told};
 use crate::config::Limits;
-use crate::engine::{Index, Opening, Store, StoreOptions};
-use crate::error::{Error, Result};
-use crate::io::Io as _;
-use crate::io::os::OsIo;
+use crate::engine::{Index, Opening, Store, StoreOptions, Survey};
+use crate::error::Result;
 use crate::types::{IndexId, TenantId};
 
-/// Which indices, and how what was done is told.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Where the data is. It must be there.
-    #[arg(long, value_name = "DIR", env = "FAISS_DATA_DIR", default_value = "./data")]
-    data_dir: PathBuf,
-    /// Only the indices of this tenant.
-    #[arg(long, value_name = "TENANT", value_parser = |tenant: &str| TenantId::new(tenant))]
-    tenant: Option<TenantId>,
-    /// Only this index.
-    #[arg(long, value_name = "ID")]
-    index: Option<IndexId>,
-    /// One JSON object a line, for programs.
+    #[command(flatten)]
+    selection: Selection,
+    /// Say what there is to do, and write nothing.
     #[arg(long)]
-    json: bool,
+    dry_run: bool,
 }
 
 /// What is done with each index.
@@ -38,11 +28,12 @@ pub enum Work {
 }
 
 impl Work {
-    fn name(self) -> &'static str {
-        match self {
+    fn instead(self) -> String {
+        let name = match self {
             Self::Checkpoint => "checkpoint",
             Self::Compact => "compact",
-        }
+        };
+        format!("a server that has it does this on POST /v1/index/{{id}}/{name}")
     }
 
     fn done(self, index: &Index) -> Result<Done> {
@@ -72,15 +63,18 @@ struct Done {
     bytes_after: u64,
 }
 
-/// How it went with one index, as a line of JSON has it.
+/// What there is to do with an index.
 #[derive(Serialize)]
-struct Outcome<'a> {
-    tenant: &'a str,
-    index: IndexId,
-    #[serde(flatten)]
-    done: Option<Done>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+struct Planned {
+    lsn: u64,
+    /// Mutations that are in the log alone.
+    log_mutations: u64,
+    /// Bytes that a crash left at the end of the log, which are copied aside.
+    torn_bytes: u64,
+    segments: usize,
+    /// Dead rows of the checkpoint.
+    dead_rows: u64,
+    bytes: u64,
 }
 
 /// Does it with every index that is meant, one after the other, and says of each how it went. One that fails does not keep the others from it.
@@ -88,55 +82,67 @@ struct Outcome<'a> {
 /// # Errors
 /// Where the directory cannot be opened, no index is meant, or one failed.
 pub fn run(work: Work, arguments: &Arguments) -> Result<(), Failure> {
-    let store = open(work, arguments)?;
-    let (mut found, mut failed) = (0, 0);
-    let tenants = store.tenants().into_iter().filter(|tenant| arguments.tenant.as_ref().is_none_or(|wanted| wanted == tenant));
-    for tenant in tenants {
+    let selection = &arguments.selection;
+    let survey = selection.survey(&work.instead())?;
+    if arguments.dry_run {
+        return selection.for_each(&survey, |tenant, id| planned(&survey, tenant, id), plan_text);
+    }
+    // Opening a store would create the directory, and somebody who mistyped it would be told that all is well: the survey found it.
+    drop(survey);
+    let store = open(work, selection)?;
+    let mut told = Told::new(selection);
+    let bar = selection.progress(0, "{pos} indices done; {msg}");
+    for tenant in store.tenants().into_iter().filter(|tenant| selection.has_tenant(tenant)) {
         let refused = store.refused(&tenant).into_iter().map(|(id, error)| (id, Some(error)));
-        let listed = store.list(&tenant).map_err(|error| Failure::new(error.to_string()))?;
+        let listed = match store.list(&tenant) {
+            Ok(listed) => listed,
+            Err(error) => {
+                told.unreadable(&tenant, &error);
+                continue;
+            }
+        };
         let indices = listed.into_iter().map(|index| (index.id, None)).chain(refused);
-        for (id, refused) in indices.filter(|(id, _)| arguments.index.is_none_or(|wanted| wanted == *id)) {
-            found += 1;
+        for (id, refused) in indices.filter(|&(id, _)| selection.has_index(id)) {
+            bar.set_message(format!("{tenant} {id}"));
             let done = refused.map_or_else(|| store.index(&tenant, id), Err).and_then(|index: Arc<Index>| work.done(&index));
-            failed += u32::from(done.is_err());
-            tell(&tenant, id, done, arguments.json)?;
+            bar.suspend(|| told.tell(&tenant, id, done, done_text))?;
+            bar.inc(1);
         }
     }
+    bar.finish_and_clear();
     store.close().map_err(|error| Failure::new(format!("the last checkpoint failed: {error}")))?;
-    match (found, failed) {
-        (0, _) => Err(Failure::new(format!("{} has no such index", arguments.data_dir.display()))),
-        (_, 0) => Ok(()),
-        _ => Err(Failure::new(format!("{failed} of {found} indices failed"))),
-    }
+    told.end()
 }
 
-fn open(work: Work, arguments: &Arguments) -> Result<Store, Failure> {
-    let data_dir = &arguments.data_dir;
-    // Opening would create it, and somebody who mistyped it would be told that all is well.
-    OsIo.list(data_dir).map_err(|error| Failure::new(format!("--data-dir {}: {error}", data_dir.display())))?;
+fn open(work: Work, selection: &Selection) -> Result<Store, Failure> {
     // Nothing is done but what was asked for; an index that is done with is closed when the next one is opened.
     let limits = Limits { reserve_bytes: Limits::SERVER_RESERVE_BYTES, memory_budget_bytes: 1, ..Limits::default() };
-    let options = StoreOptions { limits, background: false, opening: Opening::Lazy, ..StoreOptions::new(data_dir) };
-    Store::open(options).map_err(|error| match error {
-        Error::Conflict(why) => {
-            let name = work.name();
-            Failure::new(format!("{why}; a server that has it does this on POST /v1/index/{{id}}/{name}"))
-        }
-        error => Failure::new(format!("cannot open {}: {error}", data_dir.display())),
+    let options = StoreOptions { limits, background: false, opening: Opening::Lazy, ..StoreOptions::new(&selection.data_dir) };
+    Store::open(options).map_err(|error| selection.cannot_open(&error, &work.instead()))
+}
+
+fn planned(survey: &Survey, tenant: &TenantId, id: IndexId) -> Result<Planned> {
+    let outline = survey.outline(tenant, id)?;
+    Ok(Planned {
+        lsn: outline.lsn,
+        log_mutations: outline.lsn - outline.checkpoint_lsn,
+        torn_bytes: outline.torn_bytes,
+        segments: outline.segments.len(),
+        dead_rows: outline.segments.iter().map(|segment| segment.dead).sum(),
+        bytes: outline.bytes,
     })
 }
 
-fn tell(tenant: &TenantId, index: IndexId, done: Result<Done>, json: bool) -> Result<(), Failure> {
-    let line = match done {
-        _ if json => {
-            let (done, error) = done.map_or_else(|error| (None, Some(error.to_string())), |done| (Some(done), None));
-            let outcome = Outcome { tenant: tenant.as_str(), index, done, error };
-            serde_json::to_string(&outcome).expect("an outcome is JSON")
-        }
-        Ok(Done { lsn, segments, rows_dropped, bytes_before, bytes_after }) => format!(
-            "{tenant} {index}\n  LSN {lsn}, segments {segments}, rows dropped {rows_dropped}, bytes {bytes_before} -> {bytes_after}"
-        ),
-        Err(error) => format!("{tenant} {index}\n  failed: {error}"),
-    };
-    print_line(&line)
+fn plan_text(tenant: &TenantId, id: IndexId, planned: &Planned) -> String {
+    let Planned { lsn, log_mutations, torn_bytes, segments, dead_rows, bytes } = planned;
+    let torn =
+        if *torn_bytes > 0 { format!("\n  {torn_bytes} torn bytes of the log would be copied aside") } else { String::new() };
+    format!(
+        "{tenant} {id}\n  LSN {lsn}, of which {log_mutations} in the log alone, segments {segments}\n  dead rows {dead_rows}, bytes {bytes}{torn}"
+    )
+}
+
+fn done_text(tenant: &TenantId, id: IndexId, done: &Done) -> String {
+    let Done { lsn, segments, rows_dropped, bytes_before, bytes_after } = done;
+    format!("{tenant} {id}\n  LSN {lsn}, segments {segments}, rows dropped {rows_dropped}, bytes {bytes_before} -> {bytes_after}")
 }

@@ -16,7 +16,7 @@ use crate::format::manifest::LOG_DIRECTORY;
 use crate::types::{Change, ChangePage, ChangesQuery, Lsn, Point};
 use crate::wal::file_log::LogOptions;
 use crate::wal::operation::Operation;
-use crate::wal::read::{Mark, Reading, read};
+use crate::wal::read::{Commit, Mark, Reading, read};
 use crate::wal::recover::missing;
 
 /// Bytes of log from which a page is made, but for its last mutation: bounds what a page takes of memory, and how long one call looks for what a filter
@@ -89,7 +89,7 @@ impl Index {
                 return Ok(page);
             }
             let mut log_bytes = 0;
-            let each = &mut |lsn, operation: &Operation<'_>| {
+            let each = &mut |Commit { lsn, .. }, operation: &Operation<'_>| {
                 recover::check_operation(operation, lsn, self.settings.dimension, &options.directory)?;
                 log_bytes += add_changes(lsn, operation, query, &mut page.changes);
                 page.next_lsn = lsn + 1;

@@ -70,32 +70,46 @@ fn first_state(context: &Context, key: &Key, directory: &Path, opening: Opening)
 
 /// Strangers are left alone.
 fn find_tenants(io: &dyn Io, data_dir: &Path) -> Result<Vec<TenantId>> {
-    let entries = sync_and_list(io, data_dir)?;
-    Ok(entries.iter().filter_map(|name| TenantId::new(name).ok()).collect())
+    sync(io, data_dir)?;
+    tenants(io, data_dir)
+}
+
+/// The tenants whose directories are in a data directory, by their names.
+pub(super) fn tenants(io: &dyn Io, data_dir: &Path) -> Result<Vec<TenantId>> {
+    let names = directories(io, data_dir)?;
+    Ok(names.iter().filter_map(|name| TenantId::new(name).ok()).collect())
 }
 
 /// Every index directory, after removing what a crash left of indices on their way in or out. Strangers are left alone.
 fn find_indices(io: &dyn Io, tenant_dir: &Path) -> Result<Vec<IndexId>> {
-    let mut found = Vec::new();
-    for name in sync_and_list(io, tenant_dir)? {
-        if name.starts_with(CREATING) || name.starts_with(DELETING) {
-            if let Err(error) = durable::remove_tree(io, &tenant_dir.join(&name)) {
-                tracing::warn!(%error, "what is left of an index on its way in or out stays until the next opening");
-            }
-        } else if let Ok(id) = IndexId::try_parse(&name)
-            && id.to_string() == name
-        {
-            found.push(id);
+    sync(io, tenant_dir)?;
+    let names = directories(io, tenant_dir)?;
+    for name in names.iter().filter(|name| name.starts_with(CREATING) || name.starts_with(DELETING)) {
+        if let Err(error) = durable::remove_tree(io, &tenant_dir.join(name)) {
+            tracing::warn!(%error, "what is left of an index on its way in or out stays until the next opening");
         }
     }
-    Ok(found)
+    Ok(names.iter().filter_map(|name| index_of(name)).collect())
+}
+
+/// The indices whose directories are in a tenant's, by their ids.
+pub(super) fn indices(io: &dyn Io, tenant_dir: &Path) -> Result<Vec<IndexId>> {
+    let names = directories(io, tenant_dir)?;
+    Ok(names.iter().filter_map(|name| index_of(name)).collect())
+}
+
+fn index_of(name: &str) -> Option<IndexId> {
+    IndexId::try_parse(name).ok().filter(|id| id.to_string() == name)
+}
+
+/// A process that was killed between a rename and its sync left names that are not on the disk. They are about to be believed: an index that is
+/// found is written to, and the files of one that is on its way out are removed.
+fn sync(io: &dyn Io, path: &Path) -> Result<()> {
+    io.sync_dir(path).map_err(|error| Error::io("sync", path, error))
 }
 
 /// Names of the directories in a directory.
-fn sync_and_list(io: &dyn Io, path: &Path) -> Result<Vec<String>> {
-    // A process that was killed between a rename and its sync left names that are not on the disk. They are about to be believed: an index
-    // that is found is written to, and the files of one that is on its way out are removed.
-    io.sync_dir(path).map_err(|error| Error::io("sync", path, error))?;
+fn directories(io: &dyn Io, path: &Path) -> Result<Vec<String>> {
     let entries = io.list(path).map_err(|error| Error::io("list", path, error))?;
     Ok(entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect())
 }
@@ -109,7 +123,7 @@ fn threads(context: &Context) -> usize {
 }
 
 /// The results, in no order.
-fn in_parallel<T: Send, R: Send>(threads: usize, todo: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+pub(super) fn in_parallel<T: Send, R: Send>(threads: usize, todo: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let threads = threads.min(todo.len());
     if threads < 2 {
         return todo.into_iter().map(work).collect();

@@ -224,7 +224,7 @@ pub(super) fn settings_of(manifest: &Manifest, directory: &Path) -> Result<(Metr
 }
 
 /// The client who asks for an index did not choose its type just now: it is the manifest that is at fault, and not the request.
-fn not_taken(manifest: &Manifest, directory: &Path, error: &Error) -> Error {
+pub(super) fn not_taken(manifest: &Manifest, directory: &Path, error: &Error) -> Error {
     Error::corrupt(&directory.join(manifest.file_name()), 0, format!("this version does not take its type: {error}"))
 }
 

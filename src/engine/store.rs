@@ -25,7 +25,7 @@ use crate::segment::recipe;
 use crate::types::{IdempotencyKey, IndexCounts, IndexId, IndexSpec, IndexSummary, Metric, TenantId};
 
 /// Held by the process that has the directory open.
-const LOCK_FILE: &str = "LOCK";
+pub(super) const LOCK_FILE: &str = "LOCK";
 
 /// When an index is recovered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,7 +83,7 @@ impl Store {
         durable::create_dirs_durably(&*io, &data_dir)?;
         let lock_path = data_dir.join(LOCK_FILE);
         let lock = io.lock(&lock_path).map_err(|error| match error.kind() {
-            ErrorKind::WouldBlock => Error::Conflict(format!("{} is open in another process", data_dir.display())),
+            ErrorKind::WouldBlock => in_use(&data_dir),
             _ => Error::io("lock", &lock_path, error),
         })?;
         let maintenance = background.then(Maintenance::start).transpose()?;
@@ -263,6 +263,10 @@ impl Drop for Store {
             maintenance.stop();
         }
     }
+}
+
+pub(super) fn in_use(data_dir: &Path) -> Error {
+    Error::Conflict(format!("{} is open in another process", data_dir.display()))
 }
 
 /// # Errors

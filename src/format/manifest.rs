@@ -191,31 +191,27 @@ impl Manifest {
 
     /// Numbers of all files in the segments' directory that it names.
     pub(crate) fn file_numbers(&self) -> impl Iterator<Item = u64> {
-        self.segments
-            .iter()
-            .flat_map(|s| {
-                let (dead, fields) = (s.dead.as_ref().map(|dead| dead.number), s.fields.as_ref().map(|fields| fields.number));
-                [Some(s.number), dead, s.index().map(|index| index.number), fields]
-            })
-            .flatten()
-            .chain(self.keys.as_ref().map(|keys| keys.number))
+        self.segment_files().map(|(_, number, _)| number)
+    }
+
+    /// Name, number and checksum of every file in the segments' directory that it names.
+    pub(crate) fn segment_files(&self) -> impl Iterator<Item = (String, u64, Checksum)> {
+        let side = |file: &SideFile, name: fn(u64) -> String| (name(file.number), file.number, file.checksum);
+        let segments = self.segments.iter().flat_map(move |segment| {
+            let rows = (segment_name(segment.number), segment.number, segment.checksum);
+            let dead = segment.dead.as_ref().map(|dead| side(dead, dead_name));
+            let index = segment.index().map(|index| (index_name(index.number), index.number, index.checksum));
+            let fields = segment.fields.as_ref().map(|fields| side(fields, fields_name));
+            std::iter::once(rows).chain(dead).chain(index).chain(fields)
+        });
+        segments.chain(self.keys.as_ref().map(move |keys| side(keys, keys_name)))
     }
 
     /// Names of all files that belong to this manifest, from the index's directory.
     pub(crate) fn files(&self) -> impl Iterator<Item = String> {
         let log = self.log.iter().map(|name| format!("{LOG_DIRECTORY}/{}", name.file_name()));
-        let segments = self.segments.iter().flat_map(|segment| {
-            let dead = segment.dead.as_ref().map(|dead| dead_name(dead.number));
-            let index = segment.index().map(|index| index_name(index.number));
-            let fields = segment.fields.as_ref().map(|fields| fields_name(fields.number));
-            std::iter::once(segment_name(segment.number))
-                .chain(dead)
-                .chain(index)
-                .chain(fields)
-                .map(|name| format!("{SEGMENT_DIRECTORY}/{name}"))
-        });
-        let keys = self.keys.as_ref().map(|keys| format!("{SEGMENT_DIRECTORY}/{}", keys_name(keys.number)));
-        std::iter::once(self.file_name()).chain(log).chain(segments).chain(keys)
+        let segments = self.segment_files().map(|(name, ..)| format!("{SEGMENT_DIRECTORY}/{name}"));
+        std::iter::once(self.file_name()).chain(log).chain(segments)
     }
 }
 

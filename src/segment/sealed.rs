@@ -105,6 +105,13 @@ impl Sealed {
         Ok(())
     }
 
+    /// Whether what [`load_fields`](Self::load_fields) read is the metadata index of these rows; true where there is none. `unindexed`: as for
+    /// [`fields`](Self::fields).
+    pub(crate) fn stored_fields_are_right(&self, unindexed: &Arc<[String]>) -> bool {
+        let rows = (0..self.len()).map(|position| Cow::Borrowed(self.metadata(position)));
+        self.stored_fields.as_ref().is_none_or(|stored| **stored == Fields::new(unindexed, rows).encode()[..])
+    }
+
     /// Floats in a vector.
     pub(crate) fn dimension(&self) -> usize {
         self.dimension

@@ -24,6 +24,13 @@ pub(crate) struct Mark {
     pub(crate) lsn: Lsn,
 }
 
+/// Which mutation an operation is, and when it was committed: UTC, microseconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Commit {
+    pub(crate) lsn: Lsn,
+    pub(crate) time_us: u64,
+}
+
 /// How a reading ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
@@ -43,7 +50,7 @@ pub(crate) fn read(
     listed: &[SegmentName],
     lsns: RangeInclusive<Lsn>,
     from: Option<Mark>,
-    each: &mut dyn FnMut(Lsn, &Operation<'_>) -> Result<ControlFlow<()>>,
+    each: &mut dyn FnMut(Commit, &Operation<'_>) -> Result<ControlFlow<()>>,
 ) -> Result<Reading> {
     let (first_lsn, last_lsn) = lsns.into_inner();
     let first = listed.partition_point(|name| name.first_lsn <= first_lsn).saturating_sub(1);
@@ -90,7 +97,8 @@ pub(crate) fn read(
         }
         let Some(whole) = pieces.add(header.kind, frame.payload).map_err(|problem| problem.at(&damaged))? else { continue };
         let wanted = &mut |lsn, operation: &Operation<'_>| {
-            if lsn < first_lsn { Ok(ControlFlow::Continue(())) } else { each(lsn, operation) }
+            let commit = Commit { lsn, time_us: header.time_us };
+            if lsn < first_lsn { Ok(ControlFlow::Continue(())) } else { each(commit, operation) }
         };
         // A frame is not durable in part: its last operation is not above the last that is wanted.
         if operations(&whole, header.first_lsn..=header.last_lsn, wanted).map_err(|problem| problem.at(&damaged))?.is_break() {

@@ -8,13 +8,13 @@ use faiss_proxy::config::Limits;
 use faiss_proxy::io::Io;
 use faiss_proxy::io::sim::SimIo;
 use faiss_proxy::{
-    Damage, Durability, Error, Filter, IdempotencyKey, Index, IndexId, IndexOptions, IndexSpec, Lsn, Metric, Opening, Query,
-    Store, TenantId, WriteOptions,
+    Damage, Durability, Effect, Error, Filter, Finding, IdempotencyKey, Index, IndexId, IndexOptions, IndexSpec, Lsn, Metric,
+    Opening, Query, Store, Survey, TenantId, Verified, WriteOptions,
 };
 
 use crate::damage::{Case, Outcome};
 use crate::log::Log;
-use crate::support::{State, dump, files_below, open_store, open_store_as, point, spec, tenant};
+use crate::support::{State, digest_of, dump, files_below, open_store, open_store_as, point, spec, tenant};
 
 const DATA: &str = "/data";
 
@@ -129,6 +129,7 @@ impl Sample {
     /// Opens a damaged disk, at once and lazily. Panics unless what is found is allowed.
     pub fn open(&self, disk: &SimIo, case: &Case) -> Outcome {
         let lazy = disk.fork();
+        let verified = verify(disk, &self.victim);
         let damaged = disk.open(&case.path).is_ok().then(|| disk.map(&case.path).unwrap().to_vec());
         let store = open_store(disk.clone(), DATA, &limits()).unwrap();
         self.check_bystanders(&store);
@@ -138,6 +139,11 @@ impl Sample {
                 assert!(found.path.starts_with(expected), "{found} names another file than was damaged");
                 check_text(&Error::Corrupt(Arc::clone(&found)));
                 self.check_lazy(&lazy, Err(&found));
+                let is_it = |finding: &Finding| {
+                    (&finding.file, finding.offset, &finding.problem) == (&found.path, found.offset, &found.problem)
+                };
+                let told = verified.findings.iter().filter(|finding| finding.effect == Effect::Refused);
+                assert!(told.clone().any(is_it), "verify does not tell of {found}: {told:?}");
                 Outcome::Refused
             }
             Err(other) => panic!("{other:?}"),
@@ -147,6 +153,7 @@ impl Sample {
                 self.check_lazy(&lazy, Ok(&dump(&index)));
                 check_count(&index);
                 let is_rebuilt = check_searches(&index, self.index_type);
+                self.check_verified(&verified, lsn, is_rebuilt, self.kind(&case.path));
                 self.write_and_reopen(disk, store, index);
                 if lsn == self.victim.last_lsn() {
                     return if is_rebuilt { Outcome::Rebuilt } else { Outcome::Same };
@@ -185,6 +192,21 @@ impl Sample {
         }
     }
 
+    /// What `verify` said before of a disk on which the index serves.
+    fn check_verified(&self, verified: &Verified, lsn: Lsn, is_rebuilt: bool, kind: &str) {
+        let effects: Vec<Effect> = verified.findings.iter().map(|finding| finding.effect).collect();
+        assert!(!effects.contains(&Effect::Refused), "the index serves: {verified:?}");
+        assert_eq!(verified.digest.as_deref(), Some(&*digest_of(&self.victim.states[lsn as usize])));
+        assert_eq!((verified.lsn, verified.points), (lsn, self.victim.states[lsn as usize].len() as u64));
+        assert!(!is_rebuilt || effects.contains(&Effect::MadeAgain), "{verified:?}");
+        let expected = match kind {
+            ".fields" | ".faiss" => Some(Effect::MadeAgain),
+            "manifest before" => Some(Effect::Spare),
+            _ => None,
+        };
+        assert!(expected.is_none_or(|effect| effects.contains(&effect)), "damage of a {kind} goes unseen: {verified:?}");
+    }
+
     fn write_and_reopen(&self, disk: &SimIo, store: Store, index: Arc<Index>) {
         upsert(&index, &["later".to_owned()], 1, &mut Vec::new());
         let expected = (index.info().lsn, dump(&index));
@@ -193,6 +215,16 @@ impl Sample {
         let index = store.index(&self.victim.tenant, self.victim.id).unwrap();
         assert_eq!((index.info().lsn, dump(&index)), expected, "after one more write");
     }
+}
+
+/// Looks at an index on a disk, and changes nothing.
+fn verify(disk: &SimIo, kept: &Kept) -> Verified {
+    let disk = disk.fork();
+    let before = disk.mutations();
+    let survey = Survey::open(Arc::new(disk.clone()), DATA).unwrap();
+    let verified = survey.verify(&kept.tenant, kept.id, &|_| {});
+    assert_eq!(disk.mutations(), before, "looking changed something");
+    verified
 }
 
 /// A person learns from a refusal which file it is, where in it, and what there is to do.

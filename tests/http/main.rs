@@ -11,6 +11,7 @@ mod contract;
 mod dormant;
 mod events;
 mod index_types;
+mod looking;
 mod offline;
 mod process;
 mod program;

@@ -9,23 +9,23 @@ use tempfile::TempDir;
 use crate::program::{ServerProcess, program};
 use crate::support::{KEY, TestServer};
 
-fn tool(work: &str, data_dir: &Path, arguments: &[&str]) -> Output {
+pub fn tool(work: &str, data_dir: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_faiss-proxy"));
     command.env_remove("FAISS_DATA_DIR").env("RUST_LOG", "off");
     command.arg(work).arg("--data-dir").arg(data_dir).args(arguments).output().unwrap()
 }
 
 /// What it said of each index, one line after the other.
-fn lines(output: &Output) -> Vec<Value> {
+pub fn lines(output: &Output) -> Vec<Value> {
     std::str::from_utf8(&output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn said(output: &Output) -> &str {
+pub fn said(output: &Output) -> &str {
     std::str::from_utf8(&output.stderr).unwrap()
 }
 
 /// A data directory as a kill leaves it: three indices of two tenants, all of whose points are in the log alone. Gives the paths of the indices.
-fn killed() -> (TempDir, Vec<String>) {
+pub fn killed() -> (TempDir, Vec<String>) {
     let data_dir = tempfile::tempdir().unwrap();
     let server = ServerProcess::start(program(data_dir.path()).args(["--dev", "--listen", "127.0.0.1:0"]));
     let mut paths = Vec::new();
@@ -44,7 +44,7 @@ fn killed() -> (TempDir, Vec<String>) {
     (data_dir, paths)
 }
 
-fn id(path: &str) -> &str {
+pub fn id(path: &str) -> &str {
     path.rsplit('/').next().unwrap()
 }
 

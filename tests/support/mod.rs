@@ -19,6 +19,7 @@ use faiss_proxy::{
     CheckpointReport, Durability, Error, Index, IndexSpec, IndexState, Lsn, Metric, Opening, Point, Query, Result, Store,
     StoreOptions, TenantId, Upserted,
 };
+use twox_hash::XxHash3_128;
 
 /// SplitMix64, so that a seed in a failure message brings the failure back on every machine.
 #[derive(Clone, Debug)]
@@ -106,6 +107,16 @@ impl From<Point> for Row {
 }
 
 pub type State = BTreeMap<String, Row>;
+
+/// The state digest, by the formula of `docs/offline.md`.
+pub fn digest_of(state: &State) -> String {
+    let hash = |id: &str, row: &Row| {
+        let values: Vec<u8> = row.bits.iter().flat_map(|bits| bits.to_le_bytes()).collect();
+        let parts = [id.as_bytes(), row.metadata.as_bytes(), &values].map(|part| XxHash3_128::oneshot(part).to_le_bytes());
+        XxHash3_128::oneshot(&parts.concat())
+    };
+    format!("{:032x}", state.iter().fold(0_u128, |sum, (id, row)| sum.wrapping_add(hash(id, row))))
+}
 
 /// Everything that an index holds, read back point by point.
 pub fn dump(index: &Index) -> State {

@@ -95,7 +95,7 @@ pub(crate) fn build(
         Err(why) => return exact(None, format!("FAISS could not build {factory}: {why}")),
     };
     let mut ann = Ann { index, recipe: recipe.clone(), sealed: Arc::clone(sealed), tuning: options.tuning, resident_bytes: 0 };
-    let sample = Sample::take(sealed, recipe.metric(), extreme, stop)?;
+    let sample = Sample::take(sealed, recipe.metric(), extreme, SAMPLE, stop)?;
     let recall = ann.tune(&sample, options.min_recall, extreme, stop)?;
     if recall < options.min_recall {
         return exact(
@@ -197,8 +197,8 @@ fn training_rows(recipe: &Recipe, sealed: &Sealed, extreme: &Positions) -> Vec<f
 
 /// One position of each of so many equal stretches of the rows, rising, drawn so that no regularity of their order shows: rows that come in turns
 /// are not all of one kind.
-fn sample_positions(rows: usize) -> impl Iterator<Item = usize> {
-    let stretches = SAMPLE.min(rows);
+fn sample_positions(rows: usize, queries: usize) -> impl Iterator<Item = usize> {
+    let stretches = queries.min(rows);
     (0..stretches).map(move |number| {
         let [start, end] = [number, number + 1].map(|n| n * rows / stretches);
         // 2^64 divided by the golden ratio: the fractional parts of its multiples are spread evenly (Knuth, The Art of Computer Programming 3,
@@ -223,9 +223,9 @@ struct Sampled {
 }
 
 impl Sample {
-    fn take(sealed: &Sealed, metric: Metric, extreme: &Positions, stop: &AtomicBool) -> Result<Self> {
+    fn take(sealed: &Sealed, metric: Metric, extreme: &Positions, queries: usize, stop: &AtomicBool) -> Result<Self> {
         let rows = sealed.len();
-        let positions = sample_positions(rows).filter(|&position| !extreme.contains(position));
+        let positions = sample_positions(rows, queries).filter(|&position| !extreme.contains(position));
         let mut queries: Vec<Sampled> = positions
             .map(|position| {
                 let mut query = mapped(sealed.floats(position..position + 1)).to_vec();
@@ -288,6 +288,16 @@ impl Sample {
 }
 
 impl Ann {
+    /// Recall@10 on so many of the segment's own rows, 0 to 1, with what it is searched with by default.
+    ///
+    /// # Errors
+    /// Those of FAISS.
+    pub(crate) fn sampled_recall(&self, extreme: &Positions, queries: usize) -> Result<f32> {
+        let never = AtomicBool::new(false);
+        let sample = Sample::take(&self.sealed, self.metric(), extreme, queries, &never)?;
+        sample.recall(self, extreme, &never)
+    }
+
     /// Raises the search parameters until the recall is `wanted` or they are at their ends, and returns the recall.
     fn tune(&mut self, sample: &Sample, wanted: f32, extreme: &Positions, stop: &AtomicBool) -> Result<f32> {
         self.set_tuning(self.tuning);

@@ -36,9 +36,9 @@ fn bench() -> Bench {
 /// What a reading gives that is broken off after `count` operations.
 fn take(bench: &Bench, lsns: (Lsn, Lsn), from: Option<Mark>, count: usize) -> Result<(Vec<(Lsn, String)>, Reading)> {
     let mut found = Vec::new();
-    let reading = read(&bench.options(IndexId::nil()), &bench.listed, lsns.0..=lsns.1, from, &mut |lsn, operation| {
+    let reading = read(&bench.options(IndexId::nil()), &bench.listed, lsns.0..=lsns.1, from, &mut |commit, operation| {
         let Operation::Upsert(upsert) = operation else { panic!("only upserts are written here") };
-        found.extend(upsert.points().map(|(id, ..)| (lsn, id.to_owned())));
+        found.extend(upsert.points().map(|(id, ..)| (commit.lsn, id.to_owned())));
         Ok(if found.len() < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
     Ok((found, reading))
