@@ -48,6 +48,9 @@ pub enum Error {
     /// Bytes on disk are not the bytes that were written. Nothing was changed.
     #[error("{0}; the index refuses until it is restored from a backup or deleted")]
     Corrupt(Arc<Damage>),
+    /// What a backup is made of is not what was put there, or is missing. Nothing was changed. Restore from another one.
+    #[error("backup: {0}; nothing was changed")]
+    Backup(Arc<Damage>),
     /// A sync failed: whether this write survives a crash is not known. Restart the server and look.
     #[error("outcome unknown: {0}; restart the server and look")]
     OutcomeUnknown(Arc<Fault>),
@@ -123,6 +126,11 @@ impl Error {
 
     pub(crate) fn corrupt(path: &Path, offset: u64, problem: impl Into<String>) -> Self {
         Self::Corrupt(Arc::new(Damage { path: path.to_owned(), offset, problem: problem.into() }))
+    }
+
+    /// Of a whole object of a backup.
+    pub(crate) fn backup(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Backup(Arc::new(Damage { path: path.to_owned(), offset: 0, problem: problem.into() }))
     }
 
     /// The same failure where it is no longer known what reached the disk.

@@ -25,6 +25,7 @@
 //! | module | what |
 //! | --- | --- |
 //! | `cli`, `api` | the server (feature `server`): arguments; HTTP |
+//! | [`backup`] | backups in repositories of objects, and restoring from them |
 //! | [`engine`] | store, index, group commit, the state and its Views, search, checkpoint, compaction, recovery |
 //! | `wal` | the log: operations, appending, scanning, what of it may be served |
 //! | [`segment`] | rows in memory and in mapped files, the id map, filters, FAISS: kernels, index types, indexes over segments |
@@ -32,7 +33,7 @@
 //! | `format` | bytes of headers, frames, manifests, segments |
 //! | [`io`] | the storage seam: the real disk, and a simulated one that crashes on demand |
 //!
-//! Arrows run one way: `cli → api → engine → {wal, segment, checkpoint} → format → io`. In the repository, `docs/architecture.md` tells more,
+//! Arrows run one way: `cli → api → backup → engine → {wal, segment, checkpoint} → format → io`. In the repository, `docs/architecture.md` tells more,
 //! `docs/format.md` has every byte, and `docs/durability.md` says what is promised and what is not.
 //!
 //! # Example
@@ -87,6 +88,7 @@
 const _: () = assert!(cfg!(target_endian = "little"), "the files of faiss-proxy are little endian, and so must the machine be");
 const _: () = assert!(cfg!(target_pointer_width = "64"), "faiss-proxy maps files that are larger than 4 GiB: it needs 64 bits");
 
+pub mod backup;
 mod checkpoint;
 pub mod config;
 pub mod engine;
@@ -97,6 +99,7 @@ pub mod fuzzing;
 pub mod io;
 pub mod segment;
 mod sync;
+mod time;
 mod types;
 mod wal;
 mod write_options;

@@ -30,7 +30,6 @@ use tokio::sync::{Semaphore, watch};
 
 pub use auth::ApiKeys;
 pub use config::ServerConfig;
-pub(crate) use indices::rfc3339;
 pub use listen::serve;
 
 use crate::Store;

@@ -141,6 +141,7 @@ impl From<Error> for Problem {
             Error::Full(_) => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
             Error::Io(_) => (StatusCode::SERVICE_UNAVAILABLE, "io_error"),
             Error::Corrupt(_) => (StatusCode::SERVICE_UNAVAILABLE, "index_refused"),
+            Error::Backup(_) => (StatusCode::SERVICE_UNAVAILABLE, "backup_damaged"),
             Error::OutcomeUnknown(_) => (StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown"),
             Error::Closed(_) => (StatusCode::SERVICE_UNAVAILABLE, "closed"),
         };

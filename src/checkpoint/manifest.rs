@@ -1,6 +1,6 @@
 //! The one atomic root of an index: a new manifest replaces the old one in a single rename.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +26,8 @@ pub(crate) struct Root {
     unsure: u8,
     /// Set once it is not known which manifest is on the disk.
     poisoned: Option<Error>,
+    /// Manifests whose log and segments somebody reads: while they are here, no file that they name is removed.
+    pins: BTreeMap<u64, Manifest>,
 }
 
 impl Root {
@@ -99,7 +101,16 @@ impl Root {
             .inspect_err(|error| tracing::warn!(%error, "the manifest before the newest one cannot be read; no file is swept"))
             .ok();
         let sweeps = previous.is_some();
-        Ok(Self { io, directory: directory.to_owned(), current, previous, sweeps, unsure: 0, poisoned: None })
+        Ok(Self {
+            io,
+            directory: directory.to_owned(),
+            current,
+            previous,
+            sweeps,
+            unsure: 0,
+            poisoned: None,
+            pins: BTreeMap::new(),
+        })
     }
 
     pub(crate) fn current(&self) -> &Manifest {
@@ -153,13 +164,44 @@ impl Root {
         // Where the one before could not be read when it was opened, both are of this process by now.
         self.sweeps |= dropped.is_some();
         let names: Vec<PathBuf> = match self.unsure {
-            0 => dropped.iter().flat_map(Manifest::files).filter(|name| !self.names(name)).map(PathBuf::from).collect(),
+            0 => {
+                let named = self.named();
+                dropped.iter().flat_map(Manifest::files).filter(|name| !named.contains(name)).map(PathBuf::from).collect()
+            }
             _ => {
                 self.unsure -= 1;
                 // From here on all of it can go.
                 if self.unsure == 0 { self.leftovers().unwrap_or_default() } else { Vec::new() }
             }
         };
+        Ok((bytes.len() as u64, self.remove(names)))
+    }
+
+    /// Keeps every file of the log and of the segments that the current manifest names, until [`unpin`](Self::unpin) is given the key.
+    pub(crate) fn pin(&mut self) -> (u64, Manifest) {
+        let key = self.pins.last_key_value().map_or(0, |(last, _)| last + 1);
+        self.pins.insert(key, self.current.clone());
+        (key, self.current.clone())
+    }
+
+    /// Removes what only this pin kept. A file that stays is removed by the next opening.
+    pub(crate) fn unpin(&mut self, key: u64) {
+        let Some(pinned) = self.pins.remove(&key) else { return };
+        // Else all that no manifest names goes when it can, this too.
+        if self.unsure == 0 {
+            let named = self.named();
+            self.remove(pinned_files(&pinned).filter(|name| !named.contains(name)).map(PathBuf::from));
+        }
+    }
+
+    /// Names of the files that stay: those of both manifests, and what is pinned.
+    fn named(&self) -> HashSet<String> {
+        let manifests = std::iter::once(&self.current).chain(&self.previous);
+        manifests.flat_map(Manifest::files).chain(self.pins.values().flat_map(pinned_files)).collect()
+    }
+
+    /// Gives how many of the files were log.
+    fn remove(&self, names: impl IntoIterator<Item = PathBuf>) -> usize {
         let mut log_files_removed = 0;
         for name in names {
             // A file that stays is removed by the next opening.
@@ -170,11 +212,7 @@ impl Root {
                 }
             }
         }
-        Ok((bytes.len() as u64, log_files_removed))
-    }
-
-    fn names(&self, file: &str) -> bool {
-        std::iter::once(&self.current).chain(&self.previous).any(|manifest| manifest.files().any(|name| name == file))
+        log_files_removed
     }
 
     /// Removes files of ours that no kept manifest names: what a crash left. For an index that is known to be sound. Files that are not ours
@@ -204,13 +242,13 @@ impl Root {
         Ok(())
     }
 
-    /// Files of ours that no kept manifest names, from the index's directory.
+    /// Files of ours that no kept manifest names and nobody reads, from the index's directory.
     fn leftovers(&self) -> Result<Vec<PathBuf>> {
         let mut leftovers = Vec::new();
         if !self.sweeps {
             return Ok(leftovers);
         }
-        let named: HashSet<String> = std::iter::once(&self.current).chain(&self.previous).flat_map(Manifest::files).collect();
+        let named = self.named();
         for directory in ["", LOG_DIRECTORY, SEGMENT_DIRECTORY] {
             let path = self.directory.join(directory);
             for entry in self.io.list(&path).map_err(|error| Error::io("list", &path, error))? {
@@ -222,6 +260,11 @@ impl Root {
         }
         Ok(leftovers)
     }
+}
+
+/// What a pin keeps: all but the manifest's own file, whose contents whoever pins it has.
+fn pinned_files(manifest: &Manifest) -> impl Iterator<Item = String> {
+    manifest.files().skip(1)
 }
 
 /// Whether a file name is one that this crate gives. Torn tails that were copied aside are kept.
@@ -248,7 +291,7 @@ pub(crate) fn read(io: &dyn Io, directory: &Path, generation: u64) -> Result<Man
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::manifest::{Settings, segment_name};
+    use crate::format::manifest::{Checksum, SegmentFile, Settings, segment_name};
     use crate::format::position::Position;
     use crate::io::sim::{Fault, Operation, SimIo, Survival};
 
@@ -301,6 +344,38 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_pinned_is_neither_swept_nor_removed_by_publishing_and_goes_with_the_last_pin() {
+        let named =
+            |number| SegmentFile { number, checksum: Checksum { bytes: 0, crc: 0 }, dead: None, built: None, fields: None };
+        // With what a crash left, all that no manifest names is swept at once when that can be done; without, each as it is dropped.
+        for leftover in [true, false] {
+            let disk = new_disk();
+            let segments = Path::new("/").join(SEGMENT_DIRECTORY);
+            let mut root = load(&disk).unwrap();
+            disk.create(&segments.join(segment_name(1))).unwrap();
+            root.publish(|manifest| manifest.segments.push(named(1))).unwrap();
+            drop(root);
+            if leftover {
+                disk.create(&segments.join(segment_name(9))).unwrap();
+            }
+            let mut root = load(&disk).unwrap();
+            let ((first, pinned), (second, _)) = (root.pin(), root.pin());
+            assert_eq!(pinned, *root.current());
+            for _ in 0..3 {
+                root.publish(|manifest| manifest.segments.clear()).unwrap();
+            }
+            let listed = || disk.list(&segments).unwrap().into_iter().map(|entry| entry.name).collect::<Vec<_>>();
+            assert_eq!(listed(), [segment_name(1)], "leftover: {leftover}");
+            root.unpin(first);
+            assert_eq!(listed(), [segment_name(1)], "another has it");
+            root.unpin(second);
+            root.unpin(second);
+            assert_eq!(listed(), [""; 0]);
+            assert_eq!(load(&disk).unwrap().unsure, 0, "nothing is left for the next opening");
+        }
+    }
+
     /// A disk with a new index in its root.
     fn new_disk() -> SimIo {
         let disk = SimIo::new();
@@ -335,7 +410,16 @@ mod tests {
         let current = manifest(1);
         disk.create_dir(&Path::new("/").join(SEGMENT_DIRECTORY)).unwrap();
         let io = Arc::new(disk.clone());
-        let root = Root { io, directory: "/".into(), current, previous: None, sweeps: true, unsure: 0, poisoned: None };
+        let root = Root {
+            io,
+            directory: "/".into(),
+            current,
+            previous: None,
+            sweeps: true,
+            unsure: 0,
+            poisoned: None,
+            pins: BTreeMap::new(),
+        };
         assert_eq!(root.next_number().unwrap(), 1);
         disk.create(&Path::new("/").join(SEGMENT_DIRECTORY).join(segment_name(u64::MAX))).unwrap();
         let error = root.next_number().unwrap_err().to_string();

@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 
 use super::selection::Selection;
 use super::{Failure, print_line};
-use crate::api::rfc3339;
 use crate::engine::{LogRecord, Outline, SegmentOutline};
 use crate::error::Error;
+use crate::time::rfc3339;
 use crate::types::{IndexId, TenantId};
 
 /// Ids of a mutation that people are shown.

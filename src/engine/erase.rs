@@ -17,9 +17,14 @@ impl Index {
     /// in any file of this index. Backups, and what a disk keeps of a file that was removed, are beyond its reach.
     ///
     /// # Errors
+    /// [`Error::Conflict`]: a backup that is under way reads files that have it; nothing was begun.
     /// [`Error::Full`], [`Error::Io`]: some of it may still be there; call it again. [`Error::OutcomeUnknown`]: the same, and the index is
     /// read-only.
     pub fn erase(&self) -> Result<EraseReport> {
+        let Some(_no_pin) = self.pinning.try_write() else {
+            let why = "a backup of this index is under way, and reads files that hold what was deleted; erase when it has ended";
+            return Err(Error::Conflict(why.to_owned()));
+        };
         let _one = self.compacting.lock();
         // Nor a build: one that is under way copies what is deleted meanwhile, and what it has written would be swept with what no manifest names,
         // before its manifest names it.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::apply::{Shared, State};
 use super::changes::Marks;
@@ -32,7 +32,7 @@ use crate::wal::file_log::FileLog;
 
 /// One index, open. Calls block; any number of threads may make them.
 ///
-/// Locks, in the order in which they may be taken: `compacting`, `building`, `files`, `writer`, the line of `queue` or `root` or the ids of `shared`. A search takes none.
+/// Locks, in the order in which they may be taken: `pinning`, `compacting`, `building`, `files`, `writer`, the line of `queue` or `root` or the ids of `shared`. A search takes none.
 #[derive(Debug)]
 pub struct Index {
     pub(super) id: IndexId,
@@ -51,6 +51,8 @@ pub struct Index {
     pub(super) root: Mutex<Root>,
     /// Held through a checkpoint: there is one at a time.
     pub(super) files: Mutex<Files>,
+    /// Read by each [`Pin`](super::pin::Pin), and written by an erasure: what it removes must not be kept by one.
+    pub(super) pinning: RwLock<()>,
     /// Held through a compaction: there is one at a time.
     pub(super) compacting: Mutex<()>,
     /// Held through a build of rows that had no index, for which nothing else should have to wait.
@@ -130,6 +132,10 @@ pub(super) struct Scheduled {
 impl Index {
     pub fn id(&self) -> IndexId {
         self.id
+    }
+
+    pub(crate) fn tenant(&self) -> &TenantId {
+        &self.tenant
     }
 
     /// Floats in a vector.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::apply::{Shared, State};
 use super::changes::Marks;
@@ -101,6 +101,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         writer: Mutex::new(Writer { log, state, closed: None, last_commit: Instant::now(), checkpoint_appended_bytes: 0 }),
         root: Mutex::new(root),
         files: Mutex::new(files),
+        pinning: RwLock::new(()),
         compacting: Mutex::new(()),
         building: Mutex::new(()),
         stop: AtomicBool::new(false),

@@ -191,6 +191,11 @@ impl Slots {
         Ok(indices)
     }
 
+    /// Whether there is such an index, refused or not.
+    pub(super) fn has(&self, tenant: &TenantId, id: IndexId) -> bool {
+        self.slots.read().contains_key(&(tenant.clone(), id))
+    }
+
     /// The tenant's index that a request with this key created, and the key.
     pub(super) fn created_by(&self, tenant: &TenantId, key: &str) -> Option<(IndexId, CreationKey)> {
         let entries = self.all(Some(tenant));

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::find::{self, CREATING, DELETING};
 use super::index::Index;
@@ -125,21 +125,37 @@ impl Store {
             segments: Vec::new(),
             keys: None,
         };
-        let _one = self.creating.lock();
-        if self.slots.is_closed() {
-            return Err(closed());
-        }
+        let _one = self.creating()?;
         self.slots.check_tenant(tenant)?;
         if let Some(wanted) = &created_by
             && let Some((id, found)) = self.slots.created_by(tenant, &wanted.key)
         {
             return if found == *wanted { self.index(tenant, id) } else { Err(IdempotencyKey::reused()) };
         }
+        // This also syncs the names of the two directories.
+        self.place(tenant, id, |hidden| Root::create(&**io, hidden, manifest))
+    }
+
+    /// Keeps others from adding an index.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]: none is added any more.
+    pub(super) fn creating(&self) -> Result<MutexGuard<'_, ()>> {
+        let creating = self.creating.lock();
+        if self.slots.is_closed() { Err(closed()) } else { Ok(creating) }
+    }
+
+    /// Adds an index durably, whose files `fill` writes into a hidden directory and syncs. For who keeps others from adding one.
+    ///
+    /// # Errors
+    /// As [`create_index`](Self::create_index); those of `fill`.
+    pub(super) fn place(&self, tenant: &TenantId, id: IndexId, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Arc<Index>> {
+        let io = &self.slots.context().io;
         let tenant_dir = self.slots.tenant_dir(tenant);
         durable::create_dir_durably(&**io, &tenant_dir)?;
         let hidden = tenant_dir.join(format!("{CREATING}{id}"));
         let directory = tenant_dir.join(id.to_string());
-        if let Err(error) = build(&**io, &hidden, &directory, manifest) {
+        if let Err(error) = build(&**io, &hidden, &directory, fill) {
             let _ = durable::remove_tree(&**io, &hidden);
             return Err(error);
         }
@@ -302,13 +318,12 @@ fn settings(spec: &IndexSpec, limits: &Limits) -> Result<Settings> {
     })
 }
 
-/// The directory of an empty index, synced within, under its name. The name itself is made durable by the caller.
-fn build(io: &dyn Io, hidden: &Path, directory: &Path, manifest: Manifest) -> Result<()> {
+/// The directory of an index, which `fill` fills and syncs, under its name. The name itself is made durable by the caller.
+fn build(io: &dyn Io, hidden: &Path, directory: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     for path in [hidden.to_owned(), hidden.join(LOG_DIRECTORY), hidden.join(SEGMENT_DIRECTORY)] {
         io.create_dir(&path).map_err(|error| Error::io("create", &path, error))?;
     }
-    // This also syncs the names of the two directories.
-    Root::create(io, hidden, manifest)?;
+    fill(hidden)?;
     io.rename(hidden, directory).map_err(|error| Error::io("rename", hidden, error))
 }
 

@@ -1,9 +1,10 @@
 //! The write-ahead log of one index: what is not in a checkpoint is here, synced before it is acknowledged.
 //!
 //! `operation` says what a mutation is in bytes, [`scan`] reads a segment and says how it ends, [`file_log`] appends, syncs, rotates
-//! and recovers, [`read`] reads again what is durable. The arrows: the engine calls `file_log` and `read`; the log never calls back but for
+//! and recovers, [`read`] reads again what is durable, [`archive`] says how far it goes. The arrows: the engine calls `file_log` and `read`; the log never calls back but for
 //! replaying, and to give what was read.
 
+pub(crate) mod archive;
 pub(crate) mod file_log;
 pub(crate) mod operation;
 mod pieces;
