@@ -46,7 +46,7 @@ pub enum Error {
     #[error("{0}; nothing was stored")]
     Io(Arc<Fault>),
     /// Bytes on disk are not the bytes that were written. Nothing was changed.
-    #[error("{0}; the index refuses until it is restored from a backup or deleted")]
+    #[error("{0}; the index refuses until it is restored from a backup, repaired or deleted")]
     Corrupt(Arc<Damage>),
     /// What a backup is made of is not what was put there, or is missing. Nothing was changed. Restore from another one.
     #[error("backup: {0}; nothing was changed")]

@@ -3,6 +3,7 @@
 pub mod inspect;
 pub mod ls;
 pub mod offline;
+pub mod repair;
 pub mod selection;
 pub mod serve;
 pub mod shell;
@@ -42,6 +43,8 @@ enum Command {
     Stats(Selection),
     /// Read every byte of the indices and tell everything that is wrong, and a digest of what they hold. Nothing is written.
     Verify(Selection),
+    /// Give up what is damaged of an index, by name, so that the rest serves again; the damaged bytes are copied aside.
+    Repair(repair::Arguments),
     /// Print completions for a shell.
     Completions {
         shell: Shell,
@@ -67,6 +70,7 @@ impl Arguments {
             Command::Inspect(arguments) => inspect::run(&arguments),
             Command::Stats(selection) => ls::stats(&selection),
             Command::Verify(selection) => verify::run(&selection),
+            Command::Repair(arguments) => repair::run(&arguments),
             Command::Completions { shell } => shell::completions(shell),
             Command::Man { directory } => shell::man(&directory),
         }

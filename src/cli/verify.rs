@@ -79,7 +79,8 @@ fn effect_word(effect: Effect) -> &'static str {
 const EXPLANATION: &str = "\
 refused     acknowledged data is damaged or missing: a server refuses the index,
             answers 503 for it, changes none of its files, and serves the others.
-            Restore it from a backup, or delete it.
+            Restore it from a backup, or give up what is damaged, by name:
+            faiss-proxy repair
 made again  a server makes the file again of its rows, which are sound.
 unseen      a server opens the index and does not see it. Keep a copy of the
             directory and report it: the disk's checksums agree with the bytes.

@@ -6,14 +6,15 @@ use std::path::PathBuf;
 use super::checkpoint::{self, publish};
 use super::index::Index;
 use super::policy::{self, Candidate};
+use super::repair::ASIDE;
 use crate::error::{Error, Result};
-use crate::format::manifest::{LOG_DIRECTORY, SEGMENT_DIRECTORY};
+use crate::format::manifest::{LOG_DIRECTORY, SEGMENT_DIRECTORY, parse_number};
 use crate::format::position::SegmentName;
 use crate::types::EraseReport;
 
 impl Index {
     /// Checkpoints into a new log, rewrites every segment that has dead rows, and removes what only the log and the manifests before
-    /// needed, copies of torn tails included. When it returns, no vector, id or metadata that was deleted or replaced up to the LSN of the answer is
+    /// needed, copies of torn tails and of damaged files included. When it returns, no vector, id or metadata that was deleted or replaced up to the LSN of the answer is
     /// in any file of this index. Backups, and what a disk keeps of a file that was removed, are beyond its reach.
     ///
     /// # Errors
@@ -56,10 +57,10 @@ impl Index {
             let _no_rotation = self.writer.lock();
             self.root.lock().sweep()?;
         }
-        let log_directory = self.directory.join(LOG_DIRECTORY);
-        for entry in self.io.list(&log_directory).map_err(|error| Error::io("list", &log_directory, error))? {
-            if is_torn_copy(&entry.name) {
-                let path = log_directory.join(&entry.name);
+        for directory in self.directories() {
+            let entries = self.io.list(&directory).map_err(|error| Error::io("list", &directory, error))?;
+            for entry in entries.into_iter().filter(|entry| is_copy(&entry.name)) {
+                let path = directory.join(&entry.name);
                 self.io.remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;
             }
         }
@@ -86,8 +87,9 @@ impl Index {
     }
 }
 
-/// Whether this is what recovery copied aside of a log, or began to.
-fn is_torn_copy(name: &str) -> bool {
-    let name = name.strip_suffix(".tmp").unwrap_or(name);
-    name.strip_suffix(".torn").is_some_and(|name| SegmentName::parse(name).is_some())
+/// Whether this is what recovery copied aside of a log, or began to, or what a repair copied aside of any file.
+fn is_copy(name: &str) -> bool {
+    let is_damaged = |name: &str| SegmentName::parse(name).is_some() || parse_number(name).is_some();
+    let torn = name.strip_suffix(".tmp").unwrap_or(name).strip_suffix(".torn");
+    torn.is_some_and(|name| SegmentName::parse(name).is_some()) || name.strip_suffix(ASIDE).is_some_and(is_damaged)
 }

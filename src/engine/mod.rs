@@ -23,6 +23,7 @@ mod published;
 mod queue;
 mod read;
 mod recover;
+mod repair;
 mod reserve;
 mod resolve;
 pub(crate) mod restore;
@@ -42,6 +43,7 @@ pub use changes::Listener;
 #[cfg(feature = "server")]
 pub(crate) use changes::PAGE_LOG_BYTES;
 pub use index::Index;
+pub use repair::{Consent, Repaired};
 pub use store::{Opening, Store, StoreOptions};
 pub use survey::{LogOutline, LogRecord, Outline, SegmentOutline, Survey};
 pub use verify::{Effect, Finding, SampledRecall, Verified};

@@ -108,11 +108,7 @@ fn write(io: &dyn Io, from: &Path, manifest: &Manifest, loaded: &Loaded, hidden:
         segments.push(writing.sealed(segment, &file.file)?);
     }
     segments.extend(writing.growing(growing)?);
-    let answers = loaded.state.keys.answers();
-    let keys = match answers.is_empty() {
-        true => None,
-        false => Some(keys::write(io, writing.to, writing.number(), answers.iter().map(Arc::as_ref))?),
-    };
+    let keys = writing.keys(loaded)?;
     io.sync_dir(writing.to).map_err(|error| Error::io("sync", writing.to, error))?;
     let manifest = Manifest {
         index: *id.as_bytes(),
@@ -126,20 +122,21 @@ fn write(io: &dyn Io, from: &Path, manifest: &Manifest, loaded: &Loaded, hidden:
     Root::create(io, hidden, manifest)
 }
 
-struct Writing<'a> {
-    io: &'a dyn Io,
+/// Writes segments of a state.
+pub(super) struct Writing<'a> {
+    pub(super) io: &'a dyn Io,
     /// Directories of segments: of the index that was, and of the new one.
-    from: &'a Path,
-    to: &'a Path,
-    id: IndexId,
-    dimension: usize,
-    scaled: bool,
+    pub(super) from: &'a Path,
+    pub(super) to: &'a Path,
+    pub(super) id: IndexId,
+    pub(super) dimension: usize,
+    pub(super) scaled: bool,
     /// Those that no file has.
-    numbers: Range<u64>,
+    pub(super) numbers: Range<u64>,
 }
 
 impl Writing<'_> {
-    fn number(&mut self) -> u64 {
+    pub(super) fn number(&mut self) -> u64 {
         self.numbers.next().expect("a manifest has no such numbers")
     }
 
@@ -147,13 +144,7 @@ impl Writing<'_> {
     fn sealed(&mut self, segment: &Segment, file: &SegmentFile) -> Result<SegmentFile> {
         let positions = (0..segment.len as u32).collect();
         let written = self.rows(file.number, &[(&segment.rows, positions)])?;
-        let dead = match segment.dead.is_empty() {
-            true => None,
-            false => {
-                let positions = segment.dead.iter().map(|position| position as u32).collect();
-                Some(dead::write(self.io, self.to, self.number(), &positions)?)
-            }
-        };
+        let dead = self.dead(segment)?;
         if let Some(index) = file.index() {
             self.copy(&index_name(index.number))?;
         }
@@ -163,8 +154,17 @@ impl Writing<'_> {
         Ok(SegmentFile { dead, built: file.built.clone(), fields: file.fields.clone(), ..written })
     }
 
+    /// Which of its rows are dead.
+    pub(super) fn dead(&mut self, segment: &Segment) -> Result<Option<SideFile>> {
+        if segment.dead.is_empty() {
+            return Ok(None);
+        }
+        let positions = segment.dead.iter().map(|position| position as u32).collect();
+        dead::write(self.io, self.to, self.number(), &positions).map(Some)
+    }
+
     /// The live rows that came from the log, as one segment, if there are any.
-    fn growing(&mut self, segments: &[Segment]) -> Result<Option<SegmentFile>> {
+    pub(super) fn growing(&mut self, segments: &[Segment]) -> Result<Option<SegmentFile>> {
         let rows: Vec<(&Rows, Vec<u32>)> = segments
             .iter()
             .map(|segment| (&segment.rows, segment.live_positions().map(|position| position as u32).collect()))
@@ -174,6 +174,14 @@ impl Writing<'_> {
         }
         let number = self.number();
         self.rows(number, &rows).map(Some)
+    }
+
+    pub(super) fn keys(&mut self, loaded: &Loaded) -> Result<Option<SideFile>> {
+        let answers = loaded.state.keys.answers();
+        if answers.is_empty() {
+            return Ok(None);
+        }
+        keys::write(self.io, self.to, self.number(), answers.iter().map(Arc::as_ref)).map(Some)
     }
 
     fn rows(&self, number: u64, rows: &sealed::Selection<'_>) -> Result<SegmentFile> {

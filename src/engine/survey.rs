@@ -137,6 +137,21 @@ impl Survey {
         Ok(Self { io, data_dir, _lock: lock })
     }
 
+    /// The same, alone: for [`repair`](Self::repair).
+    ///
+    /// # Errors
+    /// [`Error::Conflict`]: a server has it, or somebody looks at it. [`Error::Io`].
+    pub fn open_alone(io: Arc<dyn Io>, data_dir: impl Into<PathBuf>) -> Result<Self> {
+        let data_dir = data_dir.into();
+        io.list(&data_dir).map_err(|error| Error::io("open", &data_dir, error))?;
+        let path = data_dir.join(LOCK_FILE);
+        let lock = io.lock(&path).map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock => in_use(&data_dir),
+            _ => Error::io("lock", &path, error),
+        })?;
+        Ok(Self { io, data_dir, _lock: Some(lock) })
+    }
+
     /// The tenants that have a directory, by their names.
     ///
     /// # Errors

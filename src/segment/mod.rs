@@ -11,6 +11,7 @@ pub(crate) mod id_map;
 pub(crate) mod norm;
 pub(crate) mod positions;
 pub(crate) mod recipe;
+pub(crate) mod salvage;
 pub(crate) mod sealed;
 pub(crate) mod words;
 

@@ -10,6 +10,7 @@ pub(crate) mod operation;
 mod pieces;
 pub(crate) mod read;
 pub(crate) mod recover;
+pub(crate) mod salvage;
 pub(crate) mod scan;
 
 #[cfg(test)]

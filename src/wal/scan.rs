@@ -179,6 +179,33 @@ impl Scan {
         })
     }
 
+    /// Gives every frame whose header checks, wherever it is, and its payload where the frame before it says that it is that: what is left of a damaged
+    /// segment. Nothing of it may be served.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be read.
+    pub(crate) fn remains(&mut self, each: &mut dyn FnMut(&FrameHeader, Option<&[u8]>)) -> Result<()> {
+        let mut before = Place { offset: FIRST_FRAME, chain: self.header.predecessor_chain };
+        let mut at = FIRST_FRAME;
+        while at < self.window.file_bytes {
+            let Some(header) = self.header_at(at)? else {
+                at += FRAME_ALIGN as u64;
+                continue;
+            };
+            let length = FRAME_HEADER + (header.payload_bytes as usize).min(PAYLOAD_BYTES_MAX);
+            let path = &self.path;
+            let bytes = self.window.get(at, length).map_err(|error| Error::io("read", path, error))?;
+            let is_right = |head: &[u8; FRAME_HEADER], payload: &[u8]| {
+                payload.len() == header.payload_bytes as usize && header.chains(head, before.chain, payload)
+            };
+            let payload = bytes.split_first_chunk().filter(|(head, payload)| before.offset == at && is_right(head, payload));
+            each(&header, payload.map(|(_, payload)| payload));
+            at += header.frame_bytes();
+            before = Place { offset: at, chain: header.chain };
+        }
+        Ok(())
+    }
+
     /// Whether a frame can have ended at `offset`. The last frame's zeros tell nothing: without them it is as whole.
     pub(crate) fn holds(&self, offset: u64) -> bool {
         offset <= self.window.file_bytes.next_multiple_of(FRAME_ALIGN as u64)

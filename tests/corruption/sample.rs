@@ -231,7 +231,7 @@ fn verify(disk: &SimIo, kept: &Kept) -> Verified {
 fn check_text(refusal: &Error) {
     let text = refusal.to_string();
     assert!(text.contains(DATA) && text.contains(" at byte "), "{text}");
-    assert!(text.contains("restored from a backup or deleted"), "{text}");
+    assert!(text.contains("restored from a backup, repaired or deleted"), "{text}");
 }
 
 /// What a filter selects is right, whether its metadata index was read or made again.

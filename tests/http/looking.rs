@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::offline::{id, killed, lines, said, tool};
 use crate::program::{ServerProcess, program};
+use crate::support::TestServer;
 
 /// Every file below a directory, and its bytes.
 fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -127,8 +128,39 @@ fn completions_and_man_pages_are_there_for_every_command() {
     let directory = tempfile::tempdir().unwrap();
     let pages = directory.path().join("new/man1");
     assert!(program().arg("man").arg(&pages).status().unwrap().success());
-    for command in ["serve", "checkpoint", "compact", "ls", "inspect", "stats", "verify"] {
+    for command in ["serve", "checkpoint", "compact", "ls", "inspect", "stats", "verify", "repair"] {
         let page = std::fs::read_to_string(pages.join(format!("faiss-proxy-{command}.1"))).unwrap();
         assert!(page.contains(".SH NAME") && page.contains("data\\-dir"), "{command}");
     }
+}
+
+#[test]
+fn a_repair_asks_for_consent_tells_what_is_lost_and_leaves_an_index_that_a_server_serves() {
+    let (data_dir, paths) = killed();
+    let index = data_dir.path().join("tenant-1").join(id(&paths[0]));
+    let log = std::fs::read_dir(index.join("wal")).unwrap().next().unwrap().unwrap().path();
+    // The first frame, for which the second one vouches.
+    flip(&log, 512 + 70);
+    let one = ["--index", id(&paths[0])];
+    let repair = |options: &[&str]| tool("repair", data_dir.path(), &[&one[..], options].concat());
+    let needs = lines(&repair(&["--json"]));
+    assert_eq!((&needs[0]["needed"], &needs[0]["possible"]), (&json!(["--truncate-log-at 1"]), &json!([])));
+    let before = contents(data_dir.path());
+    let refused = repair(&["--truncate-log-at", "2"]);
+    assert!(refused.status.code() == Some(1) && refused.stdout.starts_with(b"tenant-1 "), "{refused:?}");
+    let planned = repair(&["--truncate-log-at", "1", "--dry-run"]);
+    assert!(planned.status.success() && contents(data_dir.path()) == before, "{planned:?}");
+    let text = String::from_utf8(planned.stdout).unwrap();
+    assert!(text.contains("would be repaired: LSN 0, points 0") && text.contains("lost: LSN 1 to 2, of which 1 of"), "{text}");
+    let repaired = lines(&repair(&["--truncate-log-at", "1", "--json"]));
+    assert_eq!(
+        (&repaired[0]["lost_lsns"], &json!(repaired[0]["changed_ids"].as_array().unwrap().len())),
+        (&json!([1, 2]), &json!(40))
+    );
+    assert_eq!(repaired[0]["aside"], json!([format!("{}.damaged", log.display())]));
+    assert!(tool("verify", data_dir.path(), &[]).status.success());
+    let without_index = tool("repair", data_dir.path(), &["--forget-keys"]);
+    assert_eq!(without_index.status.code(), Some(2), "{without_index:?}");
+    let server = TestServer::start_with(data_dir, |_| {});
+    assert_eq!(server.get(&paths[0]).json()["vector_count"], 0);
 }
