@@ -1,5 +1,7 @@
 //! One subcommand per file.
 
+mod directory;
+pub mod import;
 pub mod offline;
 pub mod serve;
 
@@ -24,6 +26,7 @@ enum Command {
     Checkpoint(offline::Arguments),
     /// Rewrite each index into as few segments as may be, without dead rows, and build its FAISS indexes. No server may have the directory.
     Compact(offline::Arguments),
+    Import(import::Arguments),
 }
 
 impl Arguments {
@@ -35,6 +38,7 @@ impl Arguments {
         match self.command {
             Command::Serve(arguments) => serve::run(arguments),
             Command::Checkpoint(arguments) => offline::run(Work::Checkpoint, &arguments),
+            Command::Import(arguments) => import::run(&arguments),
             Command::Compact(arguments) => offline::run(Work::Compact, &arguments),
         }
     }

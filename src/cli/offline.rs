@@ -5,12 +5,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Failure, print_line};
-use crate::config::Limits;
-use crate::engine::{Index, Opening, Store, StoreOptions};
-use crate::error::{Error, Result};
-use crate::io::Io as _;
-use crate::io::os::OsIo;
+use super::{Failure, directory, print_line};
+use crate::engine::Index;
+use crate::error::Result;
 use crate::types::{IndexId, TenantId};
 
 /// Which indices, and how what was done is told.
@@ -88,7 +85,8 @@ struct Outcome<'a> {
 /// # Errors
 /// Where the directory cannot be opened, no index is meant, or one failed.
 pub fn run(work: Work, arguments: &Arguments) -> Result<(), Failure> {
-    let store = open(work, arguments)?;
+    let instead = format!("a server that has it does this on POST /v1/index/{{id}}/{}", work.name());
+    let store = directory::open(&arguments.data_dir, &instead)?;
     let (mut found, mut failed) = (0, 0);
     let tenants = store.tenants().into_iter().filter(|tenant| arguments.tenant.as_ref().is_none_or(|wanted| wanted == tenant));
     for tenant in tenants {
@@ -102,28 +100,12 @@ pub fn run(work: Work, arguments: &Arguments) -> Result<(), Failure> {
             tell(&tenant, id, done, arguments.json)?;
         }
     }
-    store.close().map_err(|error| Failure::new(format!("the last checkpoint failed: {error}")))?;
+    directory::close(&store)?;
     match (found, failed) {
         (0, _) => Err(Failure::new(format!("{} has no such index", arguments.data_dir.display()))),
         (_, 0) => Ok(()),
         _ => Err(Failure::new(format!("{failed} of {found} indices failed"))),
     }
-}
-
-fn open(work: Work, arguments: &Arguments) -> Result<Store, Failure> {
-    let data_dir = &arguments.data_dir;
-    // Opening would create it, and somebody who mistyped it would be told that all is well.
-    OsIo.list(data_dir).map_err(|error| Failure::new(format!("--data-dir {}: {error}", data_dir.display())))?;
-    // Nothing is done but what was asked for; an index that is done with is closed when the next one is opened.
-    let limits = Limits { reserve_bytes: Limits::SERVER_RESERVE_BYTES, memory_budget_bytes: 1, ..Limits::default() };
-    let options = StoreOptions { limits, background: false, opening: Opening::Lazy, ..StoreOptions::new(data_dir) };
-    Store::open(options).map_err(|error| match error {
-        Error::Conflict(why) => {
-            let name = work.name();
-            Failure::new(format!("{why}; a server that has it does this on POST /v1/index/{{id}}/{name}"))
-        }
-        error => Failure::new(format!("cannot open {}: {error}", data_dir.display())),
-    })
 }
 
 fn tell(tenant: &TenantId, index: IndexId, done: Result<Done>, json: bool) -> Result<(), Failure> {
