@@ -1,8 +1,10 @@
 //! One subcommand per file.
 
 mod directory;
+pub mod export;
 pub mod import;
 pub mod offline;
+pub mod read_faiss;
 pub mod serve;
 
 use std::fmt;
@@ -10,6 +12,8 @@ use std::io::Write as _;
 
 use clap::{Parser, Subcommand};
 use offline::Work;
+
+use crate::error::Error;
 
 /// A durable vector store server on FAISS.
 #[derive(Debug, Parser)]
@@ -27,6 +31,9 @@ enum Command {
     /// Rewrite each index into as few segments as may be, without dead rows, and build its FAISS indexes. No server may have the directory.
     Compact(offline::Arguments),
     Import(import::Arguments),
+    Export(export::Arguments),
+    #[command(hide = true)]
+    ReadFaiss(read_faiss::Arguments),
 }
 
 impl Arguments {
@@ -39,6 +46,8 @@ impl Arguments {
             Command::Serve(arguments) => serve::run(arguments),
             Command::Checkpoint(arguments) => offline::run(Work::Checkpoint, &arguments),
             Command::Import(arguments) => import::run(&arguments),
+            Command::Export(arguments) => export::run(&arguments),
+            Command::ReadFaiss(arguments) => read_faiss::run(&arguments),
             Command::Compact(arguments) => offline::run(Work::Compact, &arguments),
         }
     }
@@ -51,6 +60,12 @@ pub struct Failure(String);
 impl Failure {
     fn new(sentence: impl Into<String>) -> Self {
         Self(sentence.into())
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::new(error.to_string())
     }
 }
 

@@ -263,15 +263,22 @@ mod tests {
         for end in 0..whole.len() {
             assert!(parsed(&whole[..end]).is_err(), "{}", &whole[..end]);
         }
-        for text in ["{'descr': 'é', 'fortran_order': False, 'shape': (3, 4)}", "{'descr': '<f4', 'fortran_order': False, 'shape': (-3, 4)}"]
-        {
+        for text in [
+            "{'descr': 'é', 'fortran_order': False, 'shape': (3, 4)}",
+            "{'descr': '<f4', 'fortran_order': False, 'shape': (-3, 4)}",
+        ] {
             assert!(parsed(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_header_that_lies_about_its_length_takes_no_memory() {
-        for bytes in [&b"\x93NUMPY\x02\x00\xff\xff\xff\xff{"[..], b"\x93NUMPY\x01\x00\x10\x00{", b"\x93NUMPY\x09\x00", b"PK\x03\x04 and more"] {
+        for bytes in [
+            &b"\x93NUMPY\x02\x00\xff\xff\xff\xff{"[..],
+            b"\x93NUMPY\x01\x00\x10\x00{",
+            b"\x93NUMPY\x09\x00",
+            b"PK\x03\x04 and more",
+        ] {
             assert!(read_header(&mut &bytes[..]).is_err());
         }
     }

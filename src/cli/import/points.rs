@@ -10,14 +10,15 @@ use super::source::{Fault, Row, Source};
 pub struct WithPoints {
     vectors: Box<dyn Source>,
     lines: Lines,
-    complains_of_line: bool,
+    has_row: bool,
+    has_line: bool,
 }
 
 impl WithPoints {
     /// # Errors
     /// Where the lines cannot be opened.
     pub fn new(vectors: Box<dyn Source>, path: &Path) -> Result<Self, Failure> {
-        Ok(Self { vectors, lines: Lines::open(path)?, complains_of_line: false })
+        Ok(Self { vectors, lines: Lines::open(path)?, has_row: false, has_line: false })
     }
 }
 
@@ -31,28 +32,23 @@ impl Source for WithPoints {
     }
 
     fn next(&mut self, values: &mut Vec<f32>) -> Result<Option<Row>, Fault> {
-        self.complains_of_line = false;
+        (self.has_row, self.has_line) = (true, false);
         let row = self.vectors.next(values);
         if let Err(Fault::File(_)) = row {
             return row;
         }
+        self.has_row = !matches!(row, Ok(None));
         // Also where the row is wrong: its line is not that of the next one.
-        let has_line = self.lines.read();
-        match (row, has_line) {
-            (Ok(None), Ok(false)) => Ok(None),
-            (_, Err(fault @ Fault::File(_))) => {
-                self.complains_of_line = true;
-                Err(fault)
-            }
-            (Ok(None), _) => {
-                self.complains_of_line = true;
-                Err(Fault::Row("there is no row for it".to_owned()))
-            }
-            (Ok(Some(_)), Ok(false)) => Err(Fault::Row("there is no line for it in the file of points".to_owned())),
+        let line = self.lines.read();
+        self.has_line = !matches!(line, Ok(false));
+        match (row, line) {
+            (_, Err(fault @ Fault::File(_))) => Err(fault),
             (row @ Err(_), _) => row,
-            (Ok(Some(row)), has_line) => {
-                self.complains_of_line = true;
-                has_line?;
+            (Ok(None), Ok(false)) => Ok(None),
+            (Ok(None), _) => Err(Fault::Row("there is no row for it".to_owned())),
+            (Ok(Some(_)), Ok(false)) => Err(Fault::Row("there is no line for it in the file of points".to_owned())),
+            (Ok(Some(row)), line) => {
+                line?;
                 let of_line = self.lines.point(None)?;
                 Ok(Some(Row { id: of_line.id.or(row.id), metadata: of_line.metadata.or(row.metadata) }))
             }
@@ -60,6 +56,10 @@ impl Source for WithPoints {
     }
 
     fn place(&self) -> String {
-        if self.complains_of_line { self.lines.place() } else { self.vectors.place() }
+        match (self.has_row, self.has_line) {
+            (true, true) => format!("{} ({})", self.vectors.place(), self.lines.place()),
+            (false, true) => self.lines.place(),
+            _ => self.vectors.place(),
+        }
     }
 }

@@ -56,7 +56,11 @@ impl Fault {
 ///
 /// # Errors
 /// Naming the file.
-#[expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "a file of the user's, which is only read: io::Io opens for writing too")]
+#[expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "a file of the user's, which is only read: io::Io opens for writing too"
+)]
 pub fn open(path: &Path) -> Result<(BufReader<File>, Option<u64>), Failure> {
     let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
     let (metadata, file) = opened.map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
@@ -64,6 +68,17 @@ pub fn open(path: &Path) -> Result<(BufReader<File>, Option<u64>), Failure> {
         return Err(Failure::new(format!("{} is a directory, and no file", path.display())));
     }
     Ok((BufReader::with_capacity(BUFFER_BYTES, file), metadata.is_file().then_some(metadata.len())))
+}
+
+/// Bytes of a file that somebody else will open.
+///
+/// # Errors
+/// Naming it, also where it is no file that is all there.
+#[expect(clippy::disallowed_methods, reason = "a file of the user's, and none of the store's")]
+pub fn length(path: &Path) -> Result<u64, Failure> {
+    let failed = |why: String| Failure::new(format!("{}: {why}", path.display()));
+    let metadata = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
+    if metadata.is_file() { Ok(metadata.len()) } else { Err(failed("is no regular file".to_owned())) }
 }
 
 /// Fills `values` with so many little-endian floats.
