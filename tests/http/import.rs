@@ -459,7 +459,7 @@ fn npz(dir: &TempDir, name: &str, method: zip::CompressionMethod, arrays: &[(&st
 #[test]
 fn one_array_of_an_archive_is_read_and_its_checksum_compared() {
     let dir = directory();
-    npy_of_rows(&dir, "v.npy", 500);
+    npy_of_rows(&dir, "v.npy", 20_000);
     let array = fs::read(dir.path().join("v.npy")).unwrap();
     let expected = points(&dir, &succeeds(&import(&dir, &["--create", "npy", "v.npy"]))["index"]).0;
     npz(&dir, "v.npz", zip::CompressionMethod::Stored, &[("words", &array)]);

@@ -54,6 +54,8 @@ impl FaissFile {
             &limits.seconds.to_string(),
         ]);
         command.arg("--").arg(path).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A thread of OpenBLAS that gets no memory asks for it again and again.
+        command.envs([("OPENBLAS_NUM_THREADS", "1"), ("OMP_NUM_THREADS", "1"), ("RUST_BACKTRACE", "0")]);
         let child = command.spawn().map_err(|error| failed(format!("cannot start the program that reads it: {error}")))?;
         let mut child = Reaped(Some(child));
         let inner = child.0.as_mut().and_then(|child| child.stdout.take()).expect("it is piped");
@@ -125,15 +127,12 @@ impl Drop for Reaped {
 
 /// What to say of a process that gave less than it promised: `error` is what reading from it came to.
 fn end(child: &mut Child, error: &io::Error) -> String {
-    if error.kind() != io::ErrorKind::UnexpectedEof {
-        let _ = child.kill();
-        let _ = child.wait();
-        return error.to_string();
-    }
+    // One whose output ended is on its way out, and how it ends is settled; whatever else it does is not waited for.
+    let _ = child.kill();
     let said = child.stderr.take().map(said).unwrap_or_default();
     match child.wait() {
-        Ok(status) => how_it_ended(status, &said),
-        Err(error) => error.to_string(),
+        Ok(status) if error.kind() == io::ErrorKind::UnexpectedEof => how_it_ended(status, &said),
+        _ => error.to_string(),
     }
 }
 
