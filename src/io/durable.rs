@@ -307,8 +307,10 @@ mod tests {
         read_all(disk, Path::new("/m"), 5000).unwrap()
     }
 
-    /// The ways to put contents under a name.
-    const WAYS: [fn(&SimIo, &[u8]) -> Result<()>; 2] = [
+    /// Puts contents under the name `m`.
+    type Way = fn(&SimIo, &[u8]) -> Result<()>;
+
+    const WAYS: [Way; 2] = [
         |disk, new| replace(disk, Path::new("/"), "m", &[IoSlice::new(new)]).map(drop),
         |disk, new| {
             let mut replacement = Replacement::begin(disk, Path::new("/"), "m")?;

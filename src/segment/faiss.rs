@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "FAISS is C++: what its C API lacks is reached through C functions of our own shim")]
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
@@ -81,6 +81,11 @@ unsafe extern "C" {
         error_bytes: usize,
     ) -> *mut c_void;
     fn faiss_proxy_same_type(a: *const c_void, b: *const c_void) -> c_int;
+}
+
+// Only the program reads what others wrote.
+#[cfg(feature = "server")]
+unsafe extern "C" {
     fn faiss_proxy_vectors_open(
         path: *const c_char,
         dimension: *mut usize,
@@ -404,15 +409,17 @@ fn first_float(rows: &Sealed) -> *const f32 {
 }
 
 /// The vectors of an index that somebody else wrote, one after the other. FAISS trusts what it reads: only for a process that may be killed by it.
+#[cfg(feature = "server")]
 #[derive(Debug)]
 pub(crate) struct Vectors {
-    pointer: NonNull<c_void>,
+    pointer: ptr::NonNull<c_void>,
     pub(crate) dimension: usize,
     pub(crate) count: u64,
     /// Whether FAISS knows the rows by other numbers than their positions.
     pub(crate) has_ids: bool,
 }
 
+#[cfg(feature = "server")]
 impl Vectors {
     /// # Errors
     /// FAISS's reason, or which types are read.
@@ -424,7 +431,7 @@ impl Vectors {
             pointer = faiss_proxy_vectors_open(path.as_ptr(), &mut dimension, &mut count, &mut has_ids, error, bytes);
             c_int::from(pointer.is_null())
         })?;
-        let pointer = NonNull::new(pointer).expect("seen not to be null");
+        let pointer = ptr::NonNull::new(pointer).expect("seen not to be null");
         Ok(Self { pointer, dimension, count: count as u64, has_ids: has_ids != 0 })
     }
 
@@ -445,6 +452,7 @@ impl Vectors {
     }
 }
 
+#[cfg(feature = "server")]
 impl Drop for Vectors {
     fn drop(&mut self) {
         // SAFETY: `open` made it, and nobody has it after this.

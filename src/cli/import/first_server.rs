@@ -6,8 +6,6 @@
 //! old row of a replaced point. Where there are more rows than ids, nothing in the directory says which row is whose.
 
 use std::fmt;
-use std::fs::File;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
@@ -18,7 +16,7 @@ use serde_json::value::RawValue;
 
 use super::super::Failure;
 use super::faiss_file::{FaissFile, ReaderLimits};
-use super::source::{Fault, Row, Source, open};
+use super::source::{Fault, FileReader, Row, Source, open};
 use crate::error::quoted;
 
 /// Entries of `vectors.json` that are parsed ahead.
@@ -118,7 +116,7 @@ impl Source for FirstServer {
 }
 
 /// Entries of the object in a file.
-fn count(file: BufReader<File>) -> Result<u64, serde_json::Error> {
+fn count(file: FileReader) -> Result<u64, serde_json::Error> {
     let mut count = 0;
     serde_json::Deserializer::from_reader(file).deserialize_map(Each::new(|_: IgnoredAny, _: IgnoredAny| {
         count += 1;
@@ -128,7 +126,7 @@ fn count(file: BufReader<File>) -> Result<u64, serde_json::Error> {
 }
 
 /// Sends the entries of the object in a file, until nobody takes them.
-fn parse(file: BufReader<File>, sender: &SyncSender<Result<Entry, serde_json::Error>>) {
+fn parse(file: FileReader, sender: &SyncSender<Result<Entry, serde_json::Error>>) {
     let mut is_taken = true;
     let parsed = serde_json::Deserializer::from_reader(file).deserialize_map(Each::new(|id: String, metadata: Box<RawValue>| {
         is_taken = sender.send(Ok((id, metadata))).is_ok();

@@ -1,16 +1,15 @@
 //! `.fvecs`: for each vector its dimension as a 32-bit number, and as many floats, all little endian (<http://corpus-texmex.irisa.fr>).
 
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, Read as _};
 use std::path::Path;
 
 use super::super::Failure;
-use super::source::{Fault, Row, Source, open, read_floats};
+use super::source::{Fault, FileReader, Row, Source, open, read_floats};
 
 /// Vectors of a file.
 #[derive(Debug)]
 pub struct Fvecs {
-    reader: BufReader<File>,
+    reader: FileReader,
     name: String,
     dimension: usize,
     /// Rows that were given.

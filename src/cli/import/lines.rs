@@ -1,14 +1,13 @@
 //! JSON, an object a line.
 
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, Read as _};
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::super::Failure;
-use super::source::{Fault, Row, open};
+use super::source::{Fault, FileReader, Row, open};
 use crate::api::decode;
 
 /// More than the largest point takes: 65,536 values of 25 characters, and metadata of 64 KiB of which each byte is written as six.
@@ -17,7 +16,7 @@ const LINE_BYTES_MAX: usize = 4 << 20;
 /// The lines of a file, of which one is held at a time.
 #[derive(Debug)]
 pub struct Lines {
-    reader: BufReader<File>,
+    reader: FileReader,
     name: String,
     /// Of the line that was read last, from 1.
     number: u64,

@@ -1,4 +1,9 @@
 //! What every format is read as: rows, one after the other.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "files of the user's, which are only read: io::Io opens for writing too"
+)]
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -8,6 +13,9 @@ use super::super::Failure;
 
 /// Bytes that are read at once.
 const BUFFER_BYTES: usize = 1 << 20;
+
+/// A file that is read from its beginning to its end.
+pub type FileReader = BufReader<File>;
 
 /// Rows of a file. The dimension is known before the first is read, and one row is held at a time.
 pub trait Source {
@@ -56,12 +64,7 @@ impl Fault {
 ///
 /// # Errors
 /// Naming the file.
-#[expect(
-    clippy::disallowed_types,
-    clippy::disallowed_methods,
-    reason = "a file of the user's, which is only read: io::Io opens for writing too"
-)]
-pub fn open(path: &Path) -> Result<(BufReader<File>, Option<u64>), Failure> {
+pub fn open(path: &Path) -> Result<(FileReader, Option<u64>), Failure> {
     let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
     let (metadata, file) = opened.map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
     if metadata.is_dir() {
@@ -74,7 +77,6 @@ pub fn open(path: &Path) -> Result<(BufReader<File>, Option<u64>), Failure> {
 ///
 /// # Errors
 /// Naming it, also where it is no file that is all there.
-#[expect(clippy::disallowed_methods, reason = "a file of the user's, and none of the store's")]
 pub fn length(path: &Path) -> Result<u64, Failure> {
     let failed = |why: String| Failure::new(format!("{}: {why}", path.display()));
     let metadata = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
