@@ -293,6 +293,9 @@ fn a_dry_run_checks_everything_and_stores_nothing() {
     npy(&dir, "v.npy", "<f4", (2, 2), &bytes_of(&[7.0, 8.0, f32::NAN, 1.0], f32::to_le_bytes));
     let said = refused(&import(&dir, &["--index", index.as_str().unwrap(), "--dry-run", "v.npy"]));
     assert!(said.contains("v.npy: row 1"), "{said}");
+    npy_of_rows(&dir, "v.npy", 5);
+    let report = succeeds(&import(&dir, &["--index", index.as_str().unwrap(), "--dry-run", "v.npy"]));
+    assert_eq!((&report["stored"], &report["lsn"]), (&json!(5), &Value::Null));
     assert_eq!(points(&dir, &index).1, 1);
 }
 
