@@ -10,7 +10,7 @@ mod auth;
 pub(crate) mod bodies;
 mod changes;
 mod config;
-mod decode;
+pub(crate) mod decode;
 mod drain;
 mod events;
 mod indices;

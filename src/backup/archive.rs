@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::repository::{CHUNK_BYTES, Chunks, Directory, Repository};
 use crate::error::{Error, Result};
-use crate::io::{Entry, File, Io, Lock, durable};
+use crate::io::{Entry, File, Io, Lock};
 use crate::time;
 
 /// How hard zstd works. Vectors hardly compress; texts do at any level.

@@ -1,8 +1,12 @@
 //! One subcommand per file.
 
+mod directory;
+pub mod export;
+pub mod import;
 pub mod inspect;
 pub mod ls;
 pub mod offline;
+pub mod read_faiss;
 pub mod repair;
 pub mod selection;
 pub mod serve;
@@ -19,6 +23,8 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use offline::Work;
 use selection::Selection;
+
+use crate::error::Error;
 
 /// A durable vector store server on FAISS.
 #[derive(Debug, Parser)]
@@ -54,6 +60,10 @@ enum Command {
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
+    Import(import::Arguments),
+    Export(export::Arguments),
+    #[command(hide = true)]
+    ReadFaiss(read_faiss::Arguments),
 }
 
 impl Arguments {
@@ -65,6 +75,9 @@ impl Arguments {
         match self.command {
             Command::Serve(arguments) => serve::run(arguments),
             Command::Checkpoint(arguments) => offline::run(Work::Checkpoint, &arguments),
+            Command::Import(arguments) => import::run(&arguments),
+            Command::Export(arguments) => export::run(&arguments),
+            Command::ReadFaiss(arguments) => read_faiss::run(&arguments),
             Command::Compact(arguments) => offline::run(Work::Compact, &arguments),
             Command::Ls(selection) => ls::list(&selection),
             Command::Inspect(arguments) => inspect::run(&arguments),
@@ -96,6 +109,12 @@ impl Failure {
 
     pub fn code(&self) -> ExitCode {
         ExitCode::from(self.code)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::new(error.to_string())
     }
 }
 

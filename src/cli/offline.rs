@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::Failure;
 use super::selection::{Selection, Told};
-use crate::config::Limits;
-use crate::engine::{Index, Opening, Store, StoreOptions, Survey};
+use super::{Failure, directory};
+use crate::engine::{Index, Survey};
 use crate::error::Result;
 use crate::types::{IndexId, TenantId};
 
@@ -83,13 +82,11 @@ struct Planned {
 /// Where the directory cannot be opened, no index is meant, or one failed.
 pub fn run(work: Work, arguments: &Arguments) -> Result<(), Failure> {
     let selection = &arguments.selection;
-    let survey = selection.survey(&work.instead())?;
     if arguments.dry_run {
+        let survey = selection.survey(&work.instead())?;
         return selection.for_each(&survey, |tenant, id| planned(&survey, tenant, id), plan_text);
     }
-    // Opening a store would create the directory, and somebody who mistyped it would be told that all is well: the survey found it.
-    drop(survey);
-    let store = open(work, selection)?;
+    let store = directory::open(&selection.data_dir, &work.instead())?;
     let mut told = Told::new(selection);
     let bar = selection.progress(0, "{pos} indices done; {msg}");
     for tenant in store.tenants().into_iter().filter(|tenant| selection.has_tenant(tenant)) {
@@ -110,15 +107,8 @@ pub fn run(work: Work, arguments: &Arguments) -> Result<(), Failure> {
         }
     }
     bar.finish_and_clear();
-    store.close().map_err(|error| Failure::new(format!("the last checkpoint failed: {error}")))?;
+    directory::close(&store)?;
     told.end()
-}
-
-fn open(work: Work, selection: &Selection) -> Result<Store, Failure> {
-    // Nothing is done but what was asked for; an index that is done with is closed when the next one is opened.
-    let limits = Limits { reserve_bytes: Limits::SERVER_RESERVE_BYTES, memory_budget_bytes: 1, ..Limits::default() };
-    let options = StoreOptions { limits, background: false, opening: Opening::Lazy, ..StoreOptions::new(&selection.data_dir) };
-    Store::open(options).map_err(|error| selection.cannot_open(&error, &work.instead()))
 }
 
 fn planned(survey: &Survey, tenant: &TenantId, id: IndexId) -> Result<Planned> {

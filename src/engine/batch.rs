@@ -26,7 +26,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new(limits: Arc<Limits>, dimension: usize, metric: Metric) -> Self {
+    /// An empty batch for an index that need not be there yet; [`Index::batch`](crate::Index::batch) makes one for an index that is.
+    pub fn new(limits: Arc<Limits>, dimension: usize, metric: Metric) -> Self {
         Self { limits, dimension, metric, count: 0, texts: Vec::new(), vectors: Vec::new(), conditions: Vec::new() }
     }
 
@@ -46,7 +47,7 @@ impl Batch {
     /// # Errors
     /// As [`push`](Self::push).
     pub fn push_if(&mut self, id: &str, values: &[f32], metadata: &str, condition: Condition) -> Result<()> {
-        if self.count == self.limits.batch_points_max {
+        if self.is_full() {
             let detail = format!("a batch has at most {} points", self.limits.batch_points_max);
             return Err(Error::invalid("vectors", "batch_too_large", detail));
         }
@@ -79,13 +80,19 @@ impl Batch {
         self.count == 0
     }
 
-    /// Whether it was validated for an index like this.
-    pub(super) fn is_for(&self, dimension: usize, metric: Metric) -> bool {
-        self.dimension == dimension && self.metric == metric
+    /// Whether it takes no more points.
+    pub fn is_full(&self) -> bool {
+        self.count == self.limits.batch_points_max
     }
 
-    /// The most bytes that the operation takes in the log.
-    pub(super) fn log_bytes(&self) -> usize {
+    /// Whether it was validated for an index like this.
+    pub(super) fn is_for(&self, limits: &Arc<Limits>, dimension: usize, metric: Metric) -> bool {
+        let same_limits = Arc::ptr_eq(&self.limits, limits) || self.limits == *limits;
+        self.dimension == dimension && self.metric == metric && same_limits
+    }
+
+    /// The most bytes that it takes in the log.
+    pub fn log_bytes(&self) -> usize {
         /// Tag, length, count and dimension, at their longest.
         const HEAD_BYTES: usize = 5 + 5 + 5;
         HEAD_BYTES + self.texts.len() + self.vectors.len() * 4
@@ -120,7 +127,7 @@ impl Batch {
     }
 
     /// Id, metadata and vector of each point.
-    pub(super) fn points(&self) -> impl Iterator<Item = (&str, &str, &[f32])> {
+    pub fn points(&self) -> impl Iterator<Item = (&str, &str, &[f32])> {
         let mut rest = &self.texts[..];
         self.vectors.chunks_exact(self.dimension).map(move |vector| {
             let ((id, metadata), after) = codec::decode::<(&str, &str)>(rest).expect("written by push");

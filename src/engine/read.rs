@@ -102,6 +102,19 @@ impl Index {
         let next = points.last().filter(|_| has_more).map(|last| last.id.clone());
         Ok(PointPage { points, next, lsn: view.lsn })
     }
+
+    /// Gives every point of the present state to `visit`, one after the other, by rising LSNs, until it fails; those of one mutation in its order.
+    /// Gives the LSN of that state. One point is held at a time.
+    ///
+    /// # Errors
+    /// What `visit` gave. [`Error::Closed`]: as [`get`](Self::get).
+    pub fn visit<E: From<Error>>(&self, mut visit: impl FnMut(Point) -> Result<(), E>) -> Result<Lsn, E> {
+        let view = self.shared.view.load_full();
+        for (at, segment) in view.segments.iter().enumerate() {
+            segment.live_positions().try_for_each(|position| visit(point(&view, at, position, true)?))?;
+        }
+        Ok(view.lsn)
+    }
 }
 
 fn count(view: &Arc<View>, filter: &Filter) -> (u64, Lsn) {

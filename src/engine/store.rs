@@ -21,7 +21,7 @@ use crate::format::manifest::{CreationKey, LOG_DIRECTORY, Manifest, SEGMENT_DIRE
 use crate::format::position::Position;
 use crate::io::os::OsIo;
 use crate::io::{Io, durable};
-use crate::segment::recipe;
+use crate::segment::recipe::{self, Resolved};
 use crate::types::{IdempotencyKey, IndexCounts, IndexId, IndexSpec, IndexSummary, Metric, TenantId};
 
 /// Held by the process that has the directory open.
@@ -170,6 +170,14 @@ impl Store {
         Ok(index)
     }
 
+    /// Whether there could be an index like this, and the metric that it would have. Creates none.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] as [`create_index`](Self::create_index).
+    pub fn check_index(&self, spec: &IndexSpec) -> Result<Metric> {
+        Ok(resolve(spec, self.limits())?.metric)
+    }
+
     /// The index, opened now where it is not open. One thread opens it, and others that want it wait.
     ///
     /// # Errors
@@ -295,13 +303,17 @@ pub(super) fn check_name(name: &str, limits: &Limits) -> Result<()> {
     Err(Error::invalid("name", "invalid_name", detail))
 }
 
-fn settings(spec: &IndexSpec, limits: &Limits) -> Result<Settings> {
+fn resolve(spec: &IndexSpec, limits: &Limits) -> Result<Resolved> {
     check_name(&spec.name, limits)?;
     if spec.dimension == 0 || spec.dimension > limits.dimension_max {
         let detail = format!("a dimension is 1 to {}, and not {}", limits.dimension_max, spec.dimension);
         return Err(Error::invalid("dimension", "invalid_dimension", detail));
     }
-    let resolved = recipe::resolve(&spec.index_type, spec.metric, spec.dimension, &spec.options, limits.segment_rows_max)?;
+    recipe::resolve(&spec.index_type, spec.metric, spec.dimension, &spec.options, limits.segment_rows_max)
+}
+
+fn settings(spec: &IndexSpec, limits: &Limits) -> Result<Settings> {
+    let resolved = resolve(spec, limits)?;
     Ok(Settings {
         name: spec.name.clone(),
         dimension: u32::try_from(spec.dimension).map_err(|_| Error::invalid("dimension", "invalid_dimension", "too large"))?,

@@ -29,8 +29,9 @@ impl Index {
         if batch.is_empty() {
             return invalid("empty_batch", "a batch has at least one point".to_owned());
         }
-        if !batch.is_for(self.dimension(), self.metric) {
-            return invalid("wrong_dimension", "the batch was made by an index of another dimension or metric".to_owned());
+        if !batch.is_for(&self.limits, self.dimension(), self.metric) {
+            let detail = "the batch was made for an index of another dimension or metric, or under other limits";
+            return invalid("wrong_dimension", detail.to_owned());
         }
         self.hold_back()?;
         let (lsn, effect) = self.commit(Request::Upsert(batch), options.into())?;

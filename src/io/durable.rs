@@ -2,8 +2,9 @@
 
 use std::io::{ErrorKind, IoSlice};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::Io;
+use super::{File, Io};
 use crate::error::{Error, Result};
 
 /// Directories below the one given that [`remove_tree`] goes down. Ours are three deep at most (tenant, index, `wal`).
@@ -18,21 +19,13 @@ const DEPTH_MAX: usize = 8;
 /// * [`Error::OutcomeUnknown`]: the directory's sync failed after the rename. The name has the new contents now, and may have either
 ///   after a crash. Calling again does not help: a later sync may say `Ok` about names that the disk does not have.
 pub fn replace(io: &dyn Io, directory: &Path, name: &str, parts: &[IoSlice<'_>]) -> Result<u64> {
-    let target = directory.join(name);
     let temporary = temporary_path(directory, name);
-
     if let Err(e) = write_temporary(io, &temporary, parts) {
         // Best effort: the space is wanted back, but a leftover is harmless, since the next call and the next open remove it.
         let _ = io.remove_file(&temporary);
         return Err(e);
     }
-    // The rename is the one step that readers see, and it is atomic: before it nothing has happened, after it everything has.
-    if let Err(e) = io.rename(&temporary, &target) {
-        let _ = io.remove_file(&temporary);
-        return Err(Error::io("rename", &target, e));
-    }
-    // Only now is the *name* on disk. From here on no error may say that nothing happened: the new contents are visible.
-    io.sync_dir(directory).map_err(|e| Error::io("sync", directory, e).into_outcome_unknown())?;
+    put_under_name(io, directory, &temporary, name)?;
     Ok(bytes_of(parts))
 }
 
@@ -42,15 +35,108 @@ pub fn temporary_path(directory: &Path, name: &str) -> PathBuf {
 }
 
 fn write_temporary(io: &dyn Io, temporary: &Path, parts: &[IoSlice<'_>]) -> Result<()> {
+    let file = create_temporary(io, temporary)?;
+    file.write_at(0, parts).map_err(|e| Error::io("write", temporary, e))?;
+    // Contents before name: the disk may make the rename durable first, and a crash would then show an empty file under the name.
+    file.sync_data().map_err(|e| Error::io("sync", temporary, e))
+}
+
+fn create_temporary(io: &dyn Io, temporary: &Path) -> Result<Arc<dyn File>> {
     // A crash may have left one. It is removed and not reused: its pages may be marked clean by a sync that failed.
     match io.remove_file(temporary) {
         Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io("remove", temporary, e)),
         _ => {}
     }
-    let file = io.create(temporary).map_err(|e| Error::io("create", temporary, e))?;
-    file.write_at(0, parts).map_err(|e| Error::io("write", temporary, e))?;
-    // Contents before name: the disk may make the rename durable first, and a crash would then show an empty file under the name.
-    file.sync_data().map_err(|e| Error::io("sync", temporary, e))
+    io.create(temporary).map_err(|e| Error::io("create", temporary, e))
+}
+
+/// The contents of `temporary` are durable.
+fn put_under_name(io: &dyn Io, directory: &Path, temporary: &Path, name: &str) -> Result<()> {
+    let target = directory.join(name);
+    // The rename is the one step that readers see, and it is atomic: before it nothing has happened, after it everything has.
+    if let Err(e) = io.rename(temporary, &target) {
+        let _ = io.remove_file(temporary);
+        return Err(Error::io("rename", &target, e));
+    }
+    // Only now is the *name* on disk. From here on no error may say that nothing happened: the new contents are visible.
+    io.sync_dir(directory).map_err(|e| Error::io("sync", directory, e).into_outcome_unknown())
+}
+
+/// What [`replace`] does, for contents that come piece by piece. Dropped before [`finish`](Self::finish), nothing has happened.
+#[derive(Debug)]
+pub struct Replacement<'a> {
+    io: &'a dyn Io,
+    directory: PathBuf,
+    name: String,
+    file: Arc<dyn File>,
+    written: u64,
+    buffer: Vec<u8>,
+    finished: bool,
+}
+
+impl<'a> Replacement<'a> {
+    /// Bytes that are written at once.
+    const BUFFER_BYTES: usize = 1 << 20;
+
+    /// Begins a file that will have `name` in `directory`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::Full`].
+    pub fn begin(io: &'a dyn Io, directory: &Path, name: &str) -> Result<Self> {
+        let file = create_temporary(io, &temporary_path(directory, name))?;
+        Ok(Self {
+            io,
+            directory: directory.to_owned(),
+            name: name.to_owned(),
+            file,
+            written: 0,
+            buffer: Vec::new(),
+            finished: false,
+        })
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::Full`]: it is of no use any more.
+    pub fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= Self::BUFFER_BYTES { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let written = self.file.write_at(self.written, &[IoSlice::new(&self.buffer)]);
+        written.map_err(|e| Error::io("write", &self.temporary(), e))?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Gives the file its name: whole, and durably.
+    ///
+    /// # Errors
+    ///
+    /// As [`replace`].
+    pub fn finish(mut self) -> Result<()> {
+        self.flush()?;
+        self.file.sync_data().map_err(|e| Error::io("sync", &self.temporary(), e))?;
+        self.finished = true;
+        put_under_name(self.io, &self.directory, &self.temporary(), &self.name)
+    }
+
+    fn temporary(&self) -> PathBuf {
+        temporary_path(&self.directory, &self.name)
+    }
+}
+
+impl Drop for Replacement<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.io.remove_file(&self.temporary());
+        }
+    }
 }
 
 /// Creates a directory whose parent exists, or takes the one that is there, and makes its name durable.
@@ -221,13 +307,28 @@ mod tests {
         read_all(disk, Path::new("/m"), 5000).unwrap()
     }
 
+    /// Puts contents under the name `m`.
+    type Way = fn(&SimIo, &[u8]) -> Result<()>;
+
+    const WAYS: [Way; 2] = [
+        |disk, new| replace(disk, Path::new("/"), "m", &[IoSlice::new(new)]).map(drop),
+        |disk, new| {
+            let mut replacement = Replacement::begin(disk, Path::new("/"), "m")?;
+            for piece in new.chunks(new.len() / 2) {
+                replacement.put(piece)?;
+                replacement.flush()?;
+            }
+            replacement.finish()
+        },
+    ];
+
     #[test]
     fn replace_that_crashes_anywhere_leaves_old_or_new_and_new_once_it_returned() {
         let new = vec![7; 2000];
-        for n in 1.. {
+        for (way, n) in WAYS.into_iter().flat_map(|way| (1..14).map(move |n| (way, n))) {
             let disk = disk_with_old();
             disk.crash_at(n);
-            let is_done = replace(&disk, Path::new("/"), "m", &[IoSlice::new(&new)]).is_ok();
+            let is_done = way(&disk, &new).is_ok();
             for survival in [Survival::None, Survival::All].into_iter().chain((0..100).map(Survival::Random)) {
                 let found = disk.crash(survival);
                 let held = contents(&found);
@@ -236,19 +337,18 @@ mod tests {
                 replace(&found, Path::new("/"), "m", &[IoSlice::new(b"next")]).unwrap();
                 assert_eq!(contents(&found.crash(Survival::None)), b"next");
             }
-            if is_done {
-                break;
-            }
+            assert!(is_done || n < 13, "it has fewer operations");
         }
     }
 
     #[test]
     fn replace_that_fails_says_unknown_if_and_only_if_the_name_has_the_new_contents() {
-        for fault in [Fault::Eio, Fault::Enospc, Fault::ShortWrite, Fault::FailedSync] {
+        let faults = [Fault::Eio, Fault::Enospc, Fault::ShortWrite, Fault::FailedSync];
+        for (way, fault) in WAYS.into_iter().flat_map(|way| faults.map(|fault| (way, fault))) {
             for n in 1.. {
                 let disk = disk_with_old();
                 disk.fail_at(n, fault);
-                let result = replace(&disk, Path::new("/"), "m", &[IoSlice::new(b"new")]);
+                let result = way(&disk, b"new");
                 if disk.faults_left() > 0 {
                     result.unwrap();
                     break;
@@ -262,6 +362,15 @@ mod tests {
                 assert_eq!(disk.list(Path::new("/")).unwrap().len(), 1, "a temporary is left by {fault:?} at {n}");
             }
         }
+    }
+
+    #[test]
+    fn a_replacement_that_is_dropped_has_done_nothing() {
+        let disk = disk_with_old();
+        let mut replacement = Replacement::begin(&disk, Path::new("/"), "m").unwrap();
+        replacement.put(&vec![1; 2 * Replacement::BUFFER_BYTES]).unwrap();
+        drop(replacement);
+        assert_eq!((contents(&disk), disk.list(Path::new("/")).unwrap().len()), (b"old".to_vec(), 1));
     }
 
     #[test]

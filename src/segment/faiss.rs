@@ -83,6 +83,29 @@ unsafe extern "C" {
     fn faiss_proxy_same_type(a: *const c_void, b: *const c_void) -> c_int;
 }
 
+// Only the program reads what others wrote.
+#[cfg(feature = "server")]
+unsafe extern "C" {
+    fn faiss_proxy_vectors_open(
+        path: *const c_char,
+        dimension: *mut usize,
+        count: *mut usize,
+        has_ids: *mut c_int,
+        error: *mut c_char,
+        error_bytes: usize,
+    ) -> *mut c_void;
+    fn faiss_proxy_vectors_next(
+        vectors: *mut c_void,
+        rows: usize,
+        values: *mut f32,
+        ids: *mut i64,
+        given: *mut usize,
+        error: *mut c_char,
+        error_bytes: usize,
+    ) -> c_int;
+    fn faiss_proxy_vectors_close(vectors: *mut c_void);
+}
+
 /// Which of FAISS's kernels compares two vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kernel {
@@ -395,6 +418,58 @@ impl Index {
 
 fn first_float(rows: &Sealed) -> *const f32 {
     rows.floats(0..rows.len()).as_ptr()
+}
+
+/// The vectors of an index that somebody else wrote, one after the other. FAISS trusts what it reads: only for a process that may be killed by it.
+#[cfg(feature = "server")]
+#[derive(Debug)]
+pub(crate) struct Vectors {
+    pointer: ptr::NonNull<c_void>,
+    pub(crate) dimension: usize,
+    pub(crate) count: u64,
+    /// Whether FAISS knows the rows by other numbers than their positions.
+    pub(crate) has_ids: bool,
+}
+
+#[cfg(feature = "server")]
+impl Vectors {
+    /// # Errors
+    /// FAISS's reason, or which types are read.
+    pub(crate) fn open(path: &CStr) -> Result<Self, String> {
+        let (mut pointer, mut dimension, mut count, mut has_ids) = (ptr::null_mut(), 0, 0, 0);
+        // SAFETY: `path` ends with a zero, and the four places outlive the call. The shim catches what FAISS throws. What FAISS does with a file that is
+        // damaged is not in our hands, nor in the hands of this function's callers: they are in a process that does nothing else.
+        call(|error, bytes| unsafe {
+            pointer = faiss_proxy_vectors_open(path.as_ptr(), &mut dimension, &mut count, &mut has_ids, error, bytes);
+            c_int::from(pointer.is_null())
+        })?;
+        let pointer = ptr::NonNull::new(pointer).expect("seen not to be null");
+        Ok(Self { pointer, dimension, count: count as u64, has_ids: has_ids != 0 })
+    }
+
+    /// The next rows, at most so many, in place of what the two held; none at the end.
+    pub(crate) fn next(&mut self, rows: usize, values: &mut Vec<f32>, ids: &mut Vec<i64>) -> Result<(), String> {
+        values.resize(rows * self.dimension, 0.0);
+        ids.resize(rows, 0);
+        let mut given = 0;
+        // SAFETY: the pointer is ours alone (`&mut`) until `drop`. `values` and `ids` have room for `rows` rows, of which the shim writes no more. It
+        // catches what FAISS throws and keeps no pointer.
+        call(|error, bytes| unsafe {
+            let (values, ids) = (values.as_mut_ptr(), ids.as_mut_ptr());
+            faiss_proxy_vectors_next(self.pointer.as_ptr(), rows, values, ids, &mut given, error, bytes)
+        })?;
+        values.truncate(given * self.dimension);
+        ids.truncate(given);
+        Ok(())
+    }
+}
+
+#[cfg(feature = "server")]
+impl Drop for Vectors {
+    fn drop(&mut self) {
+        // SAFETY: `open` made it, and nobody has it after this.
+        unsafe { faiss_proxy_vectors_close(self.pointer.as_ptr()) }
+    }
 }
 
 /// Sets, once, what FAISS keeps for the whole process.

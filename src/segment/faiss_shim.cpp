@@ -19,7 +19,9 @@
 
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexHNSW.h>
+#include <faiss/IndexIDMap.h>
 #include <faiss/IndexIVF.h>
+#include <faiss/IndexIVFFlat.h>
 #include <faiss/IndexIVFPQ.h>
 #include <faiss/IndexNNDescent.h>
 #include <faiss/IndexNSG.h>
@@ -568,4 +570,132 @@ extern "C" int faiss_proxy_same_type(const void* a, const void* b) noexcept {
         return left_chain->chain.size() == right_chain->chain.size() && type_of(*left_chain->index) == type_of(*right_chain->index);
     }
     return type_of(*left) == type_of(*right);
+}
+
+namespace {
+
+// The vectors of an index that somebody else wrote, and where the next one is. What is said of sizes in the file is compared before it is used: FAISS
+// itself compares little.
+struct Vectors {
+    std::unique_ptr<faiss::Index> index;
+    const std::vector<faiss::idx_t>* id_map = nullptr;
+    const faiss::IndexFlat* flat = nullptr;
+    const faiss::IndexIVFFlat* ivf = nullptr;
+    size_t list = 0;
+    // In the list, or in the flat storage.
+    size_t at = 0;
+
+    explicit Vectors(const char* path) : index(faiss::read_index(path)) {
+        faiss::Index* inner = index.get();
+        size_t count = size_t(index->ntotal);
+        if (index->d <= 0 || index->ntotal < 0) {
+            throw std::runtime_error("its sizes cannot be");
+        }
+        if (auto* mapped = dynamic_cast<faiss::IndexIDMap*>(inner)) {
+            id_map = &mapped->id_map;
+            inner = mapped->index;
+        }
+        if (auto* hnsw = dynamic_cast<faiss::IndexHNSW*>(inner)) {
+            inner = hnsw->storage;
+        }
+        flat = dynamic_cast<faiss::IndexFlat*>(inner);
+        if (!flat && inner && typeid(*inner) == typeid(faiss::IndexIVFFlat)) {
+            ivf = static_cast<faiss::IndexIVFFlat*>(inner);
+        }
+        if (!flat && !ivf) {
+            throw std::runtime_error("it keeps no whole vectors, or is of a type that is not read: Flat, HNSWFlat and IVFFlat are, also behind an IDMap");
+        }
+        size_t row_bytes = size_t(index->d) * sizeof(float);
+        bool right = inner->d == index->d && (!id_map || id_map->size() == count);
+        if (flat) {
+            right = right && size_t(flat->ntotal) == count && flat->code_size == row_bytes && flat->codes.size() / row_bytes == count &&
+                    flat->codes.size() % row_bytes == 0;
+        } else {
+            right = right && ivf->invlists && ivf->invlists->nlist == ivf->nlist && ivf->invlists->code_size == row_bytes;
+            size_t found = 0;
+            for (size_t i = 0; right && i < ivf->nlist; i++) {
+                size_t size = ivf->invlists->list_size(i);
+                right = size <= count - found;
+                found += size;
+            }
+            right = right && found == count;
+        }
+        if (!right) {
+            throw std::runtime_error("its sizes do not agree with each other");
+        }
+    }
+
+    faiss::idx_t id_of(faiss::idx_t label) const {
+        if (!id_map) {
+            return label;
+        }
+        if (label < 0 || size_t(label) >= id_map->size()) {
+            throw std::runtime_error("a list names a row that is not there");
+        }
+        return (*id_map)[size_t(label)];
+    }
+
+    // Gives at most `rows` more.
+    size_t next(size_t rows, float* values, int64_t* ids) {
+        size_t d = size_t(index->d), given = 0;
+        for (; given < rows; given++) {
+            const float* vector;
+            if (flat) {
+                if (at == size_t(flat->ntotal)) {
+                    break;
+                }
+                vector = flat->get_xb() + at * d;
+                ids[given] = id_of(faiss::idx_t(at));
+            } else {
+                while (list < ivf->nlist && at == ivf->invlists->list_size(list)) {
+                    list++;
+                    at = 0;
+                }
+                if (list == ivf->nlist) {
+                    break;
+                }
+                vector = reinterpret_cast<const float*>(ivf->invlists->get_single_code(list, at));
+                ids[given] = id_of(ivf->invlists->get_single_id(list, at));
+            }
+            std::memcpy(values + given * d, vector, d * sizeof(float));
+            at++;
+        }
+        return given;
+    }
+};
+
+} // namespace
+
+// Opens a file of FAISS's for its vectors; null on an error. A damaged file can do anything to the process.
+extern "C" void* faiss_proxy_vectors_open(
+        const char* path,
+        size_t* dimension,
+        size_t* count,
+        int* has_ids,
+        char* error,
+        size_t error_bytes) noexcept {
+    Vectors* result = nullptr;
+    guarded(error, error_bytes, [&] {
+        result = new Vectors(path);
+        *dimension = size_t(result->index->d);
+        *count = size_t(result->index->ntotal);
+        *has_ids = result->id_map || result->ivf;
+    });
+    return result;
+}
+
+// The next rows, at most so many: their vectors, and the numbers that FAISS knows them by.
+extern "C" int faiss_proxy_vectors_next(
+        void* vectors,
+        size_t rows,
+        float* values,
+        int64_t* ids,
+        size_t* given,
+        char* error,
+        size_t error_bytes) noexcept {
+    return guarded(error, error_bytes, [&] { *given = static_cast<Vectors*>(vectors)->next(rows, values, ids); });
+}
+
+extern "C" void faiss_proxy_vectors_close(void* vectors) noexcept {
+    delete static_cast<Vectors*>(vectors);
 }

@@ -112,7 +112,9 @@ fn damage_is_told_by_file_and_effect_with_an_exit_code_of_its_own_and_the_others
     let text = tool("verify", data_dir.path(), &[]);
     let text = std::str::from_utf8(&text.stdout).unwrap();
     assert!(
-        text.contains("  refused segments/") && text.contains("at byte 0") && text.contains("Restore it from a backup"),
+        text.contains("  refused segments/")
+            && text.contains("at byte 0")
+            && text.contains("Restore it from a backup, or give up"),
         "{text}"
     );
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");

@@ -10,6 +10,8 @@ mod connections;
 mod contract;
 mod dormant;
 mod events;
+mod import;
+mod import_faiss;
 mod index_types;
 mod looking;
 mod offline;

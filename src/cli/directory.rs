@@ -1,0 +1,47 @@
+//! A data directory that no server has open, as the offline commands open it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Failure;
+use crate::config::Limits;
+use crate::engine::{Index, Opening, Store, StoreOptions};
+use crate::error::Error;
+use crate::io::Io as _;
+use crate::io::os::OsIo;
+use crate::types::{IndexId, TenantId};
+
+/// Opens it, and nothing in it yet. `instead` says what to do where a server has it.
+///
+/// # Errors
+/// Where it is not there, cannot be opened, or another process has it.
+pub fn open(data_dir: &Path, instead: &str) -> Result<Store, Failure> {
+    // Opening would create it, and somebody who mistyped it would be told that all is well.
+    OsIo.list(data_dir).map_err(|error| Failure::new(format!("--data-dir {}: {error}", data_dir.display())))?;
+    // Nothing is done but what was asked for; an index that is done with is closed when the next one is opened.
+    let limits = Limits { reserve_bytes: Limits::SERVER_RESERVE_BYTES, memory_budget_bytes: 1, ..Limits::default() };
+    let options = StoreOptions { limits, background: false, opening: Opening::Lazy, ..StoreOptions::new(data_dir) };
+    Store::open(options).map_err(|error| match error {
+        Error::Conflict(why) => Failure::new(format!("{why}; {instead}")),
+        error => Failure::new(format!("cannot open {}: {error}", data_dir.display())),
+    })
+}
+
+/// Opens one index.
+///
+/// # Errors
+/// Where the tenant has no such index, or it refuses.
+pub fn index(store: &Store, tenant: &TenantId, id: IndexId) -> Result<Arc<Index>, Failure> {
+    store.index(tenant, id).map_err(|error| match error {
+        Error::NotFound(_) => Failure::new(format!("--index {id}: tenant {tenant} has no such index")),
+        error => Failure::new(format!("index {id} cannot be opened: {error}")),
+    })
+}
+
+/// Closes it, which checkpoints what is open.
+///
+/// # Errors
+/// Where a checkpoint failed. Nothing that was stored is lost by it.
+pub fn close(store: &Store) -> Result<(), Failure> {
+    store.close().map_err(|error| Failure::new(format!("the last checkpoint failed: {error}")))
+}
