@@ -78,7 +78,7 @@ fn effect_word(effect: Effect) -> &'static str {
 
 const EXPLANATION: &str = "\
 refused     acknowledged data is damaged or missing: a server refuses the index,
-            answers 503 for it, changes none of its files, and serves the others.
+            answers 503 for it, leaves its files alone, and serves the others.
             Restore it from a backup, or give up what is damaged, by name:
             faiss-proxy repair
 made again  a server makes the file again of its rows, which are sound.
