@@ -1,5 +1,6 @@
 //! Looks for everything that is wrong with an index, where an opening stops at the first thing. Reads every byte that a manifest names, and writes none.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::apply::row_of;
 use super::find::in_parallel;
 use super::index::Kind;
 use super::recover::{self, Loaded, Lost};
@@ -16,7 +16,7 @@ use super::retention::oldest_lsn;
 use super::survey::{Survey, rows_of};
 use super::view::{Build, Segment};
 use crate::checkpoint::manifest::{self, Root};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, quoted};
 use crate::format::manifest::{Built, Checksum, Manifest, SEGMENT_DIRECTORY, SegmentFile, fields_name, index_name, segment_name};
 use crate::segment::digest::{Digest, Scratch};
 use crate::segment::{Rows, check};
@@ -124,10 +124,21 @@ struct Check<'a> {
 struct Sound {
     at: usize,
     segment: Segment,
-    /// Of its live rows.
-    digest: Digest,
     recall: Option<SampledRecall>,
 }
+
+/// What was found of some rows of a segment: of those that are live.
+struct Read {
+    digest: Digest,
+    /// 64 bits of the hash of each id, by their highest bits.
+    ids: Vec<Vec<u64>>,
+}
+
+/// Rows that are looked at as one task.
+const TASK_ROWS: usize = 8 << 10;
+
+/// Ids are compared within so many parts.
+const ID_PARTS: usize = 64;
 
 impl Check<'_> {
     /// `None`: what the index is cannot be known.
@@ -148,26 +159,79 @@ impl Check<'_> {
 
         sound.sort_by_key(|sound| sound.at);
         let recall = sound.iter().filter_map(|sound| sound.recall).collect();
-        let digest = sound.iter().fold(Digest::default(), |all, sound| all.and(sound.digest));
         let is_whole = sound.len() == manifest.segments.len();
-        let segments: Vec<Segment> = sound.into_iter().map(|sound| sound.segment).collect();
-        let mut loaded = answers.filter(|_| is_whole).map(|answers| {
-            let loaded = Loaded::new(manifest, metric, options, segments.clone(), answers);
-            self.ids_are_single(manifest, &loaded);
-            loaded
-        });
+        let (ats, segments): (Vec<usize>, Vec<Segment>) = sound.into_iter().map(|sound| (sound.at, sound.segment)).unzip();
+        let digest = self.rows(manifest, metric, &ats, &segments);
+        let answers = answers.filter(|_| is_whole);
+        // The ids are mapped to their rows only where there is something to replay: that takes longer than to read the rows.
+        let mut loaded: Option<Loaded> = None;
         let log_options = self.survey.log_options(&self.directory, self.id);
         let dimension = manifest.settings.dimension;
-        let report = FileLog::verify(&log_options, &manifest.log, manifest.position, &mut |lsn, operation| match &mut loaded {
-            Some(loaded) => loaded.replay(lsn, operation, &log_options.directory),
-            None => recover::check_operation(operation, lsn, dimension, &log_options.directory),
+        let report = FileLog::verify(&log_options, &manifest.log, manifest.position, &mut |lsn, operation| {
+            let Some(answers) = &answers else {
+                return recover::check_operation(operation, lsn, dimension, &log_options.directory);
+            };
+            let load = || Loaded::new(manifest, metric, options.clone(), segments.clone(), answers.clone());
+            loaded.get_or_insert_with(load).replay(lsn, operation, &log_options.directory)
         });
         self.count_log(manifest);
         let report = self.note(report, Effect::Refused)?;
         let lsn = manifest.position.lsn + report.replayed_operations;
-        let (points, digest) = loaded.map(|loaded| replayed(&loaded, &segments, digest)).unzip();
-        let (points, digest) = (points.unwrap_or(0), digest.map(|digest| digest.to_string()));
+        let (points, digest) = match (&loaded, answers) {
+            (Some(loaded), _) => replayed(loaded, &segments, digest),
+            (None, Some(_)) => (segments.iter().map(Segment::live).sum(), digest),
+            (None, None) => return Some(Verified { lsn, torn_bytes: report.torn_bytes, recall, ..Verified::default() }),
+        };
+        let digest = Some(digest.to_string());
         Some(Verified { lsn, points, digest, torn_bytes: report.torn_bytes, recall, ..Verified::default() })
+    }
+
+    /// Looks at every row of these segments, the `ats`th of the manifest. Gives the digest of those that are live.
+    fn rows(&self, manifest: &Manifest, metric: Metric, ats: &[usize], segments: &[Segment]) -> Digest {
+        let tasks = segments.iter().zip(ats).flat_map(|(segment, &at)| {
+            (0..segment.len).step_by(TASK_ROWS).map(move |start| (segment, at, start..(start + TASK_ROWS).min(segment.len)))
+        });
+        let read = in_parallel(threads(), tasks.collect(), |(segment, at, positions)| {
+            let Rows::Sealed(sealed) = &segment.rows else { unreachable!("it was opened from a file") };
+            let path = self.segment_path(manifest, at);
+            self.note(check::rows(sealed, positions.clone(), &path, metric, manifest.position.lsn), Effect::Unseen);
+            let mut read = Read { digest: Digest::default(), ids: vec![Vec::with_capacity(TASK_ROWS / ID_PARTS * 2); ID_PARTS] };
+            let mut scratch = Scratch::default();
+            for position in positions.filter(|&position| segment.dead.is_empty() || !segment.dead.contains(position)) {
+                let id = read.digest.add(&segment.rows, position, &mut scratch);
+                read.ids[(id >> 58) as usize].push(id);
+            }
+            read
+        });
+        let twice = in_parallel(threads(), (0..ID_PARTS).collect(), |part| {
+            let mut ids: Vec<u64> = read.iter().flat_map(|read| &read.ids[part]).copied().collect();
+            ids.sort_unstable();
+            ids.windows(2).any(|pair| pair[0] == pair[1])
+        });
+        if twice.contains(&true) {
+            self.same_ids(manifest, ats, segments);
+        }
+        read.iter().fold(Digest::default(), |all, read| all.and(read.digest))
+    }
+
+    /// Tells of live rows that have an id which another live row has.
+    fn same_ids(&self, manifest: &Manifest, ats: &[usize], segments: &[Segment]) {
+        let mut seen = HashSet::new();
+        for (segment, &at) in segments.iter().zip(ats) {
+            let Rows::Sealed(sealed) = &segment.rows else { unreachable!("it was opened from a file") };
+            for position in segment.live_positions().filter(|&position| !seen.insert(sealed.id(position))) {
+                let id = quoted(&String::from_utf8_lossy(sealed.id(position)));
+                let problem = format!("row {position} has an id that another live row has: {id}");
+                self.found(
+                    &Error::corrupt(&self.segment_path(manifest, at), sealed.record_offset(position), problem),
+                    Effect::Unseen,
+                );
+            }
+        }
+    }
+
+    fn segment_path(&self, manifest: &Manifest, at: usize) -> PathBuf {
+        self.directory.join(SEGMENT_DIRECTORY).join(segment_name(manifest.segments[at].number))
     }
 
     fn count(&self, files: u64, bytes: u64) {
@@ -274,8 +338,6 @@ impl Check<'_> {
         self.count(1 + side_files.into_iter().filter(|&is_there| is_there).count() as u64, file.bytes());
         let segment = self.note(segment, Effect::Refused)?;
         let Rows::Sealed(sealed) = &segment.rows else { unreachable!("it was opened from a file") };
-        let path = directory.join(segment_name(file.number));
-        self.note(check::rows(sealed, &path, metric, manifest.position.lsn), Effect::Unseen);
         if let Some(fields) = file.fields.as_ref().filter(|_| has_fields)
             && !sealed.stored_fields_are_right(unindexed)
         {
@@ -284,11 +346,7 @@ impl Check<'_> {
             self.found(&error, Effect::Unseen);
         }
         let recall = self.recall(&segment, file, &directory);
-        let (mut digest, mut scratch) = (Digest::default(), Scratch::default());
-        for position in segment.live_positions() {
-            digest.add(&segment.rows, position, &mut scratch);
-        }
-        Some(Sound { at, segment, digest, recall })
+        Some(Sound { at, segment, recall })
     }
 
     /// What FAISS finds, against the raw rows.
@@ -301,25 +359,6 @@ impl Check<'_> {
             self.found(&Error::corrupt(&directory.join(index_name(index.number)), 0, problem), Effect::Unseen);
         }
         Some(SampledRecall { segment: file.number, found, built })
-    }
-
-    /// Each live row is the one that its id leads to: no id is there twice.
-    fn ids_are_single(&self, manifest: &Manifest, loaded: &Loaded) {
-        let segments = &loaded.state.segments;
-        let mut id = Vec::new();
-        for (segment, file) in segments.iter().zip(&manifest.segments) {
-            let Rows::Sealed(sealed) = &segment.rows else { unreachable!("it was opened from a file") };
-            for position in segment.live_positions() {
-                id.clear();
-                segment.rows.id(position, &mut id);
-                let Ok(text) = std::str::from_utf8(&id) else { continue };
-                if row_of(&loaded.ids, segments, text) != Some(segment.row(position)) {
-                    let problem = format!("row {position} has an id that another live row has: {}", crate::error::quoted(text));
-                    let path = self.directory.join(SEGMENT_DIRECTORY).join(segment_name(file.number));
-                    self.found(&Error::corrupt(&path, sealed.record_offset(position), problem), Effect::Unseen);
-                }
-            }
-        }
     }
 }
 
@@ -338,6 +377,10 @@ fn replayed(loaded: &Loaded, before: &[Segment], mut digest: Digest) -> (u64, Di
         }
     }
     (segments.iter().map(Segment::live).sum(), digest)
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// A file as a manifest names it.

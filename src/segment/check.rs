@@ -1,5 +1,6 @@
 //! What a checksum cannot say of a sealed segment: whether its rows are rows that this program writes.
 
+use std::ops::Range;
 use std::path::Path;
 
 use serde::de::IgnoredAny;
@@ -9,13 +10,13 @@ use super::sealed::Sealed;
 use crate::error::{Error, Result};
 use crate::types::{Lsn, Metric};
 
-/// Looks at every row of a segment that was opened, and so passed its checksums: LSN, id, metadata, values, and what is kept of the values beside them.
+/// Looks at these rows of a segment that was opened, and so passed its checksums: LSN, id, metadata, values, and what is kept of the values beside them.
 ///
 /// # Errors
 /// [`Error::Corrupt`] for the first row that is none: it was damaged before it was written, or by a mistake of ours.
-pub(crate) fn rows(sealed: &Sealed, path: &Path, metric: Metric, checkpoint_lsn: Lsn) -> Result<()> {
+pub(crate) fn rows(sealed: &Sealed, positions: Range<usize>, path: &Path, metric: Metric, checkpoint_lsn: Lsn) -> Result<()> {
     let mut scratch = Vec::new();
-    for position in 0..sealed.len() {
+    for position in positions {
         let damaged =
             |problem: &str| Err(Error::corrupt(path, sealed.record_offset(position), format!("row {position} {problem}")));
         let record = sealed.record(position);
@@ -29,10 +30,11 @@ pub(crate) fn rows(sealed: &Sealed, path: &Path, metric: Metric, checkpoint_lsn:
             return damaged("has metadata that is no JSON object");
         }
         let vector = sealed.floats(position..position + 1).to_slice(&mut scratch);
-        if !vector.iter().all(|value| value.is_finite()) {
+        let (scale, extreme) = norm::summary(metric, vector);
+        // Of a vector with a value that is not finite, one of the two is odd.
+        if (extreme || !scale.is_finite()) && !vector.iter().all(|value| value.is_finite()) {
             return damaged("has a value that is not finite");
         }
-        let (scale, extreme) = norm::summary(metric, vector);
         let kept = sealed.scales(position..position + 1).iter().next().unwrap_or(scale);
         if extreme != record.extreme || kept.to_bits() != scale.to_bits() {
             return damaged("has a norm beside it that is not that of its values");

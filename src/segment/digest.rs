@@ -23,14 +23,16 @@ pub(crate) struct Scratch {
 }
 
 impl Digest {
-    /// Adds the point of a row.
-    pub(crate) fn add(&mut self, rows: &Rows, position: usize, scratch: &mut Scratch) {
-        self.0 = self.0.wrapping_add(point_hash(rows, position, scratch));
+    /// Adds the point of a row. Gives 64 bits of the hash of its id.
+    pub(crate) fn add(&mut self, rows: &Rows, position: usize, scratch: &mut Scratch) -> u64 {
+        let (id, point) = point_hash(rows, position, scratch);
+        self.0 = self.0.wrapping_add(point);
+        id
     }
 
     /// Takes out the point of a row that was added.
     pub(crate) fn take_out(&mut self, rows: &Rows, position: usize, scratch: &mut Scratch) {
-        self.0 = self.0.wrapping_sub(point_hash(rows, position, scratch));
+        self.0 = self.0.wrapping_sub(point_hash(rows, position, scratch).1);
     }
 
     /// That of both contents together.
@@ -46,7 +48,8 @@ impl fmt::Display for Digest {
     }
 }
 
-fn point_hash(rows: &Rows, position: usize, scratch: &mut Scratch) -> u128 {
+/// 64 bits of the hash of the id, and the hash of the point.
+fn point_hash(rows: &Rows, position: usize, scratch: &mut Scratch) -> (u64, u128) {
     let Scratch { id, metadata, vector } = scratch;
     let (id, metadata) = match rows {
         Rows::Sealed(sealed) => (sealed.id(position), sealed.metadata(position)),
@@ -60,5 +63,5 @@ fn point_hash(rows: &Rows, position: usize, scratch: &mut Scratch) -> u128 {
     };
     let values = bytemuck::cast_slice(rows.floats(position..position + 1).to_slice(vector));
     let parts = [id, metadata, values].map(XxHash3_128::oneshot);
-    XxHash3_128::oneshot(bytemuck::cast_slice(&parts.map(u128::to_le_bytes)))
+    (parts[0] as u64, XxHash3_128::oneshot(bytemuck::cast_slice(&parts.map(u128::to_le_bytes))))
 }
