@@ -34,8 +34,6 @@ pub struct Arguments {
 /// Where the directory or the repository cannot be opened, no index is meant, or one failed.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let Arguments { selection, to, dry_run, .. } = arguments;
-    // Opening a store would create the directory, and somebody who mistyped it would be told that all is well.
-    drop(selection.survey(INSTEAD)?);
     let failed = |error: crate::error::Error| Failure::new(format!("{to}: {error}"));
     let throttle = Throttle::new(arguments.max_bytes_per_second);
     let each = |repository: &dyn Repository| {

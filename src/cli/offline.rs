@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::selection::{Selection, Told};
 use super::{Failure, directory};
-use crate::engine::{Index, Survey};
+use crate::engine::{Index, Store, Survey};
 use crate::error::Result;
 use crate::types::{IndexId, TenantId};
 
