@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::auth::ApiKeys;
+use super::backups::BackupConfig;
 use crate::config::Limits;
 
 /// Settings of [`serve`](super::serve).
@@ -31,6 +32,11 @@ pub struct ServerConfig {
     /// Checkpoints, compactions and trainings that run at one time: each keeps a disk and a core busy.
     pub rewrites_running_max: usize,
     pub rewrites_waiting_max: usize,
+    /// `None`: this server makes no backups.
+    pub backups: Option<BackupConfig>,
+    /// Backups that run at one time: each reads as fast as it may.
+    pub backups_running_max: usize,
+    pub backups_waiting_max: usize,
     /// Short reads (a point, an index document) that run at one time.
     pub reads_running_max: usize,
     pub reads_waiting_max: usize,
@@ -63,6 +69,9 @@ impl ServerConfig {
             writes_waiting_max: 256,
             rewrites_running_max: 2,
             rewrites_waiting_max: 16,
+            backups: None,
+            backups_running_max: 1,
+            backups_waiting_max: 16,
             reads_running_max: 16,
             reads_waiting_max: 1_024,
             streams_max: 64,

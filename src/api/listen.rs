@@ -18,7 +18,7 @@ use warp::reply::Response;
 
 use super::drain::DrainedBody;
 use super::request::RequestId;
-use super::{Server, ServerConfig, routes};
+use super::{Server, ServerConfig, backups, routes};
 use crate::Store;
 
 /// Serves the store on `listener` until `shutdown` is ready; then accepts nothing more, has builds and compactions stopped, ends the
@@ -32,7 +32,8 @@ pub async fn serve(store: Arc<Store>, config: ServerConfig, listener: TcpListene
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(config.head_timeout);
     let (end, ending) = watch::channel(false);
-    let server = Arc::new(Server::new(Arc::clone(&store), config, ending));
+    let server = Arc::new(Server::new(Arc::clone(&store), config, ending.clone()));
+    tokio::spawn(backups::keep(Arc::clone(&server), ending));
     let routes = TowerToHyperService::new(warp::service(routes::routes(server)));
 
     let mut shutdown = std::pin::pin!(shutdown);

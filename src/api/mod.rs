@@ -6,6 +6,7 @@
 
 mod admission;
 mod auth;
+mod backups;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod bodies;
 mod changes;
@@ -29,6 +30,7 @@ use std::time::Instant;
 use tokio::sync::{Semaphore, watch};
 
 pub use auth::ApiKeys;
+pub use backups::BackupConfig;
 pub use config::ServerConfig;
 pub use listen::serve;
 
@@ -43,6 +45,8 @@ struct Server {
     writes: admission::Queue,
     /// Calls that rewrite an index, and can take minutes.
     rewrites: admission::Queue,
+    /// Backups, which can take hours where they are throttled.
+    backups: admission::Queue,
     searches: admission::Queue,
     /// Calls that are short and do not write.
     reads: admission::Queue,
@@ -63,6 +67,7 @@ impl Server {
             started: Instant::now(),
             writes: queue(config.writes_running_max, config.writes_waiting_max, "too many writes wait already"),
             rewrites: queue(config.rewrites_running_max, config.rewrites_waiting_max, "too many compactions wait already"),
+            backups: queue(config.backups_running_max, config.backups_waiting_max, "too many backups wait already"),
             searches: queue(config.searches_running_max, config.searches_waiting_max, "too many searches wait already"),
             reads: queue(config.reads_running_max, config.reads_waiting_max, "too many reads wait already"),
             streams: Arc::new(Semaphore::new(config.streams_max)),

@@ -10,7 +10,7 @@ use warp::reply::Response;
 
 use super::reply::Problem;
 use super::request::{Request, RequestId};
-use super::{Server, changes, indices, search, service, vectors, writes};
+use super::{Server, backups, changes, indices, search, service, vectors, writes};
 
 /// What a path names. Its parts are as they came, not percent-decoded, so that a `%2F` in an id is no separator.
 ///
@@ -28,6 +28,7 @@ enum Target {
     Ntotal(String),
     Checkpoint(String),
     Compact(String),
+    Backup(String),
     Train(String),
     Reset(String),
     Search(String),
@@ -66,6 +67,7 @@ impl Target {
                     "ntotal" => Self::Ntotal,
                     "checkpoint" => Self::Checkpoint,
                     "compact" => Self::Compact,
+                    "backup" => Self::Backup,
                     "train" => Self::Train,
                     "reset" => Self::Reset,
                     "search" => Self::Search,
@@ -97,7 +99,7 @@ impl Target {
             Self::Vector(_, id) if id == "fetch" || id == "delete" => "GET, PATCH, DELETE, POST",
             Self::Vector(..) => "GET, PATCH, DELETE",
             Self::Index(_) => "GET, PATCH, DELETE",
-            Self::Checkpoint(_) | Self::Compact(_) | Self::Train(_) | Self::Reset(_) | Self::Count(_) => "POST",
+            Self::Checkpoint(_) | Self::Compact(_) | Self::Backup(_) | Self::Train(_) | Self::Reset(_) | Self::Count(_) => "POST",
             Self::SearchBatch(_) | Self::RangeSearch(_) => "POST",
         }
     }
@@ -144,6 +146,7 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
         (Target::Index(id), &Method::DELETE) => indices::delete(server, tenant, id).await,
         (Target::Checkpoint(id), &Method::POST) => indices::checkpoint(server, tenant, id).await,
         (Target::Compact(id), &Method::POST) => indices::compact(server, tenant, id, request).await,
+        (Target::Backup(id), &Method::POST) => backups::make(server, tenant, id, request).await,
         (Target::Train(id), &Method::POST) => indices::train(server, tenant, id).await,
         (Target::Reset(id), &Method::POST) => writes::reset(server, tenant, id, request).await,
         (Target::Search(id), &Method::GET | &Method::POST) => search::search(server, tenant, id, request).await,
@@ -180,6 +183,7 @@ mod tests {
             ("/v1/index/a/ntotal", "Ntotal(\"a\")"),
             ("/v1/index/a/checkpoint", "Checkpoint(\"a\")"),
             ("/v1/index/a/compact?erase=true", "Compact(\"a\")"),
+            ("/v1/index/a/backup", "Backup(\"a\")"),
             ("/v1/index/a/train", "Train(\"a\")"),
             ("/v1/index/a/reset", "Reset(\"a\")"),
             ("/v1/index/a/search?x=1", "Search(\"a\")"),

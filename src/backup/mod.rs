@@ -11,10 +11,15 @@ mod chain;
 mod copy;
 #[cfg(feature = "server")]
 mod location;
+#[cfg(feature = "cloud")]
+mod objects;
 mod record;
 mod repository;
 mod restore;
 mod throttle;
+
+#[cfg(test)]
+mod conformance;
 
 #[cfg(feature = "server")]
 pub use archive::{Archive, unpack};

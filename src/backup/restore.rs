@@ -13,7 +13,7 @@ use super::record::{Digest, LogSegment, Object, Piece, Record};
 use super::repository::Repository;
 use crate::engine::restore::Staging;
 use crate::engine::{Index, Store};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, What};
 use crate::format::manifest::{LOG_DIRECTORY, MANIFEST_BYTES_MAX, Manifest, SEGMENT_DIRECTORY};
 use crate::format::position::SegmentName;
 use crate::time;
@@ -103,22 +103,22 @@ struct Fetching<'a> {
 impl Fetching<'_> {
     /// Puts into the staging directory what the state is made of. Gives the manifest that names it, and the LSN of the state.
     fn fetch(&mut self, staging: &Staging<'_>, target: Target) -> Result<(Manifest, Lsn)> {
-        let Some(newest) = self.records.last() else { return Err(Error::NotFound(crate::error::What::Index)) };
+        let Some(newest) = self.records.last() else { return Err(Error::NotFound(What::Index)) };
         let (lsn, field, code) = match target {
             Target::Newest => (newest.lsn, "at_lsn", "lsn_not_reachable"),
             Target::Lsn(lsn) => (lsn, "at_lsn", "lsn_not_reachable"),
             Target::Time(time_us) => (self.lsn_at(staging, time_us)?, "at_time", "time_not_reachable"),
         };
         let ranges = reachable(self.records);
-        if !ranges.iter().any(|range| range.contains(&lsn)) {
+        // The newest checkpoint that is not beyond it: the least log to replay.
+        let base = self.records.iter().rposition(|record| record.checkpoint_lsn <= lsn);
+        let Some(at) = base.filter(|_| ranges.iter().any(|range| range.contains(&lsn))) else {
             let ranges: Vec<String> = ranges.iter().map(|range| format!("{} to {}", range.start(), range.end())).collect();
             let detail = format!("LSN {lsn} is not in the backups, which reach from LSN {}", ranges.join(", and from "));
             return Err(Error::invalid(field, code, detail));
-        }
-        // The newest checkpoint that is not beyond it: the least log to replay.
-        let at = self.records.iter().rposition(|record| record.checkpoint_lsn <= lsn);
-        let base = at.map(|at| &self.records[at]).ok_or_else(|| Error::NotFound(crate::error::What::Index))?;
-        let next = at.and_then(|at| self.records.get(at + 1)).filter(|next| lsn > base.lsn && joins(base, next));
+        };
+        let base = &self.records[at];
+        let next = self.records.get(at + 1).filter(|next| lsn > base.lsn && joins(base, next));
         let mut manifest = self.manifest(base)?;
         let log = joined(std::iter::once(base).chain(next));
         let begins_in = manifest.position.at.map(|(name, _)| name);

@@ -1,5 +1,6 @@
 //! One subcommand per file.
 
+pub mod backup;
 mod directory;
 pub mod export;
 pub mod import;
@@ -8,6 +9,7 @@ pub mod ls;
 pub mod offline;
 pub mod read_faiss;
 pub mod repair;
+pub mod restore;
 pub mod selection;
 pub mod serve;
 pub mod shell;
@@ -51,6 +53,10 @@ enum Command {
     Verify(Selection),
     /// Give up what is damaged of an index, by name, so that the rest serves again; the damaged bytes are copied aside.
     Repair(repair::Arguments),
+    /// Copy what is new of each index to a repository of backups. No server may have the directory.
+    Backup(backup::Arguments),
+    /// Restore indices from a repository of backups, as new indices under other ids.
+    Restore(restore::Arguments),
     /// Print completions for a shell.
     Completions {
         shell: Shell,
@@ -84,6 +90,8 @@ impl Arguments {
             Command::Stats(selection) => ls::stats(&selection),
             Command::Verify(selection) => verify::run(&selection),
             Command::Repair(arguments) => repair::run(&arguments),
+            Command::Backup(arguments) => backup::run(&arguments),
+            Command::Restore(arguments) => restore::run(&arguments),
             Command::Completions { shell } => shell::completions(shell),
             Command::Man { directory } => shell::man(&directory),
         }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::selection::{Selection, Told};
 use super::{Failure, directory};
-use crate::engine::{Index, Survey};
+use crate::engine::{Index, Store, Survey};
 use crate::error::Result;
 use crate::types::{IndexId, TenantId};
 
@@ -87,6 +87,21 @@ pub fn run(work: Work, arguments: &Arguments) -> Result<(), Failure> {
         return selection.for_each(&survey, |tenant, id| planned(&survey, tenant, id), plan_text);
     }
     let store = directory::open(&selection.data_dir, &work.instead())?;
+    let done = each_index(&store, selection, |index| work.done(index), done_text);
+    directory::close(&store)?;
+    done
+}
+
+/// Does something with every index that is meant, one after the other, and prints what it gives.
+///
+/// # Errors
+/// No index is meant, or some failed.
+pub(super) fn each_index<T: Serialize>(
+    store: &Store,
+    selection: &Selection,
+    work: impl Fn(&Index) -> Result<T>,
+    text: impl Fn(&TenantId, IndexId, &T) -> String,
+) -> Result<(), Failure> {
     let mut told = Told::new(selection);
     let bar = selection.progress(0, "{pos} indices done; {msg}");
     for tenant in store.tenants().into_iter().filter(|tenant| selection.has_tenant(tenant)) {
@@ -101,13 +116,12 @@ pub fn run(work: Work, arguments: &Arguments) -> Result<(), Failure> {
         let indices = listed.into_iter().map(|index| (index.id, None)).chain(refused);
         for (id, refused) in indices.filter(|&(id, _)| selection.has_index(id)) {
             bar.set_message(format!("{tenant} {id}"));
-            let done = refused.map_or_else(|| store.index(&tenant, id), Err).and_then(|index: Arc<Index>| work.done(&index));
-            bar.suspend(|| told.tell(&tenant, id, done, done_text))?;
+            let done = refused.map_or_else(|| store.index(&tenant, id), Err).and_then(|index: Arc<Index>| work(&index));
+            bar.suspend(|| told.tell(&tenant, id, done, &text))?;
             bar.inc(1);
         }
     }
     bar.finish_and_clear();
-    directory::close(&store)?;
     told.end()
 }
 

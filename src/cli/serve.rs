@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::env;
 use std::io::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::value_parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -16,7 +18,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::Failure;
-use crate::api::{self, ApiKeys, ServerConfig};
+use crate::api::{self, ApiKeys, BackupConfig, ServerConfig};
+use crate::backup::Location;
 use crate::config::Limits;
 use crate::engine::{Opening, Store, StoreOptions};
 use crate::types::IndexCounts;
@@ -47,6 +50,15 @@ pub struct Arguments {
     /// Memory that one index of type auto may take before its vectors are quantised, in MiB.
     #[arg(long, value_name = "MIB", env = "FAISS_PROXY_AUTO_MEMORY_MB", default_value_t = Limits::default().auto_memory_bytes >> 20)]
     auto_memory_mb: u64,
+    /// Where backups go: a directory, or s3://, gs:// or az:// with a bucket and a prefix. Without it this server makes none.
+    #[arg(long, value_name = "URL", env = "FAISS_PROXY_BACKUP_TO", value_parser = |text: &str| Location::parse("--backup-to", text))]
+    backup_to: Option<Location>,
+    /// Back every index up, so many seconds after the last time.
+    #[arg(long, value_name = "SECONDS", env = "FAISS_PROXY_BACKUP_EVERY", requires = "backup_to")]
+    backup_every: Option<NonZeroU32>,
+    /// What a backup reads and writes a second at most.
+    #[arg(long, value_name = "BYTES", env = "FAISS_PROXY_BACKUP_MAX_BYTES_PER_SECOND", requires = "backup_to")]
+    backup_max_bytes_per_second: Option<NonZeroU64>,
     /// For trying it out: takes the keys test-key-1 (of tenant-1) and test-key-2 (of tenant-2), and only loopback addresses.
     #[arg(long)]
     dev: bool,
@@ -67,6 +79,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let addresses = addresses(&arguments.listen, arguments.dev)?;
     let tenants = keys.tenants().cloned().collect::<BTreeSet<_>>();
 
+    let backups = backups(&arguments)?;
     raise_descriptor_limit();
     let store = open(&arguments)?;
     for tenant in &tenants {
@@ -78,7 +91,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let runtime = Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
-    let config = ServerConfig::new(keys, arguments.data_dir);
+    let config = ServerConfig { backups, ..ServerConfig::new(keys, arguments.data_dir) };
     let served = serve(&runtime, Arc::clone(&store), config, &addresses);
     // Also where it could not serve: what recovery replayed is then checkpointed once, and not replayed at every attempt.
     let closed = close(&runtime, store);
@@ -98,6 +111,14 @@ fn raise_descriptor_limit() {
         Ok(()) => tracing::debug!(before = ?limit.current, now = ?limit.maximum, "files that can be open at one time"),
         Err(error) => tracing::warn!(%error, limit = ?limit.current, "cannot raise how many files can be open at one time"),
     }
+}
+
+fn backups(arguments: &Arguments) -> Result<Option<BackupConfig>, Failure> {
+    let Some(to) = arguments.backup_to.clone() else { return Ok(None) };
+    // Now, and not when the first backup is due.
+    to.open("--backup-to").map_err(|error| Failure::new(error.to_string()))?;
+    let every = arguments.backup_every.map(|seconds| Duration::from_secs(seconds.get().into()));
+    Ok(Some(BackupConfig { to, every, bytes_per_second: arguments.backup_max_bytes_per_second }))
 }
 
 fn keys(dev: bool) -> Result<ApiKeys, Failure> {

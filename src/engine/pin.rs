@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use parking_lot::RwLockReadGuard;
 
@@ -88,14 +89,20 @@ impl Pin<'_> {
     /// # Errors
     /// [`Error::NotFound`]: the index was deleted, and its files go or are gone. [`Error::Closed`]: the store is being closed.
     pub(crate) fn check_open(&self) -> Result<()> {
-        self.index.listeners.closed().map_or(Ok(()), Err)
+        if let Some(error) = self.index.listeners.closed() {
+            return Err(error);
+        }
+        match self.index.stop.load(Relaxed) {
+            true => Err(Error::Closed("the store is being closed".into())),
+            false => Ok(()),
+        }
     }
 }
 
 impl Drop for Pin<'_> {
     fn drop(&mut self) {
         // Of an index that was deleted there is nothing left to remove, and another may not have its name: it is a UUID.
-        if self.check_open().is_ok() {
+        if self.index.listeners.closed().is_none() {
             self.index.root.lock().unpin(self.key);
         }
     }

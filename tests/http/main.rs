@@ -3,6 +3,7 @@
 
 mod as_of;
 mod back_pressure;
+mod backups;
 mod bad_input;
 mod changes;
 mod configuring;
