@@ -236,10 +236,7 @@ impl Survey {
             };
             let (sealed, growing) = loaded.state.segments.split_at(loaded.sealed.len());
             for (segment, file) in sealed.iter().zip(&mut kept.segments) {
-                let known = file.dead.is_some();
-                if segment.dead.len() > 0 || known {
-                    file.dead = writing.dead(segment)?;
-                }
+                file.dead = writing.dead(segment)?;
             }
             kept.segments.extend(writing.growing(growing)?);
             kept.keys = writing.keys(loaded)?;

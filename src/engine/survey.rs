@@ -173,7 +173,7 @@ impl Survey {
     }
 
     /// A path within an index's directory, from there.
-    pub(crate) fn below<'a>(&self, tenant: &TenantId, id: IndexId, path: &'a Path) -> &'a Path {
+    pub fn below<'a>(&self, tenant: &TenantId, id: IndexId, path: &'a Path) -> &'a Path {
         path.strip_prefix(self.directory(tenant, id)).unwrap_or(path)
     }
 

@@ -195,7 +195,7 @@ impl Check<'_> {
             let Rows::Sealed(sealed) = &segment.rows else { unreachable!("it was opened from a file") };
             let path = self.segment_path(manifest, at);
             self.note(check::rows(sealed, positions.clone(), &path, metric, manifest.position.lsn), Effect::Unseen);
-            let mut read = Read { digest: Digest::default(), ids: vec![Vec::with_capacity(TASK_ROWS / ID_PARTS * 2); ID_PARTS] };
+            let mut read = Read { digest: Digest::default(), ids: vec![Vec::new(); ID_PARTS] };
             let mut scratch = Scratch::default();
             for position in positions.filter(|&position| segment.dead.is_empty() || !segment.dead.contains(position)) {
                 let id = read.digest.add(&segment.rows, position, &mut scratch);
