@@ -18,13 +18,12 @@ use crate::format::manifest::{Checksum, LOG_DIRECTORY, SEGMENT_DIRECTORY};
 use crate::format::position::SegmentName;
 use crate::io::File;
 use crate::time;
-use crate::types::{IndexId, Lsn};
+use crate::types::Lsn;
 use crate::wal::archive::{self, Extent};
 
 /// What a backup did, or would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BackupReport {
-    pub index: IndexId,
     /// Which backup of the index in this repository it is.
     pub seq: u64,
     /// Every mutation up to this one is in it.
@@ -171,7 +170,6 @@ impl Plan {
             false => (0, 0),
         };
         BackupReport {
-            index: record.index,
             seq: record.seq,
             lsn: record.lsn,
             checkpoint_lsn: record.checkpoint_lsn,

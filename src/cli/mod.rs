@@ -73,6 +73,11 @@ enum Command {
 }
 
 impl Arguments {
+    /// What is logged where `RUST_LOG` does not say. A command tells what it does itself.
+    pub fn log_level(&self) -> &'static str {
+        if matches!(self.command, Command::Serve(_)) { "info" } else { "warn" }
+    }
+
     /// Does what was asked for.
     ///
     /// # Errors

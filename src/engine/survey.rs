@@ -39,8 +39,6 @@ pub struct Survey {
 /// An index as its manifest and its log describe it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outline {
-    pub tenant: String,
-    pub index: IndexId,
     pub name: String,
     /// Floats in a vector.
     pub dimension: u32,
@@ -209,8 +207,6 @@ impl Survey {
         let (other_files, other_bytes) = self.others(&directory, manifest)?;
         let settings = &manifest.settings;
         Ok(Outline {
-            tenant: tenant.to_string(),
-            index: id,
             name: settings.name.clone(),
             dimension,
             index_type: settings.index_type.clone(),

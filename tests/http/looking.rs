@@ -50,6 +50,9 @@ fn what_a_killed_server_left_is_told_for_people_and_for_programs_and_stays_as_it
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(!text.is_empty() && text.lines().all(|line| line.chars().count() <= 80), "{command} {options:?}:\n{text}");
         let for_programs = tool(command, data_dir.path(), &[options, &["--json"]].concat());
+        let first = std::str::from_utf8(&for_programs.stdout).unwrap().lines().next().unwrap();
+        let keys = ["tenant", "index"].map(|key| first.matches(&format!("\"{key}\":")).count());
+        assert!(keys[0] == 1 && keys[1] <= 1, "a key comes twice: {first}");
         assert!(for_programs.status.success() && !lines(&for_programs).is_empty(), "{command} {options:?}: {for_programs:?}");
         assert!(said(&for_programs).is_empty(), "{command} {options:?}: {}", said(&for_programs));
     }
