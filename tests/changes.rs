@@ -417,7 +417,11 @@ fn readers_beside_a_writer_and_checkpoints_that_remove_log_miss_nothing_but_what
         // The writer is at most two checkpoints ahead, so that there are many.
         let (due, are_due) = sync_channel(2);
         let index = &index;
-        let checkpoints = scope.spawn(move || are_due.iter().for_each(|()| drop(index.checkpoint().unwrap())));
+        let checkpoints = scope.spawn(move || {
+            for () in are_due {
+                index.checkpoint().unwrap();
+            }
+        });
         let readers: Vec<_> = [(1, true), (64, true), (3, false)]
             .into_iter()
             .map(|(limit, follows)| {
