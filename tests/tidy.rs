@@ -76,6 +76,14 @@ fn an_ignored_test_says_why() {
     assert_none(["src", "tests", "benches"].into_iter().flat_map(sources).flat_map(|source| bare_ignores(&source)).collect());
 }
 
+/// The fuzz target `store` is built of `tests/support` too, by a crate of its own, last of all in CI.
+#[test]
+fn what_the_tests_support_uses_is_named_for_the_fuzzers() {
+    let manifest = fs::read_to_string(root().join("fuzz/Cargo.toml")).unwrap();
+    let texts = entries(&root().join("tests/support")).into_iter().map(|path| fs::read_to_string(path).unwrap());
+    assert_none(texts.flat_map(|text| unnamed_crates(&text, &manifest)).collect());
+}
+
 #[test]
 fn links_in_the_docs_lead_somewhere() {
     let mut pages = vec![root().join("README.md"), root().join("CHANGELOG.md"), root().join("examples/words/README.md")];
@@ -182,6 +190,24 @@ fn dead_links(page: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<Stri
     let files = targets.filter(|target| !target.contains("://") && !target.starts_with('#') && !target.starts_with("mailto:"));
     let paths = files.map(|target| target.split('#').next().unwrap_or(target));
     paths.filter(|path| !exists(path)).map(|path| format!("{page}: {path} does not exist")).collect()
+}
+
+/// Crates that a file uses and a manifest does not name.
+fn unnamed_crates(text: &str, manifest: &str) -> Vec<String> {
+    let own = ["crate", "faiss_proxy", "self", "std", "super"];
+    let used = text.lines().filter_map(|line| line.trim_start().strip_prefix("use ")?.split("::").next());
+    let names = used.filter(|name| !own.contains(name)).map(|name| name.replace('_', "-"));
+    names
+        .filter(|name| !manifest.contains(&format!("\n{name} = ")))
+        .map(|name| format!("fuzz/Cargo.toml does not name {name}"))
+        .collect()
+}
+
+#[test]
+fn a_crate_that_the_fuzzers_lack_is_seen() {
+    let text = "use std::fs;\n    use twox_hash::XxHash3_128;\nuse super::x;\n";
+    assert_eq!(unnamed_crates(text, "\ntwox-hash = 2\n"), [""; 0]);
+    assert_eq!(unnamed_crates(text, "\nserde = 1\n"), ["fuzz/Cargo.toml does not name twox-hash"]);
 }
 
 fn unlisted_decisions(index: &str, pages: &[String]) -> Vec<String> {
