@@ -195,6 +195,8 @@ fn dead_links(page: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<Stri
 /// Crates that a file uses and a manifest does not name.
 fn unnamed_crates(text: &str, manifest: &str) -> Vec<String> {
     let own = ["crate", "faiss_proxy", "self", "std", "super"];
+    // A package is named with either.
+    let manifest = manifest.replace('_', "-");
     let used = text.lines().filter_map(|line| line.trim_start().strip_prefix("use ")?.split("::").next());
     let names = used.filter(|name| !own.contains(name)).map(|name| name.replace('_', "-"));
     names
