@@ -20,7 +20,7 @@ use crate::error::{Error, Result, What};
 use crate::format::manifest::{CreationKey, LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, Settings};
 use crate::format::position::Position;
 use crate::io::os::OsIo;
-use crate::io::{Io, durable};
+use crate::io::{Io, Lock, durable};
 use crate::segment::recipe::{self, Resolved};
 use crate::types::{IdempotencyKey, IndexCounts, IndexId, IndexSpec, IndexSummary, Metric, TenantId};
 
@@ -81,11 +81,7 @@ impl Store {
         let StoreOptions { data_dir, limits, io, background, opening } = options;
         limits::check(&limits)?;
         durable::create_dirs_durably(&*io, &data_dir)?;
-        let lock_path = data_dir.join(LOCK_FILE);
-        let lock = io.lock(&lock_path).map_err(|error| match error.kind() {
-            ErrorKind::WouldBlock => in_use(&data_dir),
-            _ => Error::io("lock", &lock_path, error),
-        })?;
+        let lock = lock(&*io, &data_dir)?;
         let maintenance = background.then(Maintenance::start).transpose()?;
         let reserve = Arc::new(Reserve::open(Arc::clone(&io), &data_dir, limits.reserve_bytes));
         let context = Context { io, limits: Arc::new(limits), maintenance, reserve, lock: Arc::new(lock) };
@@ -287,6 +283,18 @@ impl Drop for Store {
             maintenance.stop();
         }
     }
+}
+
+/// Takes the directory's lock, alone.
+///
+/// # Errors
+/// [`Error::Conflict`]: somebody has it. [`Error::Io`].
+pub(super) fn lock(io: &dyn Io, data_dir: &Path) -> Result<Lock> {
+    let path = data_dir.join(LOCK_FILE);
+    io.lock(&path).map_err(|error| match error.kind() {
+        ErrorKind::WouldBlock => in_use(data_dir),
+        _ => Error::io("lock", &path, error),
+    })
 }
 
 pub(super) fn in_use(data_dir: &Path) -> Error {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::find;
 use super::recover;
 use super::retention::oldest_lsn;
-use super::store::{LOCK_FILE, in_use};
+use super::store::{self, LOCK_FILE, in_use};
 use crate::checkpoint::dead;
 use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
@@ -142,11 +142,7 @@ impl Survey {
     pub fn open_alone(io: Arc<dyn Io>, data_dir: impl Into<PathBuf>) -> Result<Self> {
         let data_dir = data_dir.into();
         io.list(&data_dir).map_err(|error| Error::io("open", &data_dir, error))?;
-        let path = data_dir.join(LOCK_FILE);
-        let lock = io.lock(&path).map_err(|error| match error.kind() {
-            ErrorKind::WouldBlock => in_use(&data_dir),
-            _ => Error::io("lock", &path, error),
-        })?;
+        let lock = store::lock(&*io, &data_dir)?;
         Ok(Self { io, data_dir, _lock: Some(lock) })
     }
 
