@@ -20,6 +20,7 @@ use crate::format::manifest::{
     Manifest, SEGMENT_DIRECTORY, SegmentFile, SideFile, dead_name, fields_name, keys_name, segment_name,
 };
 use crate::format::position::Position;
+use crate::io::Io;
 use crate::segment::Rows;
 use crate::segment::filter::fields::Fields;
 use crate::segment::positions::Positions;
@@ -303,7 +304,7 @@ fn write_files(index: &Index, directory: &Path, view: &View, plan: &Plan, files:
         let mut kept = files.segments[at].clone();
         // Rows of a sealed segment only ever die: an equal count is an equal set.
         if segment.dead.len() != kept.dead.len() {
-            let dead = write_dead(index, directory, files.number(), &segment.dead)?;
+            let dead = write_dead(&*index.io, directory, files.number(), &segment.dead)?;
             written.bytes += dead.checksum.bytes;
             kept.file.dead = Some(dead);
             kept.dead = segment.dead.clone();
@@ -327,7 +328,7 @@ fn write_files(index: &Index, directory: &Path, view: &View, plan: &Plan, files:
         let is_dead = is_dead.map(|(at, position)| view.segments[at].dead.contains(position));
         written.new_dead = is_dead.enumerate().filter(|&(_, is_dead)| is_dead).map(|(position, _)| position).collect();
         if !written.new_dead.is_empty() {
-            let dead = write_dead(index, directory, files.number(), &written.new_dead)?;
+            let dead = write_dead(&*index.io, directory, files.number(), &written.new_dead)?;
             written.bytes += dead.checksum.bytes;
             file.dead = Some(dead);
         }
@@ -362,9 +363,9 @@ fn write_keys(
 }
 
 /// Writes and syncs which rows of a segment are dead; the name is made durable by the caller.
-pub(super) fn write_dead(index: &Index, directory: &Path, number: u64, dead: &Positions) -> Result<SideFile> {
+pub(super) fn write_dead(io: &dyn Io, directory: &Path, number: u64, dead: &Positions) -> Result<SideFile> {
     let positions: RoaringBitmap = dead.iter().map(|position| position as u32).collect();
-    dead::write(&*index.io, directory, number, &positions)
+    dead::write(io, directory, number, &positions)
 }
 
 /// Writes and syncs a new segment of these rows; its name is made durable by the caller.

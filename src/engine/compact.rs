@@ -315,7 +315,7 @@ impl Work<'_> {
         let then: Vec<Segment> = inputs.map(|(input, old)| Segment { dead: old.dead.clone(), ..input.clone() }).collect();
         let dead = carry_over(new.segment.clone(), &then, |at, position| !self.is_kept(at, position)).dead;
         let [.., dead_number] = self.new_numbers;
-        let dead_file = if dead.is_empty() { None } else { Some(write_dead(self.index, directory, dead_number, &dead)?) };
+        let dead_file = if dead.is_empty() { None } else { Some(write_dead(&*self.index.io, directory, dead_number, &dead)?) };
         Ok(SealedFile { file: SegmentFile { dead: dead_file, built, ..file.clone() }, dead, busy: false })
     }
 

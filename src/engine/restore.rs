@@ -4,13 +4,14 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::checkpoint::write_dead;
 use super::find::CREATING;
 use super::index::Index;
 use super::recover::{self, Loaded};
 use super::store::Store;
 use super::view::Segment;
 use crate::checkpoint::manifest::Root;
-use crate::checkpoint::{dead, file, keys};
+use crate::checkpoint::{file, keys};
 use crate::error::{Error, Result};
 use crate::format::manifest::{
     LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, SegmentFile, SideFile, fields_name, index_name, segment_name,
@@ -159,8 +160,7 @@ impl Writing<'_> {
         if segment.dead.is_empty() {
             return Ok(None);
         }
-        let positions = segment.dead.iter().map(|position| position as u32).collect();
-        dead::write(self.io, self.to, self.number(), &positions).map(Some)
+        write_dead(self.io, self.to, self.number(), &segment.dead).map(Some)
     }
 
     /// The live rows that came from the log, as one segment, if there are any.
