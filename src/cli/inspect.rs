@@ -51,19 +51,19 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
         })?;
         Ok::<_, Error>(failed)
     };
-    let tenants = survey.tenants().map_err(|error| Failure::new(error.to_string()))?;
-    for tenant in tenants.iter().filter(|tenant| selection.has_tenant(tenant)) {
-        let indices = survey.indices(tenant).map_err(|error| Failure::new(error.to_string()))?;
-        for id in indices.into_iter().filter(|&id| selection.has_index(id)) {
-            if !selection.json {
-                print_line(&format!("{tenant} {id}"))?;
-            }
-            if let Some(failure) = print(tenant, id).map_err(|error| Failure::new(error.to_string()))? {
-                return Err(failure);
-            }
+    selection.walk(&survey, |told, tenant, id| {
+        if !selection.json {
+            print_line(&format!("{tenant} {id}"))?;
         }
-    }
-    Ok(())
+        match print(tenant, id) {
+            Ok(None) => {
+                told.printed();
+                Ok(())
+            }
+            Ok(Some(failure)) => Err(failure),
+            Err(error) => told.tell(tenant, id, Err::<(), _>(error), |_, _, ()| String::new()),
+        }
+    })
 }
 
 fn outline_text(tenant: &TenantId, id: IndexId, outline: &Outline) -> String {

@@ -76,13 +76,22 @@ impl Selection {
         mut each: impl FnMut(&TenantId, IndexId) -> Result<T, Error>,
         text: impl Fn(&TenantId, IndexId, &T) -> String,
     ) -> Result<(), Failure> {
+        self.walk(survey, |told, tenant, index| told.tell(tenant, index, each(tenant, index), &text))
+    }
+
+    /// The same, where `each` prints what there is to print itself, and tells how it went.
+    pub(super) fn walk(
+        &self,
+        survey: &Survey,
+        mut each: impl FnMut(&mut Told<'_>, &TenantId, IndexId) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let tenants = survey.tenants().map_err(|error| Failure::new(error.to_string()))?;
         let mut told = Told::new(self);
         for tenant in tenants.iter().filter(|tenant| self.has_tenant(tenant)) {
             match survey.indices(tenant) {
                 Ok(indices) => {
                     for index in indices.into_iter().filter(|&index| self.has_index(index)) {
-                        told.tell(tenant, index, each(tenant, index), &text)?;
+                        each(&mut told, tenant, index)?;
                     }
                 }
                 Err(error) => told.unreadable(tenant, &error),
@@ -137,6 +146,11 @@ impl<'a> Told<'a> {
             Err(error) => format!("{tenant} {index}\n  failed: {error}"),
         };
         print_line(&line)
+    }
+
+    /// An index of which everything is printed already.
+    pub(super) fn printed(&mut self) {
+        self.found += 1;
     }
 
     /// On standard error: it is no index that there is a line for.

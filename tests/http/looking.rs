@@ -69,6 +69,8 @@ fn what_a_killed_server_left_is_told_for_people_and_for_programs_and_stays_as_it
     assert_eq!(log[0]["ids"].as_array().unwrap().len(), 40);
     let first = lines(&tool("inspect", data_dir.path(), &[&one[..], &["--log", "--limit", "1"]].concat()));
     assert_eq!((first.len(), &first[0]["lsn"]), (1, &json!(1)));
+    let absent = tool("inspect", data_dir.path(), &["--log", "--index", "67e55044-10b1-426f-9247-bb680e5fe0c8"]);
+    assert!(absent.status.code() == Some(1) && said(&absent).contains("has no such index"), "{absent:?}");
     let planned = lines(&tool("compact", data_dir.path(), &[&one[..], &["--dry-run"]].concat()));
     assert_eq!(planned[0]["log_mutations"], json!(2));
 }
