@@ -4,14 +4,14 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use super::auth::ApiKeys;
+use super::auth::Gate;
 use super::backups::BackupConfig;
 use crate::config::Limits;
 
 /// Settings of [`serve`](super::serve).
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    pub keys: ApiKeys,
+    pub gate: Gate,
     /// Those that the store was opened with.
     pub limits: Limits,
     /// Whose disk `/v1/metrics` reports.
@@ -55,9 +55,9 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
-    pub fn new(keys: ApiKeys, data_dir: PathBuf) -> Self {
+    pub fn new(gate: Gate, data_dir: PathBuf) -> Self {
         Self {
-            keys,
+            gate,
             limits: Limits::default(),
             data_dir,
             body_bytes_max: 64 << 20,

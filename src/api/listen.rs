@@ -1,6 +1,7 @@
 //! Connections: accepting them, bounding them, and ending them well.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use warp::http::HeaderValue;
 use warp::reply::Response;
 
 use super::drain::DrainedBody;
-use super::request::RequestId;
+use super::request::{Arrival, RequestId};
 use super::{Server, ServerConfig, backups, routes};
 use crate::Store;
 
@@ -43,12 +44,12 @@ pub async fn serve(store: Arc<Store>, config: ServerConfig, listener: TcpListene
             let place = Arc::clone(&connections).acquire_owned().await.ok();
             (place, accept(&listener).await)
         };
-        let (place, stream) = tokio::select! {
+        let (place, (stream, peer)) = tokio::select! {
             accepted = accept => accepted,
             () = &mut shutdown => break,
         };
         let routes = routes.clone();
-        let service = service_fn(move |request| answer(routes.clone(), request));
+        let service = service_fn(move |request| answer(routes.clone(), peer, request));
         let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             let _place = place;
@@ -68,15 +69,15 @@ pub async fn serve(store: Arc<Store>, config: ServerConfig, listener: TcpListene
     }
 }
 
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, IpAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Answers are small and written whole: to wait for more of them only adds latency.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "TCP_NODELAY");
                 }
-                return stream;
+                return (stream, peer.ip());
             }
             Err(error) => {
                 // Most likely no file descriptor is free, which does not pass by asking again at once.
@@ -88,13 +89,13 @@ async fn accept(listener: &TcpListener) -> TcpStream {
 }
 
 /// Gives a request its id, in the log and in the response.
-async fn answer<S>(routes: S, mut request: hyper::Request<Incoming>) -> Result<Response, Infallible>
+async fn answer<S>(routes: S, peer: IpAddr, mut request: hyper::Request<Incoming>) -> Result<Response, Infallible>
 where
     S: Service<hyper::Request<DrainedBody>, Response = Response, Error = Infallible>,
 {
     let id = RequestId::of(request.headers());
     let span = tracing::info_span!("request", id = id.as_str(), method = %request.method(), path = request.uri().path());
-    request.extensions_mut().insert(id.clone());
+    request.extensions_mut().insert(Arrival { id: id.clone(), peer });
     let (head, body) = request.into_parts();
     let body = DrainedBody::new(body, &head.headers);
     let mut response = routes.call(hyper::Request::from_parts(head, body)).instrument(span.clone()).await?;

@@ -1,6 +1,6 @@
 //! HTTP only: routes, decoding, calls of the store, encoding.
 //!
-//! A request passes `listen` (connection, request id) → `routes` (path and method) → `auth` (which tenant) → a handler in `indices`,
+//! A request passes `listen` (connection, request id) → `routes` (path and method) → `auth` (which tenant, and whether it may) → a handler in `indices`,
 //! `vectors`, `search`, `changes` (and `events`) or `service`. A handler reads the body (`request`), waits for its turn (`admission`) and then, on a blocking
 //! thread, decodes the body (`decode`), calls the store, and encodes the answer (`reply`).
 
@@ -29,7 +29,7 @@ use std::time::Instant;
 
 use tokio::sync::{Semaphore, watch};
 
-pub use auth::ApiKeys;
+pub use auth::{ApiKeys, Entry, Gate, Role};
 pub use backups::BackupConfig;
 pub use config::ServerConfig;
 pub use listen::serve;

@@ -20,7 +20,7 @@ pub struct Problem {
     /// Sentence for people.
     detail: String,
     /// What the status asks for beside the document.
-    header: Option<(HeaderName, &'static str)>,
+    header: Option<(HeaderName, HeaderValue)>,
     more: More,
 }
 
@@ -39,7 +39,7 @@ impl Problem {
         Self { status, code, detail: detail.into(), header: None, more: More::Nothing }
     }
 
-    fn with_header(self, name: HeaderName, value: &'static str) -> Self {
+    fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
         Self { header: Some((name, value)), ..self }
     }
 
@@ -48,20 +48,22 @@ impl Problem {
     }
 
     pub fn busy(detail: &str) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", detail).with_header(RETRY_AFTER, "1")
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", detail).with_header(RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
     pub fn unauthorized(detail: &str) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).with_header(WWW_AUTHENTICATE, "Bearer, ApiKey")
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+            .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer, ApiKey"))
     }
 
     pub fn no_such_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "route_not_found", "there is nothing at this path; /docs lists the calls")
     }
 
-    pub fn method_not_allowed(allow: &'static str) -> Self {
-        let detail = format!("this path takes {allow}");
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail).with_header(ALLOW, allow)
+    pub fn method_not_allowed(methods: impl Iterator<Item = &'static str>) -> Self {
+        let allow = methods.collect::<Vec<_>>().join(", ");
+        let problem = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("this path takes {allow}"));
+        problem.with_header(ALLOW, HeaderValue::from_str(&allow).expect("names of methods are a header"))
     }
 
     pub fn invalid_json(detail: impl Into<String>) -> Self {
@@ -119,7 +121,7 @@ impl Problem {
         let mut response = json(self.status, &self.document(request_id));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some((name, value)) = self.header {
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response.headers_mut().insert(name, value);
         }
         response
     }

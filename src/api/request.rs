@@ -1,6 +1,7 @@
 //! A request as the handlers see it: its id, its query, and its body, read within limits.
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -39,10 +40,20 @@ impl RequestId {
     }
 }
 
+/// What is known of a request that is not in it.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    pub id: RequestId,
+    /// Whoever has the other end of the connection: perhaps a proxy.
+    pub peer: IpAddr,
+}
+
 type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
 
 /// A request whose path is known and whose body is still on its way.
 pub struct Request {
+    pub id: RequestId,
+    pub peer: IpAddr,
     pub method: Method,
     pub headers: HeaderMap,
     query: String,
@@ -51,12 +62,13 @@ pub struct Request {
 
 impl Request {
     pub fn new(
+        Arrival { id, peer }: Arrival,
         method: Method,
         headers: HeaderMap,
         query: String,
         body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,
     ) -> Self {
-        Self { method, headers, query, body: Box::pin(Chunks(Box::pin(body))) }
+        Self { id, peer, method, headers, query, body: Box::pin(Chunks(Box::pin(body))) }
     }
 
     /// The value of a query parameter, decoded; the first where it is there more than once.

@@ -8,8 +8,9 @@ use warp::filters::path::FullPath;
 use warp::http::Method;
 use warp::reply::Response;
 
+use super::auth::Role;
 use super::reply::Problem;
-use super::request::{Request, RequestId};
+use super::request::{Arrival, Request};
 use super::{Server, backups, changes, indices, search, service, vectors, writes};
 
 /// What a path names. Its parts are as they came, not percent-decoded, so that a `%2F` in an id is no separator.
@@ -83,38 +84,56 @@ impl Target {
         }
     }
 
-    /// The methods it takes.
-    fn allow(&self) -> &'static str {
+    /// The methods it takes, and who may use them. `tests/http/roles.rs` walks it.
+    fn calls(&self) -> &'static [(&'static str, Access)] {
+        use Access::{Key, Open};
+        use Role::{Admin, Reader, Writer};
         match self {
-            Self::Root
-            | Self::Docs
-            | Self::Health
-            | Self::Ready
-            | Self::Metrics
-            | Self::Changes(_)
-            | Self::Ntotal(_)
-            | Self::Nothing => "GET",
-            Self::Indices | Self::Search(_) | Self::Vectors(_) => "GET, POST",
+            Self::Root | Self::Docs | Self::Health | Self::Ready => &[("GET", Open)],
+            Self::Metrics | Self::Changes(_) | Self::Ntotal(_) => &[("GET", Key(Reader))],
+            Self::Indices => &[("GET", Key(Reader)), ("POST", Key(Admin))],
+            Self::Index(_) => &[("GET", Key(Reader)), ("PATCH", Key(Admin)), ("DELETE", Key(Admin))],
+            Self::Checkpoint(_) | Self::Compact(_) | Self::Backup(_) | Self::Train(_) => &[("POST", Key(Admin))],
+            Self::Search(_) => &[("GET", Key(Reader)), ("POST", Key(Reader))],
+            Self::SearchBatch(_) | Self::RangeSearch(_) | Self::Count(_) => &[("POST", Key(Reader))],
+            Self::Vectors(_) => &[("GET", Key(Reader)), ("POST", Key(Writer))],
+            Self::Reset(_) => &[("POST", Key(Writer))],
             // Posted to, these two are no ids: a point of such an id can be read, changed and deleted all the same.
-            Self::Vector(_, id) if id == "fetch" || id == "delete" => "GET, PATCH, DELETE, POST",
-            Self::Vector(..) => "GET, PATCH, DELETE",
-            Self::Index(_) => "GET, PATCH, DELETE",
-            Self::Checkpoint(_) | Self::Compact(_) | Self::Backup(_) | Self::Train(_) | Self::Reset(_) | Self::Count(_) => "POST",
-            Self::SearchBatch(_) | Self::RangeSearch(_) => "POST",
+            Self::Vector(_, id) if id == "fetch" => {
+                &[("GET", Key(Reader)), ("PATCH", Key(Writer)), ("DELETE", Key(Writer)), ("POST", Key(Reader))]
+            }
+            Self::Vector(_, id) if id == "delete" => {
+                &[("GET", Key(Reader)), ("PATCH", Key(Writer)), ("DELETE", Key(Writer)), ("POST", Key(Writer))]
+            }
+            Self::Vector(..) => &[("GET", Key(Reader)), ("PATCH", Key(Writer)), ("DELETE", Key(Writer))],
+            Self::Nothing => &[],
         }
     }
+}
+
+/// Who may make a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Open,
+    /// With a key of this role at least.
+    Key(Role),
 }
 
 /// The whole of the HTTP contract, as a filter that never rejects.
 pub fn routes(server: Arc<Server>) -> impl Filter<Extract = (Response,), Error = Infallible> + Clone {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
-    let request = warp::method().and(warp::header::headers_cloned()).and(query).and(warp::body::stream()).map(Request::new);
+    let request = warp::ext::get::<Arrival>()
+        .and(warp::method())
+        .and(warp::header::headers_cloned())
+        .and(query)
+        .and(warp::body::stream())
+        .map(Request::new);
     warp::path::full()
         .map(|path: FullPath| Target::of(path.as_str()))
-        .and(warp::ext::get::<RequestId>())
         .and(request)
-        .then(move |target, id: RequestId, request| {
+        .then(move |target, request: Request| {
             let server = Arc::clone(&server);
+            let id = request.id.clone();
             async move { dispatch(server, target, request).await.unwrap_or_else(|problem| problem.into_response(id.as_str())) }
         })
         // All that warp could still reject is a request without the id that `listen` gave it, or with its body taken.
@@ -123,19 +142,29 @@ pub fn routes(server: Arc<Server>) -> impl Filter<Extract = (Response,), Error =
 }
 
 async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Result<Response, Problem> {
-    // Open to everybody.
-    match (&target, &request.method) {
-        (Target::Nothing, _) => return Err(Problem::no_such_route()),
-        (Target::Root, &Method::GET) => return Ok(service::root()),
-        (Target::Docs, &Method::GET) => return Ok(service::docs()),
-        (Target::Health, &Method::GET) => return Ok(service::health(&server)),
-        (Target::Ready, &Method::GET) => return service::ready(server, request).await,
-        (Target::Root | Target::Docs | Target::Health | Target::Ready, _) => {
-            return Err(Problem::method_not_allowed(target.allow()));
-        }
-        _ => {}
+    let calls = target.calls();
+    if calls.is_empty() {
+        return Err(Problem::no_such_route());
     }
-    let tenant = server.config.keys.tenant(&request.headers)?;
+    let call = calls.iter().find(|(method, _)| *method == request.method.as_str());
+    let tenant = match call.or(calls.first()) {
+        Some((_, Access::Key(role))) => {
+            let caller = server.config.gate.caller(&request.headers, request.peer)?;
+            if call.is_some() {
+                caller.check(*role)?;
+            }
+            caller.tenant
+        }
+        _ => {
+            return match (&target, call) {
+                (_, None) => Err(Problem::method_not_allowed(calls.iter().map(|(method, _)| *method))),
+                (Target::Root, _) => Ok(service::root()),
+                (Target::Docs, _) => Ok(service::docs()),
+                (Target::Ready, _) => service::ready(server, request).await,
+                _ => Ok(service::health(&server)),
+            };
+        }
+    };
     match (target, &request.method) {
         (Target::Metrics, &Method::GET) => service::metrics(server, tenant).await,
         (Target::Indices, &Method::POST) => indices::create(server, tenant, request).await,
@@ -161,7 +190,7 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
         (Target::Vector(id, vector_id), &Method::GET) => vectors::get(server, tenant, id, vector_id, request).await,
         (Target::Vector(id, vector_id), &Method::PATCH) => writes::patch(server, tenant, id, vector_id, request).await,
         (Target::Vector(id, vector_id), &Method::DELETE) => writes::delete(server, tenant, id, vector_id, request).await,
-        (target, _) => Err(Problem::method_not_allowed(target.allow())),
+        _ => Err(Problem::method_not_allowed(calls.iter().map(|(method, _)| *method))),
     }
 }
 

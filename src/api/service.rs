@@ -12,6 +12,7 @@ use warp::http::{HeaderValue, StatusCode};
 use warp::reply::Response;
 
 use super::Server;
+use super::auth::Caller;
 use super::reply::{Problem, json};
 use super::request::Request;
 use crate::types::{IndexCounts, IndexId, TenantId};
@@ -63,7 +64,7 @@ pub async fn ready(server: Arc<Server>, request: Request) -> Result<Response, Pr
         id: IndexId,
         reason: String,
     }
-    let Ok(tenant) = server.config.keys.tenant(&request.headers) else {
+    let Ok(Caller { tenant, .. }) = server.config.gate.caller(&request.headers, request.peer) else {
         // A probe must not wait behind other calls, and counting waits for nobody.
         let indices = server.store.counts(None);
         return Ok(json(StatusCode::OK, &Ready { status: "ready", indices, refused: None, reason: None }));

@@ -5,6 +5,7 @@ mod directory;
 pub mod export;
 pub mod import;
 pub mod inspect;
+pub mod key;
 pub mod ls;
 pub mod offline;
 pub mod read_faiss;
@@ -68,6 +69,7 @@ enum Command {
     },
     Import(import::Arguments),
     Export(export::Arguments),
+    Key(key::Arguments),
     #[command(hide = true)]
     ReadFaiss(read_faiss::Arguments),
 }
@@ -88,6 +90,7 @@ impl Arguments {
             Command::Checkpoint(arguments) => offline::run(Work::Checkpoint, &arguments),
             Command::Import(arguments) => import::run(&arguments),
             Command::Export(arguments) => export::run(&arguments),
+            Command::Key(arguments) => key::run(arguments),
             Command::ReadFaiss(arguments) => read_faiss::run(&arguments),
             Command::Compact(arguments) => offline::run(Work::Compact, &arguments),
             Command::Ls(selection) => ls::list(&selection),

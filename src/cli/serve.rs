@@ -17,8 +17,8 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use super::Failure;
-use crate::api::{self, ApiKeys, BackupConfig, ServerConfig};
+use super::{Failure, key};
+use crate::api::{self, ApiKeys, BackupConfig, Gate, ServerConfig};
 use crate::backup::Location;
 use crate::config::Limits;
 use crate::engine::{Opening, Store, StoreOptions};
@@ -28,7 +28,8 @@ const KEYS_VARIABLE: &str = "FAISS_PROXY_API_KEYS";
 
 /// Serve the store over HTTP.
 ///
-/// API keys come from the environment variable FAISS_PROXY_API_KEYS, as `key1:tenant1,key2:tenant2`.
+/// API keys come from a file of their hashes, which `faiss-proxy key new` makes and SIGHUP has read again, and from the environment variable
+/// FAISS_PROXY_API_KEYS, as `key1:tenant1,key2:tenant2`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Address and port; port 0 takes any that is free.
@@ -37,6 +38,13 @@ pub struct Arguments {
     /// Where the data is; created where it is absent.
     #[arg(long, value_name = "DIR", env = "FAISS_DATA_DIR", default_value = "./data")]
     data_dir: PathBuf,
+    /// A file with hashes of API keys, as `faiss-proxy key new` makes it.
+    #[arg(long, value_name = "FILE", env = "FAISS_PROXY_KEY_FILE")]
+    key_file: Option<PathBuf>,
+    /// Requests with a wrong API key that an address may send in a minute, before it is turned away with any key. 0: any number, for a server behind a
+    /// proxy, from which all come.
+    #[arg(long, value_name = "COUNT", env = "FAISS_PROXY_KEY_FAILURES_PER_MINUTE", default_value_t = 60)]
+    key_failures_per_minute: u32,
     /// When an index is recovered: each at its first use, or all of them before the server listens.
     #[arg(long, value_enum, value_name = "WHEN", env = "FAISS_PROXY_OPENING", default_value_t = OpeningArgument::Lazy)]
     opening: OpeningArgument,
@@ -75,7 +83,7 @@ enum OpeningArgument {
 /// # Errors
 /// Where it cannot start, or the last checkpoint failed.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
-    let keys = keys(arguments.dev)?;
+    let keys = keys(&arguments)?;
     let addresses = addresses(&arguments.listen, arguments.dev)?;
     let tenants = keys.tenants().cloned().collect::<BTreeSet<_>>();
 
@@ -91,8 +99,9 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let runtime = Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
-    let config = ServerConfig { backups, ..ServerConfig::new(keys, arguments.data_dir) };
-    let served = serve(&runtime, Arc::clone(&store), config, &addresses);
+    let gate = Gate::new(keys, arguments.key_failures_per_minute);
+    let config = ServerConfig { backups, ..ServerConfig::new(gate, arguments.data_dir.clone()) };
+    let served = serve(&runtime, Arc::clone(&store), config, &addresses, arguments);
     // Also where it could not serve: what recovery replayed is then checkpointed once, and not replayed at every attempt.
     let closed = close(&runtime, store);
     // A request that did not end in time may still hold a thread, and must not hold up the end.
@@ -121,19 +130,25 @@ fn backups(arguments: &Arguments) -> Result<Option<BackupConfig>, Failure> {
     Ok(Some(BackupConfig { to, every, bytes_per_second: arguments.backup_max_bytes_per_second }))
 }
 
-fn keys(dev: bool) -> Result<ApiKeys, Failure> {
+/// The keys that are good: of the environment variable, and of the file as it is now.
+fn keys(arguments: &Arguments) -> Result<ApiKeys, Failure> {
     let list = match env::var(KEYS_VARIABLE) {
         Ok(list) => list,
         Err(env::VarError::NotPresent) => String::new(),
         Err(env::VarError::NotUnicode(_)) => return Err(Failure::new(format!("{KEYS_VARIABLE} is no UTF-8"))),
     };
-    let mut keys = ApiKeys::parse(&list).map_err(|problem| Failure::new(format!("{KEYS_VARIABLE}: {problem}")))?;
-    if dev {
+    let mut keys: ApiKeys = list.parse().map_err(|problem| Failure::new(format!("{KEYS_VARIABLE}: {problem}")))?;
+    if let Some(path) = &arguments.key_file {
+        let read = key::read(path)?;
+        keys.extend(ApiKeys::of_file(&read).map_err(|problem| Failure::new(format!("{}: {problem}", path.display())))?);
+    }
+    if arguments.dev {
         keys.extend(ApiKeys::for_development());
     }
     if keys.is_empty() {
         return Err(Failure::new(format!(
-            "no API keys: set {KEYS_VARIABLE} to key1:tenant1,key2:tenant2, or try it out with --dev"
+            "no API keys: make one with faiss-proxy key new and name its file with --key-file, set {KEYS_VARIABLE} to \
+             key1:tenant1,key2:tenant2, or try it out with --dev"
         )));
     }
     Ok(keys)
@@ -172,18 +187,43 @@ fn open(arguments: &Arguments) -> Result<Arc<Store>, Failure> {
     Ok(Arc::new(store))
 }
 
-fn serve(runtime: &Runtime, store: Arc<Store>, config: ServerConfig, addresses: &[SocketAddr]) -> Result<(), Failure> {
+fn serve(
+    runtime: &Runtime,
+    store: Arc<Store>,
+    config: ServerConfig,
+    addresses: &[SocketAddr],
+    arguments: Arguments,
+) -> Result<(), Failure> {
     runtime.block_on(async {
         let listener = TcpListener::bind(addresses)
             .await
             .map_err(|error| Failure::new(format!("cannot listen on {addresses:?}: {error}")))?;
         let shutdown = shutdown().map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
+        let reload = reload(config.gate.clone(), arguments);
+        reload.map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
         let address = listener.local_addr().map_err(|error| Failure::new(format!("cannot tell the address: {error}")))?;
         tracing::info!(%address, "listening");
         announce(address);
         api::serve(store, config, listener, shutdown).await;
         Ok(())
     })
+}
+
+/// At every SIGHUP from now on, has the keys read again. Where they are wrong, those of before stay good.
+fn reload(gate: Gate, arguments: Arguments) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            match keys(&arguments) {
+                Ok(keys) => {
+                    tracing::info!(?keys, "SIGHUP: these keys are good from now on");
+                    gate.replace(keys);
+                }
+                Err(error) => tracing::error!(%error, "SIGHUP: the keys of before stay good"),
+            }
+        }
+    });
+    Ok(())
 }
 
 /// On standard output, for whoever started the server with port 0. Nobody may be reading it.

@@ -19,6 +19,7 @@ mod offline;
 mod process;
 mod program;
 mod reads;
+mod roles;
 mod support;
 mod tenants;
 mod writes;

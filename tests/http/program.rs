@@ -13,9 +13,18 @@ use crate::support::Call;
 pub fn program(data_dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_faiss-proxy"));
     command.args(["serve", "--data-dir"]).arg(data_dir);
-    let settings =
-        ["API_KEYS", "LISTEN", "OPENING", "MEMORY_BUDGET_MB", "BUILD_THREADS", "AUTO_MEMORY_MB", "BACKUP_TO", "BACKUP_EVERY"]
-            .map(|name| format!("FAISS_PROXY_{name}"));
+    let settings = [
+        "API_KEYS",
+        "LISTEN",
+        "OPENING",
+        "MEMORY_BUDGET_MB",
+        "BUILD_THREADS",
+        "AUTO_MEMORY_MB",
+        "BACKUP_TO",
+        "BACKUP_EVERY",
+        "KEY_FILE",
+    ]
+    .map(|name| format!("FAISS_PROXY_{name}"));
     for variable in settings.iter().map(String::as_str).chain(["FAISS_DATA_DIR", "RUST_LOG"]) {
         command.env_remove(variable);
     }

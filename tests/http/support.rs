@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use faiss_proxy::api::{ApiKeys, ServerConfig, serve};
+use faiss_proxy::api::{ApiKeys, Gate, ServerConfig, serve};
 use faiss_proxy::{Opening, Store, StoreOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -48,7 +48,7 @@ impl TestServer {
         let mut options = StoreOptions { opening: Opening::Lazy, ..StoreOptions::new(&path) };
         change_store(&mut options);
         let store = Arc::new(Store::open(options).unwrap());
-        let mut config = ServerConfig::new(ApiKeys::for_development(), path);
+        let mut config = ServerConfig::new(Gate::new(ApiKeys::for_development(), 0), path);
         change(&mut config);
 
         let (shutdown, shut_down) = oneshot::channel();
