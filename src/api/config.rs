@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use super::auth::Gate;
 use super::backups::BackupConfig;
+use super::tls::Tls;
 use crate::config::Limits;
 
 /// Settings of [`serve`](super::serve).
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     pub gate: Gate,
+    /// `None`: connections are in clear.
+    pub tls: Option<Tls>,
     /// Those that the store was opened with.
     pub limits: Limits,
     /// Whose disk `/v1/metrics` reports.
@@ -46,6 +49,8 @@ pub struct ServerConfig {
     pub stream_heartbeat: Duration,
     /// A client that takes nothing of its stream for this long is disconnected: its place is for others.
     pub stream_stall_timeout: Duration,
+    /// A client that has sent nothing by then, or has not shaken hands, is disconnected.
+    pub beginning_timeout: Duration,
     /// A client that has not sent its request's head by then, or is idle for as long, is disconnected.
     pub head_timeout: Duration,
     /// A client that sends nothing of its body for this long is answered 408.
@@ -58,11 +63,12 @@ impl ServerConfig {
     pub fn new(gate: Gate, data_dir: PathBuf) -> Self {
         Self {
             gate,
+            tls: None,
             limits: Limits::default(),
             data_dir,
             body_bytes_max: 64 << 20,
             bodies_bytes_max: 1 << 30,
-            connections_max: 1_024,
+            connections_max: 4_096,
             searches_running_max: thread::available_parallelism().map_or(1, |cores| cores.get()),
             searches_waiting_max: 256,
             writes_running_max: 128,
@@ -77,7 +83,8 @@ impl ServerConfig {
             streams_max: 64,
             stream_heartbeat: Duration::from_secs(15),
             stream_stall_timeout: Duration::from_secs(60),
-            head_timeout: Duration::from_secs(30),
+            beginning_timeout: Duration::from_secs(8),
+            head_timeout: Duration::from_secs(20),
             body_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(30),
         }

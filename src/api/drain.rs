@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::runtime::Handle;
-use warp::http::HeaderMap;
+use warp::http::Version;
 use warp::http::header::EXPECT;
+use warp::http::request::Parts;
 
 /// What is read and thrown away at most, and how long that may take.
 const UNWANTED_BYTES_MAX: usize = 64 << 20;
@@ -21,13 +22,15 @@ const UNWANTED_TIMEOUT: Duration = Duration::from_secs(10);
 /// its 401 or 413.
 pub struct DrainedBody {
     incoming: Option<Incoming>,
-    /// The client sends nothing before we ask for it, and to read would be to ask.
-    waits_for_continue: bool,
+    /// The client sends nothing before we ask for it, and to read would be to ask; or what it sends keeps the connection from nothing.
+    stays_unread: bool,
 }
 
 impl DrainedBody {
-    pub fn new(incoming: Incoming, headers: &HeaderMap) -> Self {
-        Self { incoming: Some(incoming), waits_for_continue: headers.contains_key(EXPECT) }
+    pub fn new(incoming: Incoming, head: &Parts) -> Self {
+        // A stream of HTTP/2 ends without the connection.
+        let stays_unread = head.headers.contains_key(EXPECT) || head.version == Version::HTTP_2;
+        Self { incoming: Some(incoming), stays_unread }
     }
 }
 
@@ -36,7 +39,7 @@ impl Body for DrainedBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        self.waits_for_continue = false;
+        self.stays_unread = false;
         match &mut self.incoming {
             Some(incoming) => Pin::new(incoming).poll_frame(cx),
             None => Poll::Ready(None),
@@ -55,7 +58,7 @@ impl Body for DrainedBody {
 impl Drop for DrainedBody {
     fn drop(&mut self) {
         let Some(incoming) = self.incoming.take() else { return };
-        if incoming.is_end_stream() || self.waits_for_continue {
+        if incoming.is_end_stream() || self.stays_unread {
             return;
         }
         if let Ok(runtime) = Handle::try_current() {

@@ -14,6 +14,7 @@ mod config;
 pub(crate) mod decode;
 mod drain;
 mod events;
+mod idle;
 mod indices;
 mod listen;
 mod reply;
@@ -21,6 +22,7 @@ mod request;
 mod routes;
 mod search;
 mod service;
+mod tls;
 mod vectors;
 mod writes;
 
@@ -33,6 +35,7 @@ pub use auth::{ApiKeys, Entry, Gate, Role};
 pub use backups::BackupConfig;
 pub use config::ServerConfig;
 pub use listen::serve;
+pub use tls::Tls;
 
 use crate::Store;
 

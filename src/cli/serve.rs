@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::{Failure, key};
-use crate::api::{self, ApiKeys, BackupConfig, Gate, ServerConfig};
+use crate::api::{self, ApiKeys, BackupConfig, Gate, ServerConfig, Tls};
 use crate::backup::Location;
 use crate::config::Limits;
 use crate::engine::{Opening, Store, StoreOptions};
@@ -45,6 +45,12 @@ pub struct Arguments {
     /// proxy, from which all come.
     #[arg(long, value_name = "COUNT", env = "FAISS_PROXY_KEY_FAILURES_PER_MINUTE", default_value_t = 60)]
     key_failures_per_minute: u32,
+    /// The server's certificate, in PEM, with those that vouch for it behind it: with it, only TLS is spoken. SIGHUP has it read again.
+    #[arg(long, value_name = "FILE", env = "FAISS_PROXY_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of the certificate, in PEM.
+    #[arg(long, value_name = "FILE", env = "FAISS_PROXY_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// When an index is recovered: each at its first use, or all of them before the server listens.
     #[arg(long, value_enum, value_name = "WHEN", env = "FAISS_PROXY_OPENING", default_value_t = OpeningArgument::Lazy)]
     opening: OpeningArgument,
@@ -100,7 +106,9 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let runtime = Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
     let gate = Gate::new(keys, arguments.key_failures_per_minute);
-    let config = ServerConfig { backups, ..ServerConfig::new(gate, arguments.data_dir.clone()) };
+    let tls = certificate(&arguments)?.map(|Certificate { chain, key }| Tls::new(&chain, &key));
+    let tls = tls.transpose().map_err(wrong_certificate)?;
+    let config = ServerConfig { backups, tls, ..ServerConfig::new(gate, arguments.data_dir.clone()) };
     let served = serve(&runtime, Arc::clone(&store), config, &addresses, arguments);
     // Also where it could not serve: what recovery replayed is then checkpointed once, and not replayed at every attempt.
     let closed = close(&runtime, store);
@@ -154,6 +162,27 @@ fn keys(arguments: &Arguments) -> Result<ApiKeys, Failure> {
     Ok(keys)
 }
 
+/// Two files in PEM, as they are now.
+struct Certificate {
+    chain: Vec<u8>,
+    key: Vec<u8>,
+}
+
+#[expect(clippy::disallowed_methods, reason = "they are none of the store's files")]
+fn certificate(arguments: &Arguments) -> Result<Option<Certificate>, Failure> {
+    let read = |flag: &str, path: &PathBuf| {
+        std::fs::read(path).map_err(|error| Failure::new(format!("{flag}: {}: {error}", path.display())))
+    };
+    match (&arguments.tls_cert, &arguments.tls_key) {
+        (Some(chain), Some(key)) => Ok(Some(Certificate { chain: read("--tls-cert", chain)?, key: read("--tls-key", key)? })),
+        _ => Ok(None),
+    }
+}
+
+fn wrong_certificate(problem: String) -> Failure {
+    Failure::new(format!("--tls-cert, --tls-key: {problem}"))
+}
+
 fn addresses(listen: &str, dev: bool) -> Result<Vec<SocketAddr>, Failure> {
     let addresses: Vec<SocketAddr> = listen
         .to_socket_addrs()
@@ -199,18 +228,19 @@ fn serve(
             .await
             .map_err(|error| Failure::new(format!("cannot listen on {addresses:?}: {error}")))?;
         let shutdown = shutdown().map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
-        let reload = reload(config.gate.clone(), arguments);
+        let scheme = if config.tls.is_some() { "https" } else { "http" };
+        let reload = reload(config.gate.clone(), config.tls.clone(), arguments);
         reload.map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
         let address = listener.local_addr().map_err(|error| Failure::new(format!("cannot tell the address: {error}")))?;
         tracing::info!(%address, "listening");
-        announce(address);
+        announce(scheme, address);
         api::serve(store, config, listener, shutdown).await;
         Ok(())
     })
 }
 
-/// At every SIGHUP from now on, has the keys read again. Where they are wrong, those of before stay good.
-fn reload(gate: Gate, arguments: Arguments) -> std::io::Result<()> {
+/// At every SIGHUP from now on, has the keys and the certificate read again. Where one is wrong, that of before stays good.
+fn reload(gate: Gate, tls: Option<Tls>, arguments: Arguments) -> std::io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
@@ -221,15 +251,24 @@ fn reload(gate: Gate, arguments: Arguments) -> std::io::Result<()> {
                 }
                 Err(error) => tracing::error!(%error, "SIGHUP: the keys of before stay good"),
             }
+            let replace = |tls: &Tls| match certificate(&arguments)? {
+                Some(Certificate { chain, key }) => tls.replace(&chain, &key).map_err(wrong_certificate),
+                None => Ok(()),
+            };
+            match tls.as_ref().map(replace) {
+                Some(Ok(())) => tracing::info!("SIGHUP: connections that come are shown this certificate from now on"),
+                Some(Err(error)) => tracing::error!(%error, "SIGHUP: the certificate of before stays"),
+                None => {}
+            }
         }
     });
     Ok(())
 }
 
 /// On standard output, for whoever started the server with port 0. Nobody may be reading it.
-fn announce(address: SocketAddr) {
+fn announce(scheme: &str, address: SocketAddr) {
     let mut stdout = std::io::stdout().lock();
-    if let Err(error) = writeln!(stdout, "listening on http://{address}").and_then(|()| stdout.flush()) {
+    if let Err(error) = writeln!(stdout, "listening on {scheme}://{address}").and_then(|()| stdout.flush()) {
         tracing::debug!(%error, "standard output");
     }
 }

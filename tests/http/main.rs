@@ -22,4 +22,5 @@ mod reads;
 mod roles;
 mod support;
 mod tenants;
+mod versions;
 mod writes;

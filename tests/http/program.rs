@@ -48,7 +48,7 @@ impl ServerProcess {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("listening on http://").and_then(|address| address.parse().ok());
+        let address = line.trim_end().split_once("://").map(|(_, address)| address).and_then(|address| address.parse().ok());
         let Some(address) = address else {
             let _ = child.kill();
             return Err(format!("the server said {line:?}, and then {:?}", child.wait()));
