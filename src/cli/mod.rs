@@ -1,6 +1,7 @@
 //! One subcommand per file.
 
 pub mod backup;
+pub mod bench;
 mod directory;
 pub mod export;
 pub mod import;
@@ -68,6 +69,7 @@ enum Command {
     },
     Import(import::Arguments),
     Export(export::Arguments),
+    Bench(Box<bench::Arguments>),
     #[command(hide = true)]
     ReadFaiss(read_faiss::Arguments),
 }
@@ -88,6 +90,7 @@ impl Arguments {
             Command::Checkpoint(arguments) => offline::run(Work::Checkpoint, &arguments),
             Command::Import(arguments) => import::run(&arguments),
             Command::Export(arguments) => export::run(&arguments),
+            Command::Bench(arguments) => bench::run(&arguments),
             Command::ReadFaiss(arguments) => read_faiss::run(&arguments),
             Command::Compact(arguments) => offline::run(Work::Compact, &arguments),
             Command::Ls(selection) => ls::list(&selection),
