@@ -32,7 +32,7 @@ use super::{Failure, print_line};
 use crate::config::EF_MAX;
 use crate::types::{Durability, IndexOptions, Metric, SearchParams, TenantId};
 
-/// Measure ingest, durable writes and searches, of a server at --url or of the library on --data-dir.
+/// Measure writes and searches, of a server or of the library.
 ///
 /// Indices of its own are created for it, named bench-…, and deleted in the end.
 #[derive(Debug, clap::Args)]
@@ -50,7 +50,7 @@ pub struct Arguments {
     /// Whose the indices are in that directory.
     #[arg(long, value_name = "TENANT", value_parser = |tenant: &str| TenantId::new(tenant), requires = "data_dir")]
     tenant: Option<TenantId>,
-    /// Vectors of a file that `import` reads: .npy, .npz, .jsonl, .fvecs or an index of FAISS's.
+    /// Vectors of a file that import reads: .npy, .jsonl, .fvecs, ….
     #[arg(long, value_name = "FILE", group = "source")]
     vectors: Option<PathBuf>,
     /// Of that file, so many rows at most.
@@ -62,7 +62,7 @@ pub struct Arguments {
     /// Values of a vector that is made.
     #[arg(long, value_name = "D", value_parser = value_parser!(u32).range(1..=65_536), requires = "generate")]
     dimension: Option<u32>,
-    /// What is drawn by chance is the same for the same seed: vectors that are made, queries, which rows a filter matches.
+    /// The same seed makes the same vectors, queries and matches of filters.
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     seed: u64,
     /// Vectors that are not stored and are searched for.
@@ -92,22 +92,22 @@ pub struct Arguments {
     /// Requests of a run at most.
     #[arg(long, value_name = "N", value_parser = positive)]
     requests: Option<usize>,
-    /// Requests a second, of all clients together, each sent when it is due, and its latency counted from then. Else each client sends the next one when it has its answer.
+    /// Requests a second of all clients, each timed from when it was due.
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
     /// Vectors in a request of an ingest: a run for each.
     #[arg(long, value_delimiter = ',', value_name = "N", default_value = "100,1000", value_parser = up_to::<10_000>)]
     batch: Vec<usize>,
-    /// When a write is acknowledged: after its sync (fsync), or after it is written to the log (interval).
+    /// When a write is acknowledged: fsync, or interval (before its sync).
     #[arg(long, value_name = "WHEN", default_value = "fsync")]
     durability: Durability,
-    /// HNSW: run the searches with each efSearch; where it is not said, as the index was tuned.
+    /// HNSW: search with each efSearch; else as the index was tuned.
     #[arg(long, value_delimiter = ',', value_name = "EF", value_parser = value_parser!(u32).range(1..=i64::from(EF_MAX)), conflicts_with = "nprobe")]
     ef: Vec<u32>,
-    /// IVF: run the searches with each number of lists.
+    /// IVF: search with each number of lists.
     #[arg(long, value_delimiter = ',', value_name = "N", value_parser = value_parser!(u32).range(1..))]
     nprobe: Vec<u32>,
-    /// Name the first of these runs that finds so much. Filters and mixed use that of the first recall.
+    /// Name the first run that finds so much. The first is for filters too.
     #[arg(long, value_delimiter = ',', value_name = "SHARE", default_value = "0.95,0.99", value_parser = share)]
     recall: Vec<f64>,
     /// Rows that filters match, as shares.
@@ -116,13 +116,13 @@ pub struct Arguments {
     /// Vectors a second that are written beside the searches of phase mixed.
     #[arg(long, value_name = "N", default_value = "1000", value_parser = rate)]
     write_rate: f64,
-    /// Before searches: compact the index, or leave it as the server builds it of itself.
+    /// Before searches: compact the index, or wait for what the server builds.
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Settle::Compact)]
     settle: Settle,
     /// How long the index may take until it is built.
     #[arg(long, value_name = "SECONDS", default_value_t = 3_600)]
     build_seconds: u64,
-    /// Where plain synced writes are measured for comparison: a directory on the disk that the server has. With --data-dir, that one.
+    /// Measure plain synced writes too, here; else in --data-dir.
     #[arg(long, value_name = "DIR")]
     baseline_dir: Option<PathBuf>,
     /// One JSON document, for programs.

@@ -130,7 +130,8 @@ pub struct AtRecall {
 
 impl Program {
     pub fn this() -> Self {
-        let (version, commit) = (env!("CARGO_PKG_VERSION"), option_env!("FAISS_PROXY_COMMIT"));
+        let (version, commit) =
+            (env!("CARGO_PKG_VERSION"), option_env!("FAISS_PROXY_COMMIT").filter(|commit| !commit.is_empty()));
         Self { version, commit, is_optimised: !cfg!(debug_assertions) }
     }
 }
@@ -208,8 +209,8 @@ impl Report {
         if let Some(Built { status, fill_seconds, build_seconds }) = index {
             let Status { factory, segments, unindexed_rows, .. } = status;
             lines.extend(wrapped(&format!(
-                "index: {factory}, filled in {fill_seconds:.1} s, built in {build_seconds:.1} s: {segments} segments, \
-                 {unindexed_rows} rows without an index"
+                "index: {factory}, filled in {fill_seconds:.1} s, built in {build_seconds:.1} s; segments {segments}, \
+                 rows without an index {unindexed_rows}"
             )));
         }
         lines.push("v/s: vectors a second; q/s: requests a second; p50 to p99.9: latency in ms".to_owned());
