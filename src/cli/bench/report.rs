@@ -46,6 +46,8 @@ pub struct Machine {
     pub processor: String,
     pub cores: usize,
     pub memory_bytes: u64,
+    /// Processes that ran or wanted to, on the average of the minute before: where others do, the figures are also theirs.
+    pub load_before: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -143,7 +145,7 @@ impl Machine {
         system.refresh_memory();
         let processor = system.cpus().first().map_or_else(|| "unknown".to_owned(), |cpu| cpu.brand().trim().to_owned());
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        Self { processor, cores, memory_bytes: system.total_memory() }
+        Self { processor, cores, memory_bytes: system.total_memory(), load_before: System::load_average().one }
     }
 }
 
@@ -200,8 +202,11 @@ impl Report {
         let commit = program.commit.map_or_else(String::new, |commit| format!(", commit {commit}"));
         let unoptimised = if program.is_optimised { "" } else { ", UNOPTIMISED" };
         let mut lines = vec![format!("faiss-proxy bench {}{commit}{unoptimised}", program.version)];
-        let memory = machine.memory_bytes >> 30;
-        lines.extend(wrapped(&format!("machine: {}, {} cores, {memory} GiB of memory", machine.processor, machine.cores)));
+        let Machine { processor, cores, memory_bytes, load_before } = machine;
+        let memory = memory_bytes >> 30;
+        lines.extend(wrapped(&format!(
+            "machine: {processor}, {cores} cores, {memory} GiB of memory, load before {load_before:.1}"
+        )));
         lines.extend(wrapped(&format!("flags: {}", self.flags.join(" "))));
         let (rows, queries) = (grouped(data.rows as f64), grouped(data.queries as f64));
         let (dimension, metric) = (data.dimension, data.metric);
