@@ -80,8 +80,6 @@ impl Target for Library {
         };
         let build = |build| serde_json::to_value(build).expect("numbers and texts are JSON");
         Ok(Status {
-            id: info.id,
-            metric: info.metric,
             factory: info.factory,
             state: state.to_owned(),
             vector_count: info.vector_count,

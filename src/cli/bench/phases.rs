@@ -174,21 +174,22 @@ impl<T: Target> Bench<'_, T> {
         self.build(index)?;
         let efforts = self.arguments.efforts();
         let mut chosen = *efforts.last().expect("one at least");
-        if self.wants(Phase::Search) {
-            let (truth, mut is_enough) = (self.truth(None), false);
+        let unfiltered = [Phase::Search, Phase::Exact].into_iter().any(|phase| self.wants(phase)).then(|| self.truth(None));
+        if let Some(truth) = unfiltered.as_ref().filter(|_| self.wants(Phase::Search)) {
+            let mut is_enough = false;
             for &params in &efforts {
                 let searches = Searches { phase: "search", what: "search".to_owned(), params, filter: None, has: None };
-                let recall = self.search(index, &searches, false, &truth)?;
+                let recall = self.search(index, &searches, false, truth)?;
                 if !is_enough && self.arguments.recall.first().is_some_and(|least| recall >= *least) {
                     (chosen, is_enough) = (params, true);
                 }
             }
             self.report.find_recalls(&self.arguments.recall);
         }
-        if self.wants(Phase::Exact) {
-            let (truth, params) = (self.truth(None), SearchParams::default());
+        if let Some(truth) = unfiltered.as_ref().filter(|_| self.wants(Phase::Exact)) {
+            let params = SearchParams::default();
             let searches = Searches { phase: "exact", what: "exact".to_owned(), params, filter: None, has: None };
-            self.search(index, &searches, true, &truth)?;
+            self.search(index, &searches, true, truth)?;
         }
         if self.wants(Phase::Filter) {
             let data = self.data;

@@ -101,8 +101,6 @@ pub struct Search<'a> {
 /// What is told of an index that was built: as the index document has it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Status {
-    pub id: IndexId,
-    pub metric: Metric,
     pub factory: String,
     pub state: String,
     pub vector_count: u64,
