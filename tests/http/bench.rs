@@ -239,8 +239,10 @@ fn at_a_signal_the_index_is_deleted_and_the_exit_code_is_that_of_a_signal() {
     let endless = ["--generate", "400", "--dimension", "8", "--seconds", "86400", "--phases", "search"];
     for signal in [Signal::INT, Signal::TERM] {
         let mut command = bench(&[&["--url", &address], &endless[..]].concat());
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        while indices(&server) == json!([]) {}
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        while indices(&server) == json!([]) {
+            assert_eq!(child.try_wait().unwrap(), None, "it has ended and there was no index");
+        }
         kill_process(Pid::from_child(&child), signal).unwrap();
         let output = child.wait_with_output().unwrap();
         assert!(output.status.code() == Some(130) && said(&output).contains("interrupted"), "{output:?}");
