@@ -29,6 +29,8 @@ FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
+# What `faiss-proxy bench` says it is.
+run: export FAISS_PROXY_COMMIT = $(shell git describe --always --dirty 2>/dev/null)
 run: deps ## Build in release and start the server with the development keys (LISTEN=127.0.0.1:8000 DATA=./data)
 	$(CARGO) build --locked --release --bin faiss-proxy
 	exec $(CARGO) run --quiet --locked --release --bin faiss-proxy -- serve --dev --listen $(LISTEN) --data-dir $(DATA)

@@ -16,11 +16,27 @@ use crate::types::{IndexId, TenantId};
 /// # Errors
 /// Where it is not there, cannot be opened, or another process has it.
 pub fn open(data_dir: &Path, instead: &str) -> Result<Store, Failure> {
-    // Opening would create it, and somebody who mistyped it would be told that all is well.
-    OsIo.list(data_dir).map_err(|error| Failure::new(format!("--data-dir {}: {error}", data_dir.display())))?;
     // Nothing is done but what was asked for; an index that is done with is closed when the next one is opened.
-    let limits = Limits { reserve_bytes: Limits::SERVER_RESERVE_BYTES, memory_budget_bytes: 1, ..Limits::default() };
-    let options = StoreOptions { limits, background: false, opening: Opening::Lazy, ..StoreOptions::new(data_dir) };
+    let limits = Limits { memory_budget_bytes: 1, ..limits() };
+    open_with(StoreOptions { limits, background: false, opening: Opening::Lazy, ..StoreOptions::new(data_dir) }, instead)
+}
+
+/// The same, with all that a server does in the background.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_as_server(data_dir: &Path, instead: &str) -> Result<Store, Failure> {
+    open_with(StoreOptions { limits: limits(), opening: Opening::Lazy, ..StoreOptions::new(data_dir) }, instead)
+}
+
+fn limits() -> Limits {
+    Limits { reserve_bytes: Limits::SERVER_RESERVE_BYTES, ..Limits::default() }
+}
+
+fn open_with(options: StoreOptions, instead: &str) -> Result<Store, Failure> {
+    let data_dir = options.data_dir.clone();
+    // Opening would create it, and somebody who mistyped it would be told that all is well.
+    OsIo.list(&data_dir).map_err(|error| Failure::new(format!("--data-dir {}: {error}", data_dir.display())))?;
     Store::open(options).map_err(|error| match error {
         Error::Conflict(why) => Failure::new(format!("{why}; {instead}")),
         error => Failure::new(format!("cannot open {}: {error}", data_dir.display())),

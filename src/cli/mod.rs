@@ -1,6 +1,7 @@
 //! One subcommand per file.
 
 pub mod backup;
+pub mod bench;
 mod directory;
 pub mod export;
 pub mod import;
@@ -70,6 +71,7 @@ enum Command {
     Import(import::Arguments),
     Export(export::Arguments),
     Key(key::Arguments),
+    Bench(Box<bench::Arguments>),
     #[command(hide = true)]
     ReadFaiss(read_faiss::Arguments),
 }
@@ -91,6 +93,7 @@ impl Arguments {
             Command::Import(arguments) => import::run(&arguments),
             Command::Export(arguments) => export::run(&arguments),
             Command::Key(arguments) => key::run(arguments),
+            Command::Bench(arguments) => bench::run(&arguments),
             Command::ReadFaiss(arguments) => read_faiss::run(&arguments),
             Command::Compact(arguments) => offline::run(Work::Compact, &arguments),
             Command::Ls(selection) => ls::list(&selection),

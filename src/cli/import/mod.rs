@@ -10,7 +10,7 @@ mod npz;
 mod points;
 mod server_sink;
 mod sink;
-mod source;
+pub(super) mod source;
 
 use std::collections::HashSet;
 use std::env;
@@ -38,6 +38,9 @@ use crate::types::{IdempotencyKey, IndexId, IndexSpec, Lsn, Metric, TenantId};
 
 /// Bytes in the log after which a batch is stored, though it could have more points: what is held in memory, and what one sync is for.
 const BATCH_LOG_BYTES: usize = 4 << 20;
+
+/// Processor time of the process that reads a FAISS index, where it is not said.
+const READER_SECONDS: u64 = 300;
 
 /// Read points from a file into an index: of a data directory that no server has open, or of a server, at --url.
 #[derive(Debug, clap::Args)]
@@ -85,7 +88,7 @@ pub struct Arguments {
     #[arg(long, value_name = "MIB")]
     reader_memory_mb: Option<u64>,
     /// Processor time of that process, and how long it may give nothing, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = READER_SECONDS, value_parser = clap::value_parser!(u64).range(1..))]
     reader_seconds: u64,
     /// Tell of each row that cannot be stored, and go on with the others.
     #[arg(long)]
@@ -190,21 +193,15 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn open_source(arguments: &Arguments) -> Result<Box<dyn Source>, Failure> {
     let path = &arguments.file;
     let format = arguments.format.map_or_else(|| Format::of(path), Ok)?;
-    let limits = ReaderLimits {
-        memory_bytes: arguments.reader_memory_mb.map(|mib| mib.saturating_mul(1 << 20)),
-        seconds: arguments.reader_seconds,
+    let reading = Reading {
+        array: arguments.array.as_deref(),
+        rows_as_served: arguments.rows_as_served,
+        limits: ReaderLimits {
+            memory_bytes: arguments.reader_memory_mb.map(|mib| mib.saturating_mul(1 << 20)),
+            seconds: arguments.reader_seconds,
+        },
     };
-    let source: Box<dyn Source> = match format {
-        Format::Npy => {
-            let (reader, length) = open(path)?;
-            Box::new(Npy::new(reader, path.display().to_string(), length)?)
-        }
-        Format::Npz => npz::open_array(path, arguments.array.as_deref())?,
-        Format::Jsonl => Box::new(Jsonl::open(path)?),
-        Format::Fvecs => Box::new(Fvecs::open(path)?),
-        Format::Faiss => Box::new(FaissFile::open(path, limits)?),
-        Format::FirstServer => Box::new(FirstServer::open(path, arguments.rows_as_served, limits)?),
-    };
+    let source = reading.open(path, format)?;
     match &arguments.points {
         Some(_) if matches!(format, Format::Jsonl | Format::FirstServer) => {
             Err(Failure::new(format!("--points: {} has ids and metadata of its own", path.display())))
@@ -212,6 +209,35 @@ fn open_source(arguments: &Arguments) -> Result<Box<dyn Source>, Failure> {
         Some(points) => Ok(Box::new(WithPoints::new(source, points)?)),
         None => Ok(source),
     }
+}
+
+/// How a file is read, where its format leaves that open.
+struct Reading<'a> {
+    array: Option<&'a str>,
+    rows_as_served: bool,
+    limits: ReaderLimits,
+}
+
+impl Reading<'_> {
+    fn open(&self, path: &Path, format: Format) -> Result<Box<dyn Source>, Failure> {
+        Ok(match format {
+            Format::Npy => {
+                let (reader, length) = open(path)?;
+                Box::new(Npy::new(reader, path.display().to_string(), length)?)
+            }
+            Format::Npz => npz::open_array(path, self.array)?,
+            Format::Jsonl => Box::new(Jsonl::open(path)?),
+            Format::Fvecs => Box::new(Fvecs::open(path)?),
+            Format::Faiss => Box::new(FaissFile::open(path, self.limits)?),
+            Format::FirstServer => Box::new(FirstServer::open(path, self.rows_as_served, self.limits)?),
+        })
+    }
+}
+
+/// Opens a file as its name says what it is, and as an import reads it where nothing else is said.
+pub(super) fn open_by_name(path: &Path) -> Result<Box<dyn Source>, Failure> {
+    let limits = ReaderLimits { memory_bytes: None, seconds: READER_SECONDS };
+    Reading { array: None, rows_as_served: false, limits }.open(path, Format::of(path)?)
 }
 
 /// Where the points go, and which index that is.
