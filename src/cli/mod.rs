@@ -1,6 +1,7 @@
 //! One subcommand per file.
 
 pub mod backup;
+pub mod confined;
 mod directory;
 pub mod export;
 pub mod import;
@@ -8,6 +9,8 @@ pub mod inspect;
 pub mod ls;
 pub mod offline;
 pub mod read_faiss;
+#[cfg(feature = "parquet")]
+pub mod read_parquet;
 pub mod repair;
 pub mod restore;
 pub mod selection;
@@ -68,8 +71,12 @@ enum Command {
     },
     Import(import::Arguments),
     Export(export::Arguments),
+    /// Write the vectors of a FAISS index to standard output.
     #[command(hide = true)]
-    ReadFaiss(read_faiss::Arguments),
+    ReadFaiss(confined::Confinement),
+    #[cfg(feature = "parquet")]
+    #[command(hide = true)]
+    ReadParquet(read_parquet::Arguments),
 }
 
 impl Arguments {
@@ -88,7 +95,9 @@ impl Arguments {
             Command::Checkpoint(arguments) => offline::run(Work::Checkpoint, &arguments),
             Command::Import(arguments) => import::run(&arguments),
             Command::Export(arguments) => export::run(&arguments),
-            Command::ReadFaiss(arguments) => read_faiss::run(&arguments),
+            Command::ReadFaiss(confinement) => read_faiss::run(&confinement),
+            #[cfg(feature = "parquet")]
+            Command::ReadParquet(arguments) => read_parquet::run(&arguments),
             Command::Compact(arguments) => offline::run(Work::Compact, &arguments),
             Command::Ls(selection) => ls::list(&selection),
             Command::Inspect(arguments) => inspect::run(&arguments),

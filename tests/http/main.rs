@@ -13,6 +13,8 @@ mod dormant;
 mod events;
 mod import;
 mod import_faiss;
+#[cfg(feature = "parquet")]
+mod import_parquet;
 mod index_types;
 mod looking;
 mod offline;

@@ -7,10 +7,13 @@ mod jsonl;
 mod lines;
 pub(super) mod npy;
 mod npz;
+#[cfg(feature = "parquet")]
+mod parquet_file;
 mod points;
+mod reader;
 mod server_sink;
 mod sink;
-mod source;
+pub(super) mod source;
 
 use std::collections::HashSet;
 use std::env;
@@ -20,12 +23,15 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use self::faiss_file::{FaissFile, ReaderLimits};
+use self::faiss_file::FaissFile;
 use self::first_server::FirstServer;
 use self::fvecs::Fvecs;
 use self::jsonl::Jsonl;
 use self::npy::Npy;
+#[cfg(feature = "parquet")]
+use self::parquet_file::ParquetFile;
 use self::points::WithPoints;
+use self::reader::ReaderLimits;
 use self::server_sink::{Server, ServerSink};
 use self::sink::{IndexSink, NoIndex, Sink, Stored};
 use self::source::{Fault, Row, Source, open};
@@ -38,6 +44,9 @@ use crate::types::{IdempotencyKey, IndexId, IndexSpec, Lsn, Metric, TenantId};
 
 /// Bytes in the log after which a batch is stored, though it could have more points: what is held in memory, and what one sync is for.
 const BATCH_LOG_BYTES: usize = 4 << 20;
+
+#[cfg(not(feature = "parquet"))]
+pub(super) const WITHOUT_PARQUET: &str = "this program was built without Parquet: build it with --features parquet";
 
 /// Read points from a file into an index: of a data directory that no server has open, or of a server, at --url.
 #[derive(Debug, clap::Args)]
@@ -78,10 +87,13 @@ pub struct Arguments {
     /// Of an .npz file with several arrays, the one that is read.
     #[arg(long, value_name = "NAME")]
     array: Option<String>,
+    #[cfg(feature = "parquet")]
+    #[command(flatten)]
+    columns: super::read_parquet::table::ColumnChoice,
     /// Where points of the first server were deleted or replaced, take its n-th row for its n-th id, as its searches did.
     #[arg(long)]
     rows_as_served: bool,
-    /// Memory of the process that reads a FAISS index, in MiB; where it is not said, 1024 and three times the file.
+    /// Memory of the process that reads a FAISS index or a Parquet file, in MiB; where it is not said, 1024 and three times the file.
     #[arg(long, value_name = "MIB")]
     reader_memory_mb: Option<u64>,
     /// Processor time of that process, and how long it may give nothing, in seconds.
@@ -105,6 +117,8 @@ enum Format {
     Npz,
     Jsonl,
     Fvecs,
+    /// In a program that was built with --features parquet.
+    Parquet,
     /// An index that FAISS wrote.
     Faiss,
     /// A directory of the first FAISS Proxy Server.
@@ -121,6 +135,7 @@ impl Format {
             Some("npz") => Ok(Self::Npz),
             Some("jsonl" | "ndjson") => Ok(Self::Jsonl),
             Some("fvecs") => Ok(Self::Fvecs),
+            Some("parquet") => Ok(Self::Parquet),
             Some("faiss" | "index") => Ok(Self::Faiss),
             _ => Err(Failure::new(format!("{}: its name does not say what it is; say it with --format", path.display()))),
         }
@@ -202,11 +217,15 @@ fn open_source(arguments: &Arguments) -> Result<Box<dyn Source>, Failure> {
         Format::Npz => npz::open_array(path, arguments.array.as_deref())?,
         Format::Jsonl => Box::new(Jsonl::open(path)?),
         Format::Fvecs => Box::new(Fvecs::open(path)?),
+        #[cfg(feature = "parquet")]
+        Format::Parquet => Box::new(ParquetFile::open(path, &arguments.columns, limits)?),
+        #[cfg(not(feature = "parquet"))]
+        Format::Parquet => return Err(Failure::new(format!("{}: {WITHOUT_PARQUET}", path.display()))),
         Format::Faiss => Box::new(FaissFile::open(path, limits)?),
         Format::FirstServer => Box::new(FirstServer::open(path, arguments.rows_as_served, limits)?),
     };
     match &arguments.points {
-        Some(_) if matches!(format, Format::Jsonl | Format::FirstServer) => {
+        Some(_) if matches!(format, Format::Jsonl | Format::Parquet | Format::FirstServer) => {
             Err(Failure::new(format!("--points: {} has ids and metadata of its own", path.display())))
         }
         Some(points) => Ok(Box::new(WithPoints::new(source, points)?)),
