@@ -1,6 +1,7 @@
 //! One subcommand per file.
 
 pub mod backup;
+pub mod config;
 pub mod confined;
 mod directory;
 pub mod export;
@@ -15,6 +16,7 @@ pub mod repair;
 pub mod restore;
 pub mod selection;
 pub mod serve;
+pub mod settings;
 pub mod shell;
 pub mod verify;
 
@@ -42,6 +44,8 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Arguments),
+    #[command(subcommand)]
+    Config(config::Work),
     /// Write what is new of each index to a checkpoint, so that the next opening has no log to replay. No server may have the directory.
     Checkpoint(offline::Arguments),
     /// Rewrite each index into as few segments as may be, without dead rows, and build its FAISS indexes. No server may have the directory.
@@ -89,9 +93,10 @@ impl Arguments {
     ///
     /// # Errors
     /// A sentence for the person at the terminal.
-    pub fn run(self) -> Result<(), Failure> {
+    pub fn run(self, given: &settings::Given) -> Result<(), Failure> {
         match self.command {
             Command::Serve(arguments) => serve::run(arguments),
+            Command::Config(work) => config::run(&work, given),
             Command::Checkpoint(arguments) => offline::run(Work::Checkpoint, &arguments),
             Command::Import(arguments) => import::run(&arguments),
             Command::Export(arguments) => export::run(&arguments),

@@ -6,6 +6,7 @@ mod back_pressure;
 mod backups;
 mod bad_input;
 mod changes;
+mod configuration;
 mod configuring;
 mod connections;
 mod contract;
