@@ -31,12 +31,15 @@ pub fn run(work: &Work, given: &Given) -> Result<(), Failure> {
 
 fn print(given: &Given) -> Result<(), Failure> {
     let mut table = None;
+    // Those of tables are the last, as TOML wants them.
     for option in settings::options(&given.command) {
         let key = settings::key_of(option);
         let (of_table, name) = key.split_once('.').map_or((None, &*key), |(table, name)| (Some(table), name));
-        if of_table != table.as_deref() {
-            print_line(&format!("\n[{}]", of_table.unwrap_or_default()))?;
-            table = of_table.map(ToOwned::to_owned);
+        if let Some(of_table) = of_table
+            && table.as_deref() != Some(of_table)
+        {
+            print_line(&format!("\n[{of_table}]"))?;
+            table = Some(of_table.to_owned());
         }
         print_line(&line(given, option, name))?;
     }
@@ -65,5 +68,6 @@ fn line(given: &Given, option: &clap::Arg, name: &str) -> String {
 
 /// As TOML has it.
 fn literal(text: &str) -> String {
-    text.parse::<i64>().map_or_else(|_| toml::Value::from(text).to_string(), |number| number.to_string())
+    let number = text.parse::<i64>().ok().map(|number| number.to_string());
+    number.filter(|number| number == text).unwrap_or_else(|| toml::Value::from(text).to_string())
 }

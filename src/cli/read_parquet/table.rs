@@ -2,6 +2,7 @@
 //!
 //! Types are those that Parquet itself tells of; the Arrow schema that some writers put beside it is not read: it would only say how the same values
 //! are laid out in memory.
+#![expect(clippy::disallowed_types, reason = "a file of the user's, which is only read; the crate wants one of this type")]
 
 use std::fs::File;
 use std::ops::Range;
