@@ -22,14 +22,15 @@ pub fn run(confinement: &Confinement) -> Result<(), Failure> {
     confinement.enter()?;
     let path =
         CString::new(confinement.file.as_os_str().as_bytes()).map_err(|_| Failure::new("no file has a zero in its name"))?;
-    let mut vectors = Vectors::open(&path).map_err(Failure::new)?;
+    let refused = |why: String| Failure::new(format!("FAISS does not read it: {why}"));
+    let mut vectors = Vectors::open(&path).map_err(refused)?;
     let Vectors { dimension, count, has_ids, .. } = vectors;
     let mut stdout = io::BufWriter::new(io::stdout().lock());
     let written = |error: io::Error| Failure::new(format!("standard output: {error}"));
     stdout.write_all(&Head { dimension, count, has_ids }.encode()).map_err(written)?;
     let (mut values, mut ids) = (Vec::new(), Vec::new());
     loop {
-        vectors.next((FLOATS_AT_ONCE / dimension).max(1), &mut values, &mut ids).map_err(Failure::new)?;
+        vectors.next((FLOATS_AT_ONCE / dimension).max(1), &mut values, &mut ids).map_err(refused)?;
         if ids.is_empty() {
             return stdout.flush().map_err(written);
         }

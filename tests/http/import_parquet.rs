@@ -72,7 +72,7 @@ fn a_column_that_would_be_lost_is_refused_by_its_name() {
     for (arguments, why) in [
         (
             &[&fields[..]][..],
-            "column \"when\": is of type Timestamp(µs), and that is nothing of JSON: leave it out with --skip-column when",
+            "fields.parquet: column \"when\": is of type Timestamp(µs), and that is nothing of JSON: leave it out with --skip-column when",
         ),
         (&[&fields, "--skip-column", "than"], "--skip-column than: there is no such column"),
         (&[&fields, "--column", "vector"], "--column vector: there is no such column among \"id\", \"embedding\""),

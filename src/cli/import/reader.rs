@@ -68,7 +68,8 @@ impl Reader {
         limits: ReaderLimits,
     ) -> Result<Self, Failure> {
         let failed = |why: String| Failure::new(format!("{}: {why}", path.display()));
-        let memory_bytes = limits.memory_bytes.unwrap_or((1 << 30) + 3 * length(path)?);
+        let length = length(path)?;
+        let memory_bytes = limits.memory_bytes.unwrap_or((1 << 30) + 3 * length);
         let cannot_start = |error: io::Error| failed(format!("cannot start the program that reads it: {error}"));
         let mut process = Command::new(env::current_exe().map_err(cannot_start)?);
         process.arg(command).args(["--memory-bytes", &memory_bytes.to_string(), "--cpu-seconds", &limits.seconds.to_string()]);
@@ -137,7 +138,8 @@ fn how_it_ended(whose: &str, status: ExitStatus, said: &str) -> String {
         }
         None if status.code() == Some(PANICKED) => format!("reading it crashed {whose}: the file is damaged ({said})"),
         None if status.success() => "the program that reads it gave less than it said".to_owned(),
-        None => format!("{whose} does not read it: {said}"),
+        None if said.is_empty() => format!("the program that reads it ended with {status}"),
+        None => said.to_owned(),
     }
 }
 

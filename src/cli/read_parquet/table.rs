@@ -66,20 +66,19 @@ impl Table {
     /// # Errors
     /// Where it cannot be read, or has a column that would be lost, naming that.
     pub fn open(path: &Path, choice: &ColumnChoice) -> Result<Self, Failure> {
-        let failed = |why: String| Failure::new(why);
         let (reader, length) = open(path)?;
         if length.is_none() {
-            return Err(failed("is no regular file, and what a Parquet file holds is said at its end".to_owned()));
+            return Err(Failure::new("is no regular file, and what a Parquet file holds is said at its end"));
         }
         let file = reader.into_inner();
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let metadata = ArrowReaderMetadata::load(&file, options).map_err(|error| failed(error.to_string()))?;
+        let metadata = ArrowReaderMetadata::load(&file, options).map_err(|error| Failure::new(error.to_string()))?;
         let groups = metadata.metadata().row_groups().iter();
         let count = groups.map(|group| u64::try_from(group.num_rows()).ok()).try_fold(0_u64, |sum, rows| sum.checked_add(rows?));
-        let count = count.ok_or_else(|| failed("no file has as many rows as it says".to_owned()))?;
-        let wanted = Wanted::of(metadata.schema().fields(), choice).map_err(failed)?;
-        let begin = |columns: &[usize], rows_at_once: usize| begin(&file, &metadata, columns, rows_at_once).map_err(failed);
-        let dimension = first_dimension(begin(&[wanted.vectors], FIRST_ROWS_AT_ONCE)?).map_err(failed)?;
+        let count = count.ok_or_else(|| Failure::new("no file has as many rows as it says"))?;
+        let wanted = Wanted::of(metadata.schema().fields(), choice).map_err(Failure::new)?;
+        let begin = |columns: &[usize], rows_at_once: usize| begin(&file, &metadata, columns, rows_at_once).map_err(Failure::new);
+        let dimension = first_dimension(begin(&[wanted.vectors], FIRST_ROWS_AT_ONCE)?).map_err(Failure::new)?;
         let rows_at_once = (VECTOR_BYTES_AT_ONCE / size_of::<f32>() / dimension.max(1)).clamp(1, ROWS_AT_ONCE);
         let reader = begin(&wanted.all(), rows_at_once)?;
         let batch = RecordBatch::new_empty(reader.schema());
