@@ -24,7 +24,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_FLAGS := -max_len=16384 -malloc_limit_mb=64 -detect_leaks=0 -print_final_stats=1
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help run demo test torture fuzz sanitize bench lint deps
+.PHONY: help run demo test torture fuzz sanitize bench lint sbom deps
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -73,6 +73,12 @@ lint: deps ## Check formatting, clippy and docs; a warning is an error
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+
+# cargo-cyclonedx writes beside Cargo.toml only.
+sbom: ## List what the program is built from, in target/sbom/faiss-proxy.cdx.json; needs cargo-cyclonedx
+	@$(CARGO) cyclonedx --version >/dev/null 2>&1 || { echo "cargo-cyclonedx is missing: cargo install cargo-cyclonedx --locked"; exit 1; }
+	$(CARGO) cyclonedx --quiet --format json --spec-version 1.5 --all-features --override-filename faiss-proxy.cdx
+	mkdir -p target/sbom && mv faiss-proxy.cdx.json target/sbom/
 
 deps:
 	@scripts/install-deps

@@ -1,9 +1,9 @@
 //! Arguments, logging, exit code.
 
+use std::env;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
 use faiss_proxy::cli;
 use tracing_subscriber::EnvFilter;
 
@@ -14,19 +14,25 @@ fn main() -> ExitCode {
         eprintln!("faiss-proxy: this build needs a processor with {}, which this machine's does not have", missing.join(", "));
         return ExitCode::FAILURE;
     }
-    let arguments = cli::Arguments::parse();
+    let typed: Vec<_> = env::args_os().collect();
+    let (arguments, given) = match cli::settings::read(&typed) {
+        Ok(read) => read,
+        Err(failure) => return tell(&failure),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(arguments.log_level())))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    match arguments.run() {
+    match arguments.run(&given) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("faiss-proxy: {failure}");
-            failure.code()
-        }
+        Err(failure) => tell(&failure),
     }
+}
+
+fn tell(failure: &cli::Failure) -> ExitCode {
+    eprintln!("faiss-proxy: {failure}");
+    failure.code()
 }
 
 /// What `-march=x86-64-v3` (`.cargo/config.toml`) lets the C++ compiler use, and this processor lacks.

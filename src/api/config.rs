@@ -19,7 +19,7 @@ pub struct ServerConfig {
     pub limits: Limits,
     /// Whose disk `/v1/metrics` reports.
     pub data_dir: PathBuf,
-    /// Bytes of a request's body. 10,000 vectors of 768 floats written with 8 digits are as much.
+    /// Bytes of a request's body.
     pub body_bytes_max: usize,
     /// Bytes of all bodies that are held at one time: many clients with large bodies must not take all memory.
     pub bodies_bytes_max: usize,
@@ -60,14 +60,19 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
+    /// 10,000 vectors of 768 floats written with 8 digits are as much.
+    pub const BODY_BYTES_MAX: usize = 64 << 20;
+    /// Of 16 clients that send as much as they may.
+    pub const BODIES_BYTES_MAX: usize = 1 << 30;
+
     pub fn new(gate: Gate, data_dir: PathBuf) -> Self {
         Self {
             gate,
             tls: None,
             limits: Limits::default(),
             data_dir,
-            body_bytes_max: 64 << 20,
-            bodies_bytes_max: 1 << 30,
+            body_bytes_max: Self::BODY_BYTES_MAX,
+            bodies_bytes_max: Self::BODIES_BYTES_MAX,
             connections_max: 4_096,
             searches_running_max: thread::available_parallelism().map_or(1, |cores| cores.get()),
             searches_waiting_max: 256,

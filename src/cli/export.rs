@@ -1,5 +1,8 @@
 //! `faiss-proxy export`: the points of an index in a file, which `faiss-proxy import` reads.
 
+#[cfg(feature = "parquet")]
+mod parquet_file;
+
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -42,6 +45,8 @@ enum Format {
     Npy,
     Jsonl,
     Fvecs,
+    /// In a program that was built with --features parquet.
+    Parquet,
 }
 
 /// What was done, as a line of JSON has it.
@@ -84,6 +89,10 @@ fn export(arguments: &Arguments, index: &Index) -> Result<Report, Failure> {
             let prefix = i32::try_from(dimension).expect("dimensions are bounded").to_le_bytes();
             Box::new(Rows::begin(&out, &[], &prefix)?)
         }
+        #[cfg(feature = "parquet")]
+        Format::Parquet => Box::new(parquet_file::Table::begin(out.begin("")?, dimension)?),
+        #[cfg(not(feature = "parquet"))]
+        Format::Parquet => return Err(Failure::new(format!("--format parquet: {}", super::import::WITHOUT_PARQUET))),
     };
     let mut written = 0;
     let lsn = index.visit(|point| {

@@ -2,6 +2,8 @@
 
 pub mod backup;
 pub mod bench;
+pub mod config;
+pub mod confined;
 mod directory;
 pub mod export;
 pub mod import;
@@ -10,10 +12,13 @@ pub mod key;
 pub mod ls;
 pub mod offline;
 pub mod read_faiss;
+#[cfg(feature = "parquet")]
+pub mod read_parquet;
 pub mod repair;
 pub mod restore;
 pub mod selection;
 pub mod serve;
+pub mod settings;
 pub mod shell;
 pub mod verify;
 
@@ -41,6 +46,8 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Arguments),
+    #[command(subcommand)]
+    Config(config::Work),
     /// Write what is new of each index to a checkpoint, so that the next opening has no log to replay. No server may have the directory.
     Checkpoint(offline::Arguments),
     /// Rewrite each index into as few segments as may be, without dead rows, and build its FAISS indexes. No server may have the directory.
@@ -72,8 +79,12 @@ enum Command {
     Export(export::Arguments),
     Key(key::Arguments),
     Bench(Box<bench::Arguments>),
+    /// Write the vectors of a FAISS index to standard output.
     #[command(hide = true)]
-    ReadFaiss(read_faiss::Arguments),
+    ReadFaiss(confined::Confinement),
+    #[cfg(feature = "parquet")]
+    #[command(hide = true)]
+    ReadParquet(read_parquet::Arguments),
 }
 
 impl Arguments {
@@ -86,15 +97,18 @@ impl Arguments {
     ///
     /// # Errors
     /// A sentence for the person at the terminal.
-    pub fn run(self) -> Result<(), Failure> {
+    pub fn run(self, given: &settings::Given) -> Result<(), Failure> {
         match self.command {
             Command::Serve(arguments) => serve::run(arguments),
+            Command::Config(work) => config::run(&work, given),
             Command::Checkpoint(arguments) => offline::run(Work::Checkpoint, &arguments),
             Command::Import(arguments) => import::run(&arguments),
             Command::Export(arguments) => export::run(&arguments),
             Command::Key(arguments) => key::run(arguments),
             Command::Bench(arguments) => bench::run(&arguments),
-            Command::ReadFaiss(arguments) => read_faiss::run(&arguments),
+            Command::ReadFaiss(confinement) => read_faiss::run(&confinement),
+            #[cfg(feature = "parquet")]
+            Command::ReadParquet(arguments) => read_parquet::run(&arguments),
             Command::Compact(arguments) => offline::run(Work::Compact, &arguments),
             Command::Ls(selection) => ls::list(&selection),
             Command::Inspect(arguments) => inspect::run(&arguments),

@@ -1,7 +1,8 @@
 //! `faiss-proxy serve`: the server.
 
+mod limits;
+
 use std::collections::BTreeSet;
-use std::env;
 use std::io::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::{NonZeroU32, NonZeroU64};
@@ -26,12 +27,21 @@ use crate::types::IndexCounts;
 
 const KEYS_VARIABLE: &str = "FAISS_PROXY_API_KEYS";
 
+/// Clap's name of the option that has the keys: no value of it is ever shown.
+pub const API_KEYS: &str = "api_keys";
+
 /// Serve the store over HTTP.
 ///
 /// API keys come from a file of their hashes, which `faiss-proxy key new` makes and SIGHUP has read again, and from the environment variable
-/// FAISS_PROXY_API_KEYS, as `key1:tenant1,key2:tenant2`.
+/// FAISS_PROXY_API_KEYS, as `key1:tenant1,key2:tenant2`, or from the file of options.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
+    /// A file of TOML that has these options too, each under its name, with '_' for '-'. The command line and the environment go before it.
+    #[arg(long, value_name = "FILE", env = "FAISS_PROXY_CONFIG")]
+    config: Option<PathBuf>,
+    /// API keys, each with the tenant that it opens: key1:tenant1,key2:tenant2; in a file an array of strings. A tenant sees only its own indices.
+    #[arg(long, id = API_KEYS, value_name = "KEYS", env = KEYS_VARIABLE, hide = true, hide_env_values = true)]
+    api_keys: Option<String>,
     /// Address and port; port 0 takes any that is free.
     #[arg(long, value_name = "ADDR", env = "FAISS_PROXY_LISTEN", default_value = "127.0.0.1:8000")]
     listen: String,
@@ -46,10 +56,10 @@ pub struct Arguments {
     #[arg(long, value_name = "COUNT", env = "FAISS_PROXY_KEY_FAILURES_PER_MINUTE", default_value_t = 60)]
     key_failures_per_minute: u32,
     /// The server's certificate, in PEM, with those that vouch for it behind it: with it, only TLS is spoken. SIGHUP has it read again.
-    #[arg(long, value_name = "FILE", env = "FAISS_PROXY_TLS_CERT", requires = "tls_key")]
+    #[arg(long, value_name = "FILE", env = "FAISS_PROXY_TLS_CERT")]
     tls_cert: Option<PathBuf>,
     /// The private key of the certificate, in PEM.
-    #[arg(long, value_name = "FILE", env = "FAISS_PROXY_TLS_KEY", requires = "tls_cert")]
+    #[arg(long, value_name = "FILE", env = "FAISS_PROXY_TLS_KEY")]
     tls_key: Option<PathBuf>,
     /// When an index is recovered: each at its first use, or all of them before the server listens.
     #[arg(long, value_enum, value_name = "WHEN", env = "FAISS_PROXY_OPENING", default_value_t = OpeningArgument::Lazy)]
@@ -68,14 +78,16 @@ pub struct Arguments {
     #[arg(long, value_name = "URL", env = "FAISS_PROXY_BACKUP_TO", value_parser = |text: &str| Location::parse("--backup-to", text))]
     backup_to: Option<Location>,
     /// Back every index up, so many seconds after the last time.
-    #[arg(long, value_name = "SECONDS", env = "FAISS_PROXY_BACKUP_EVERY", requires = "backup_to")]
+    #[arg(long, value_name = "SECONDS", env = "FAISS_PROXY_BACKUP_EVERY")]
     backup_every: Option<NonZeroU32>,
     /// What a backup reads and writes a second at most.
-    #[arg(long, value_name = "BYTES", env = "FAISS_PROXY_BACKUP_MAX_BYTES_PER_SECOND", requires = "backup_to")]
+    #[arg(long, value_name = "BYTES", env = "FAISS_PROXY_BACKUP_MAX_BYTES_PER_SECOND")]
     backup_max_bytes_per_second: Option<NonZeroU64>,
     /// For trying it out: takes the keys test-key-1 (of tenant-1) and test-key-2 (of tenant-2), and only loopback addresses.
     #[arg(long)]
     dev: bool,
+    #[command(flatten)]
+    limits: limits::LimitArguments,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -84,16 +96,40 @@ enum OpeningArgument {
     Lazy,
 }
 
+/// What is made of the options before anything is opened.
+#[derive(Debug)]
+pub struct Prepared {
+    keys: ApiKeys,
+    addresses: Vec<SocketAddr>,
+    backups: Option<BackupConfig>,
+    tls: Option<Tls>,
+}
+
+/// Checks the options, each for itself and together.
+///
+/// # Errors
+/// All that is wrong with them.
+pub fn prepare(arguments: &Arguments) -> Result<Prepared, Vec<String>> {
+    let keys = keys(arguments);
+    let addresses = addresses(&arguments.listen, arguments.dev);
+    let backups = backups(arguments);
+    let tls = tls(arguments);
+    let limits: Vec<String> = arguments.limits.problems().collect();
+    match (keys, addresses, backups, tls) {
+        (Ok(keys), Ok(addresses), Ok(backups), Ok(tls)) if limits.is_empty() => Ok(Prepared { keys, addresses, backups, tls }),
+        (keys, addresses, backups, tls) => {
+            Err([keys.err(), addresses.err(), backups.err(), tls.err()].into_iter().flatten().chain(limits).collect())
+        }
+    }
+}
+
 /// Serves until SIGTERM or SIGINT, then finishes what runs, checkpoints and returns.
 ///
 /// # Errors
 /// Where it cannot start, or the last checkpoint failed.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
-    let keys = keys(&arguments)?;
-    let addresses = addresses(&arguments.listen, arguments.dev)?;
+    let Prepared { keys, addresses, backups, tls } = prepare(&arguments).map_err(|problems| Failure::new(problems.join("\n")))?;
     let tenants = keys.tenants().cloned().collect::<BTreeSet<_>>();
-
-    let backups = backups(&arguments)?;
     raise_descriptor_limit();
     let store = open(&arguments)?;
     for tenant in &tenants {
@@ -106,9 +142,9 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let runtime = Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
     let gate = Gate::new(keys, arguments.key_failures_per_minute);
-    let tls = certificate(&arguments)?.map(|Certificate { chain, key }| Tls::new(&chain, &key));
-    let tls = tls.transpose().map_err(wrong_certificate)?;
-    let config = ServerConfig { backups, tls, ..ServerConfig::new(gate, arguments.data_dir.clone()) };
+    let limits = store.limits().clone();
+    let config = ServerConfig { backups, tls, limits, ..ServerConfig::new(gate, arguments.data_dir.clone()) };
+    let config = arguments.limits.set_server(config);
     let served = serve(&runtime, Arc::clone(&store), config, &addresses, arguments);
     // Also where it could not serve: what recovery replayed is then checkpointed once, and not replayed at every attempt.
     let closed = close(&runtime, store);
@@ -130,34 +166,38 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn backups(arguments: &Arguments) -> Result<Option<BackupConfig>, Failure> {
-    let Some(to) = arguments.backup_to.clone() else { return Ok(None) };
+fn backups(arguments: &Arguments) -> Result<Option<BackupConfig>, String> {
+    let Some(to) = arguments.backup_to.clone() else {
+        return match arguments {
+            Arguments { backup_every: Some(_), .. } => Err("--backup-every: says nothing without --backup-to".to_owned()),
+            Arguments { backup_max_bytes_per_second: Some(_), .. } => {
+                Err("--backup-max-bytes-per-second: says nothing without --backup-to".to_owned())
+            }
+            _ => Ok(None),
+        };
+    };
     // Now, and not when the first backup is due.
-    to.open("--backup-to").map_err(|error| Failure::new(error.to_string()))?;
+    to.open("--backup-to").map_err(|error| error.to_string())?;
     let every = arguments.backup_every.map(|seconds| Duration::from_secs(seconds.get().into()));
     Ok(Some(BackupConfig { to, every, bytes_per_second: arguments.backup_max_bytes_per_second }))
 }
 
 /// The keys that are good: of the environment variable, and of the file as it is now.
-fn keys(arguments: &Arguments) -> Result<ApiKeys, Failure> {
-    let list = match env::var(KEYS_VARIABLE) {
-        Ok(list) => list,
-        Err(env::VarError::NotPresent) => String::new(),
-        Err(env::VarError::NotUnicode(_)) => return Err(Failure::new(format!("{KEYS_VARIABLE} is no UTF-8"))),
-    };
-    let mut keys: ApiKeys = list.parse().map_err(|problem| Failure::new(format!("{KEYS_VARIABLE}: {problem}")))?;
+fn keys(arguments: &Arguments) -> Result<ApiKeys, String> {
+    let list = arguments.api_keys.as_deref().unwrap_or_default();
+    let mut keys: ApiKeys = list.parse().map_err(|problem| format!("{KEYS_VARIABLE} ({API_KEYS} in a file): {problem}"))?;
     if let Some(path) = &arguments.key_file {
-        let read = key::read(path)?;
-        keys.extend(ApiKeys::of_file(&read).map_err(|problem| Failure::new(format!("{}: {problem}", path.display())))?);
+        let read = key::read(path).map_err(|error| error.to_string())?;
+        keys.extend(ApiKeys::of_file(&read).map_err(|problem| format!("{}: {problem}", path.display()))?);
     }
     if arguments.dev {
         keys.extend(ApiKeys::for_development());
     }
     if keys.is_empty() {
-        return Err(Failure::new(format!(
+        return Err(format!(
             "no API keys: make one with faiss-proxy key new and name its file with --key-file, set {KEYS_VARIABLE} to \
              key1:tenant1,key2:tenant2, or try it out with --dev"
-        )));
+        ));
     }
     Ok(keys)
 }
@@ -169,36 +209,38 @@ struct Certificate {
 }
 
 #[expect(clippy::disallowed_methods, reason = "they are none of the store's files")]
-fn certificate(arguments: &Arguments) -> Result<Option<Certificate>, Failure> {
-    let read = |flag: &str, path: &PathBuf| {
-        std::fs::read(path).map_err(|error| Failure::new(format!("{flag}: {}: {error}", path.display())))
-    };
+fn certificate(arguments: &Arguments) -> Result<Option<Certificate>, String> {
+    let read = |flag: &str, path: &PathBuf| std::fs::read(path).map_err(|error| format!("{flag}: {}: {error}", path.display()));
     match (&arguments.tls_cert, &arguments.tls_key) {
+        (None, None) => Ok(None),
         (Some(chain), Some(key)) => Ok(Some(Certificate { chain: read("--tls-cert", chain)?, key: read("--tls-key", key)? })),
-        _ => Ok(None),
+        _ => Err("--tls-cert and --tls-key: one needs the other".to_owned()),
     }
 }
 
-fn wrong_certificate(problem: String) -> Failure {
-    Failure::new(format!("--tls-cert, --tls-key: {problem}"))
+fn tls(arguments: &Arguments) -> Result<Option<Tls>, String> {
+    let tls = certificate(arguments)?.map(|Certificate { chain, key }| Tls::new(&chain, &key)).transpose();
+    tls.map_err(wrong_certificate)
 }
 
-fn addresses(listen: &str, dev: bool) -> Result<Vec<SocketAddr>, Failure> {
+fn wrong_certificate(problem: String) -> String {
+    format!("--tls-cert, --tls-key: {problem}")
+}
+
+fn addresses(listen: &str, dev: bool) -> Result<Vec<SocketAddr>, String> {
     let addresses: Vec<SocketAddr> = listen
         .to_socket_addrs()
-        .map_err(|error| Failure::new(format!("--listen {listen:?} is no address like 127.0.0.1:8000: {error}")))?
+        .map_err(|error| format!("--listen {listen:?} is no address like 127.0.0.1:8000: {error}"))?
         .collect();
     if dev && !addresses.iter().all(|address| address.ip().is_loopback()) {
-        return Err(Failure::new(format!(
-            "--dev has keys that everybody knows, and listens on loopback addresses only, not on {listen}"
-        )));
+        return Err(format!("--dev has keys that everybody knows, and listens on loopback addresses only, not on {listen}"));
     }
     Ok(addresses)
 }
 
 fn open(arguments: &Arguments) -> Result<Arc<Store>, Failure> {
     let Arguments { data_dir, opening, build_threads, .. } = arguments;
-    let default = Limits::default();
+    let default = arguments.limits.set(Limits::default());
     let limits = Limits {
         reserve_bytes: Limits::SERVER_RESERVE_BYTES,
         memory_budget_bytes: arguments.memory_budget_mb.saturating_mul(1 << 20),

@@ -8,7 +8,7 @@ use crate::format::frame::{OPERATION_BYTES_MAX, PAYLOAD_BYTES_MAX};
 ///
 /// # Errors
 /// [`Error::Invalid`] naming the first that is.
-pub(super) fn check(limits: &Limits) -> Result<()> {
+pub(crate) fn check(limits: &Limits) -> Result<()> {
     let within = |field: &'static str, value: u64, min: u64, max: u64| {
         if (min..=max).contains(&value) {
             return Ok(());

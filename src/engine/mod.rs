@@ -43,6 +43,8 @@ pub use changes::Listener;
 #[cfg(feature = "server")]
 pub(crate) use changes::PAGE_LOG_BYTES;
 pub use index::Index;
+#[cfg(feature = "server")]
+pub(crate) use limits::check as check_limits;
 pub use repair::{Consent, Repaired};
 pub use store::{Opening, Store, StoreOptions};
 pub use survey::{LogOutline, LogRecord, Outline, SegmentOutline, Survey};

@@ -446,7 +446,21 @@ fn what_is_exported_and_imported_again_is_equal_bit_for_bit() {
     }
 }
 
+#[cfg(not(feature = "parquet"))]
 const FORMATS: [&str; 3] = ["npy", "jsonl", "fvecs"];
+#[cfg(feature = "parquet")]
+const FORMATS: [&str; 4] = ["npy", "jsonl", "fvecs", "parquet"];
+
+#[cfg(not(feature = "parquet"))]
+#[test]
+fn a_program_without_parquet_says_how_to_have_one_with_it() {
+    let dir = directory();
+    let index = odd_index(&dir);
+    let export = ["--index", index.as_str().unwrap(), "--format", "parquet", "--out", "o.parquet"];
+    for output in [import(&dir, &["--create", "n", "x.parquet"]), tool("export", &dir).args(export).output().unwrap()] {
+        assert!(refused(&output).contains("--features parquet"), "{output:?}");
+    }
+}
 
 /// An archive as `numpy.savez` writes it: names, and the bytes of `.npy` files.
 fn npz(dir: &TempDir, name: &str, method: zip::CompressionMethod, arrays: &[(&str, &[u8])]) {

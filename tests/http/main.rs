@@ -7,6 +7,7 @@ mod backups;
 mod bad_input;
 mod bench;
 mod changes;
+mod configuration;
 mod configuring;
 mod connections;
 mod contract;
@@ -14,6 +15,8 @@ mod dormant;
 mod events;
 mod import;
 mod import_faiss;
+#[cfg(feature = "parquet")]
+mod import_parquet;
 mod index_types;
 mod looking;
 mod offline;

@@ -1,5 +1,6 @@
 //! The program, run as a process of its own.
 
+use std::env;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,22 +14,16 @@ use crate::support::Call;
 pub fn program(data_dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_faiss-proxy"));
     command.args(["serve", "--data-dir"]).arg(data_dir);
-    let settings = [
-        "API_KEYS",
-        "LISTEN",
-        "OPENING",
-        "MEMORY_BUDGET_MB",
-        "BUILD_THREADS",
-        "AUTO_MEMORY_MB",
-        "BACKUP_TO",
-        "BACKUP_EVERY",
-        "KEY_FILE",
-    ]
-    .map(|name| format!("FAISS_PROXY_{name}"));
-    for variable in settings.iter().map(String::as_str).chain(["FAISS_DATA_DIR", "RUST_LOG"]) {
-        command.env_remove(variable);
-    }
+    without_settings(&mut command);
     command
+}
+
+/// Takes away what it would find in the environment.
+pub fn without_settings(command: &mut Command) -> &mut Command {
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("FAISS_")) {
+        command.env_remove(name);
+    }
+    command.env_remove("RUST_LOG")
 }
 
 /// A server in a process of its own, killed when it is dropped.

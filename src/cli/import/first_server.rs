@@ -15,7 +15,8 @@ use serde::de::{Deserializer as _, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::super::Failure;
-use super::faiss_file::{FaissFile, ReaderLimits};
+use super::faiss_file::FaissFile;
+use super::reader::ReaderLimits;
 use super::source::{Fault, FileReader, Row, Source, open};
 use crate::error::quoted;
 

@@ -7,7 +7,10 @@ mod jsonl;
 mod lines;
 pub(super) mod npy;
 mod npz;
+#[cfg(feature = "parquet")]
+mod parquet_file;
 mod points;
+mod reader;
 mod server_sink;
 mod sink;
 pub(super) mod source;
@@ -20,15 +23,20 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use self::faiss_file::{FaissFile, ReaderLimits};
+use self::faiss_file::FaissFile;
 use self::first_server::FirstServer;
 use self::fvecs::Fvecs;
 use self::jsonl::Jsonl;
 use self::npy::Npy;
+#[cfg(feature = "parquet")]
+use self::parquet_file::ParquetFile;
 use self::points::WithPoints;
+use self::reader::ReaderLimits;
 use self::server_sink::{Server, ServerSink};
 use self::sink::{IndexSink, NoIndex, Sink, Stored};
 use self::source::{Fault, Row, Source, open};
+#[cfg(feature = "parquet")]
+use super::read_parquet::table::ColumnChoice;
 use super::{Failure, directory, print_line};
 use crate::engine::{Batch, Index, Store};
 use crate::error::{Error, quoted};
@@ -39,8 +47,11 @@ use crate::types::{IdempotencyKey, IndexId, IndexSpec, Lsn, Metric, TenantId};
 /// Bytes in the log after which a batch is stored, though it could have more points: what is held in memory, and what one sync is for.
 const BATCH_LOG_BYTES: usize = 4 << 20;
 
-/// Processor time of the process that reads a FAISS index, where it is not said.
+/// Processor time of the process that reads a file which could crash it, where it is not said.
 const READER_SECONDS: u64 = 300;
+
+#[cfg(not(feature = "parquet"))]
+pub(super) const WITHOUT_PARQUET: &str = "this program was built without Parquet: build it with --features parquet";
 
 /// Read points from a file into an index: of a data directory that no server has open, or of a server, at --url.
 #[derive(Debug, clap::Args)]
@@ -81,10 +92,13 @@ pub struct Arguments {
     /// Of an .npz file with several arrays, the one that is read.
     #[arg(long, value_name = "NAME")]
     array: Option<String>,
+    #[cfg(feature = "parquet")]
+    #[command(flatten)]
+    columns: ColumnChoice,
     /// Where points of the first server were deleted or replaced, take its n-th row for its n-th id, as its searches did.
     #[arg(long)]
     rows_as_served: bool,
-    /// Memory of the process that reads a FAISS index, in MiB; where it is not said, 1024 and three times the file.
+    /// Memory of the process that reads a FAISS index or a Parquet file, in MiB; where it is not said, 1024 and three times the file.
     #[arg(long, value_name = "MIB")]
     reader_memory_mb: Option<u64>,
     /// Processor time of that process, and how long it may give nothing, in seconds.
@@ -108,6 +122,8 @@ enum Format {
     Npz,
     Jsonl,
     Fvecs,
+    /// In a program that was built with --features parquet.
+    Parquet,
     /// An index that FAISS wrote.
     Faiss,
     /// A directory of the first FAISS Proxy Server.
@@ -124,6 +140,7 @@ impl Format {
             Some("npz") => Ok(Self::Npz),
             Some("jsonl" | "ndjson") => Ok(Self::Jsonl),
             Some("fvecs") => Ok(Self::Fvecs),
+            Some("parquet") => Ok(Self::Parquet),
             Some("faiss" | "index") => Ok(Self::Faiss),
             _ => Err(Failure::new(format!("{}: its name does not say what it is; say it with --format", path.display()))),
         }
@@ -195,6 +212,8 @@ fn open_source(arguments: &Arguments) -> Result<Box<dyn Source>, Failure> {
     let format = arguments.format.map_or_else(|| Format::of(path), Ok)?;
     let reading = Reading {
         array: arguments.array.as_deref(),
+        #[cfg(feature = "parquet")]
+        columns: &arguments.columns,
         rows_as_served: arguments.rows_as_served,
         limits: ReaderLimits {
             memory_bytes: arguments.reader_memory_mb.map(|mib| mib.saturating_mul(1 << 20)),
@@ -203,7 +222,7 @@ fn open_source(arguments: &Arguments) -> Result<Box<dyn Source>, Failure> {
     };
     let source = reading.open(path, format)?;
     match &arguments.points {
-        Some(_) if matches!(format, Format::Jsonl | Format::FirstServer) => {
+        Some(_) if matches!(format, Format::Jsonl | Format::Parquet | Format::FirstServer) => {
             Err(Failure::new(format!("--points: {} has ids and metadata of its own", path.display())))
         }
         Some(points) => Ok(Box::new(WithPoints::new(source, points)?)),
@@ -214,6 +233,8 @@ fn open_source(arguments: &Arguments) -> Result<Box<dyn Source>, Failure> {
 /// How a file is read, where its format leaves that open.
 struct Reading<'a> {
     array: Option<&'a str>,
+    #[cfg(feature = "parquet")]
+    columns: &'a ColumnChoice,
     rows_as_served: bool,
     limits: ReaderLimits,
 }
@@ -228,6 +249,10 @@ impl Reading<'_> {
             Format::Npz => npz::open_array(path, self.array)?,
             Format::Jsonl => Box::new(Jsonl::open(path)?),
             Format::Fvecs => Box::new(Fvecs::open(path)?),
+            #[cfg(feature = "parquet")]
+            Format::Parquet => Box::new(ParquetFile::open(path, self.columns, self.limits)?),
+            #[cfg(not(feature = "parquet"))]
+            Format::Parquet => return Err(Failure::new(format!("{}: {WITHOUT_PARQUET}", path.display()))),
             Format::Faiss => Box::new(FaissFile::open(path, self.limits)?),
             Format::FirstServer => Box::new(FirstServer::open(path, self.rows_as_served, self.limits)?),
         })
@@ -237,7 +262,14 @@ impl Reading<'_> {
 /// Opens a file as its name says what it is, and as an import reads it where nothing else is said.
 pub(super) fn open_by_name(path: &Path) -> Result<Box<dyn Source>, Failure> {
     let limits = ReaderLimits { memory_bytes: None, seconds: READER_SECONDS };
-    Reading { array: None, rows_as_served: false, limits }.open(path, Format::of(path)?)
+    let reading = Reading {
+        array: None,
+        #[cfg(feature = "parquet")]
+        columns: &ColumnChoice::default(),
+        rows_as_served: false,
+        limits,
+    };
+    reading.open(path, Format::of(path)?)
 }
 
 /// Where the points go, and which index that is.
