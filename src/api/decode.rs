@@ -1,16 +1,21 @@
-//! JSON bodies, taken apart without trusting them.
+//! Bodies, taken apart without trusting them.
 //!
 //! A body is cut into the raw text of its fields first, which checks the syntax without recursion; each field is then decoded as
 //! what it must be. So wrong JSON is a 400, a wrong value is a 422 that names its field, one bad point does not spoil its batch,
 //! and no nesting is deep enough to overflow a stack.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::binary::Rows;
 use super::reply::Problem;
+use crate::config::Limits;
 use crate::error::Error;
 use crate::types::Lsn;
 
@@ -159,21 +164,98 @@ impl<'de> Visitor<'de> for Items {
     }
 }
 
-/// Why an array of numbers was not taken.
+/// Where the vectors of a body are.
+#[derive(Debug)]
+pub enum BodyVectors<'a> {
+    /// In its JSON, each in its item.
+    Inside,
+    /// Behind the JSON, in the order of the items.
+    Behind(Rows<'a>),
+}
+
+impl<'a> BodyVectors<'a> {
+    /// Those of a body whose JSON has `count` items; `behind` are the bytes behind it, where they have a place there.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming `body` where they are not the vectors of as many items.
+    pub fn new(behind: Option<&'a [u8]>, count: usize, dimension: usize) -> Result<Self, Error> {
+        let Some(bytes) = behind else { return Ok(Self::Inside) };
+        Rows::new(bytes, count, dimension).map(Self::Behind).map_err(|detail| Error::invalid("body", "wrong_length", detail))
+    }
+
+    /// # Errors
+    /// [`Error::Invalid`] where there is a vector in an item of the JSON, and another one behind it.
+    pub fn check(&self, _in_json: &RawValue, field: &'static str) -> Result<(), Error> {
+        match self {
+            Self::Inside => Ok(()),
+            Self::Behind(_) => {
+                let detail = "cannot stand in the JSON of a binary body: the vectors come behind it";
+                Err(Error::invalid(field, "conflicting_fields", detail))
+            }
+        }
+    }
+
+    /// Reads the vector of the item at `at` into `values`; `raw` is what its field has.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the field. Its code is `wrong_dimension` where it is too long, and `missing_field`, `conflicting_fields` or
+    /// `invalid_type`.
+    pub fn read(
+        &self,
+        at: usize,
+        raw: Option<&RawValue>,
+        field: &'static str,
+        limits: &Limits,
+        values: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Behind(rows) => {
+                raw.map_or(Ok(()), |raw| self.check(raw, field))?;
+                rows.copy(at, values);
+                Ok(())
+            }
+            Self::Inside => floats(required(raw, field)?, limits.dimension_max, values).map_err(|problem| {
+                let code = if problem == NotFloats::TooMany { "wrong_dimension" } else { "invalid_type" };
+                Error::invalid(field, code, problem.detail(limits.dimension_max))
+            }),
+        }
+    }
+}
+
+/// Why a vector in JSON was not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NotFloats {
-    /// No array, or one with something in it that is no number.
+    /// No string and no array, or one with something in it that is no number.
     WrongShape,
+    /// A string that is not base64, padding included.
+    NotBase64,
+    /// Base64 of so many bytes.
+    PartOfFloat(usize),
     /// More of them than any vector may have.
     TooMany,
 }
 
-/// Reads an array of numbers into `values`, each as the f32 nearest to what is written; beyond the f32 it is an infinity, which
-/// the store refuses.
+impl NotFloats {
+    /// The same for people.
+    pub fn detail(&self, values_max: usize) -> String {
+        match self {
+            Self::WrongShape => "must be an array of numbers, or base64 of 32-bit floats".to_owned(),
+            Self::NotBase64 => "is a string that is not base64 (the standard alphabet, with padding)".to_owned(),
+            Self::PartOfFloat(bytes) => format!("is base64 of {bytes} bytes, and not of 32-bit floats, which have 4 each"),
+            Self::TooMany => format!("has more than {values_max} numbers"),
+        }
+    }
+}
+
+/// Reads a vector in place of what `values` held: an array of numbers, each as the f32 nearest to what is written, or a string that is base64 (RFC 4648,
+/// section 4) of little-endian f32. One that is beyond the f32 is an infinity, which the store refuses.
 ///
 /// `serde_json` would round to f64 first and then to f32, which is not always the nearest.
 pub fn floats(raw: &RawValue, values_max: usize, values: &mut Vec<f32>) -> Result<(), NotFloats> {
     values.clear();
+    if raw.get().starts_with('"') {
+        return base64_floats(raw, values_max, values);
+    }
     let inside = raw.get().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).ok_or(NotFloats::WrongShape)?;
     if inside.trim_ascii().is_empty() {
         return Ok(());
@@ -191,6 +273,32 @@ pub fn floats(raw: &RawValue, values_max: usize, values: &mut Vec<f32>) -> Resul
         values.push(number.parse().map_err(|_| NotFloats::WrongShape)?);
     }
     Ok(())
+}
+
+/// The same for a string. Nothing is left in `values` where it is refused.
+fn base64_floats(raw: &RawValue, values_max: usize, values: &mut Vec<f32>) -> Result<(), NotFloats> {
+    // Some encoders of JSON escape the '/' of the alphabet.
+    let inside = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).filter(|inside| !inside.contains('\\'));
+    let text = match inside {
+        Some(inside) => Cow::Borrowed(inside),
+        None => Cow::Owned(serde_json::from_str::<String>(raw.get()).map_err(|_| NotFloats::NotBase64)?),
+    };
+    let padding = text.bytes().rev().take_while(|&byte| byte == b'=').count();
+    let bytes = (text.len() / 4 * 3).checked_sub(padding).ok_or(NotFloats::NotBase64)?;
+    let (count, rest) = (bytes / size_of::<f32>(), bytes % size_of::<f32>());
+    if count > values_max {
+        return Err(NotFloats::TooMany);
+    }
+    // With room for a float that is not whole, so that the decoder says first whether it is base64 at all.
+    values.resize(count + usize::from(rest > 0), 0.0);
+    let decoded = STANDARD.decode_slice(&*text, bytemuck::cast_slice_mut(values));
+    match decoded {
+        Ok(_) if rest == 0 => Ok(()),
+        refused => {
+            values.clear();
+            Err(if refused.is_ok() { NotFloats::PartOfFloat(bytes) } else { NotFloats::NotBase64 })
+        }
+    }
 }
 
 /// Whether JSON text, whose syntax was checked, is a number.
@@ -270,10 +378,35 @@ mod tests {
 
     #[test]
     fn what_is_no_array_of_numbers_is_no_vector() {
-        for wrong in ["{}", "1", "\"[1]\"", "[\"1\"]", "[1,\"2,3\"]", "[[1,2]]", "[1,null]", "[true]", "[{\"a\":1}]"] {
+        for wrong in ["{}", "1", "null", "[\"1\"]", "[1,\"2,3\"]", "[[1,2]]", "[1,null]", "[true]", "[{\"a\":1}]"] {
             assert_eq!(floats_of(wrong), Err(NotFloats::WrongShape), "{wrong}");
         }
         assert_eq!(floats_of("[1,2,3,4,5]"), Err(NotFloats::TooMany));
+    }
+
+    #[test]
+    fn a_string_is_base64_of_little_endian_floats_bit_for_bit() {
+        let bits = |text: &str| floats_of(text).map(|values| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>());
+        assert_eq!(bits("\"\""), Ok(vec![]));
+        assert_eq!(bits("\"AACAPw==\""), Ok(vec![1.0_f32.to_bits()]));
+        assert_eq!(bits("\"AACAPwAAAMA=\""), Ok(vec![1.0_f32.to_bits(), (-2.0_f32).to_bits()]));
+        assert_eq!(bits("\"/////wAAAIAAAIB/\""), Ok(vec![u32::MAX, (-0.0_f32).to_bits(), f32::INFINITY.to_bits()]));
+        // As some encoders of JSON write it.
+        assert_eq!(bits(r#""\/\/\u002f\/\/wAAAIAAAIB\/""#), bits("\"/////wAAAIAAAIB/\""));
+        assert_eq!(bits("\"AAAAAAAAAAAAAAAAAAAAAA==\"").unwrap(), [0; 4]);
+    }
+
+    #[test]
+    fn a_string_that_is_no_base64_or_no_floats_is_no_vector() {
+        let wrong = ["[1]", "AACAPw=", "AACAPw", "AACAPx==", "AACAPw===", "=", "====", "AACA Pw==", "AACAPw==\\n", "AACAP-__", "é", "AACAPw==AAAA"];
+        for wrong in wrong {
+            assert_eq!(floats_of(&format!("\"{wrong}\"")), Err(NotFloats::NotBase64), "{wrong}");
+        }
+        assert_eq!(floats_of(r#""\ud800""#), Err(NotFloats::NotBase64));
+        for (wrong, bytes) in [("AAAA", 3), ("AAAAAAAA", 6), ("AA==", 1)] {
+            assert_eq!(floats_of(&format!("\"{wrong}\"")), Err(NotFloats::PartOfFloat(bytes)), "{wrong}");
+        }
+        assert_eq!(floats_of(&format!("\"{}\"", "A".repeat(28))), Err(NotFloats::TooMany));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use warp::reply::Response;
 use super::Server;
 use super::decode::{self, required};
 use super::indices::index_id;
-use super::reply::{Problem, json, stored_json, with_etag};
+use super::reply::{AnswerVectors, Problem, json, stored_json, with_etag};
 use super::request::{JsonBody, Request, decode_percent};
 use crate::config::Limits;
 use crate::error::{Error, What};
@@ -30,13 +30,15 @@ pub async fn get(
     let as_of_lsn = request.number("as_of_lsn", "invalid_lsn")?;
     let id = index_id(&id)?;
     let vector_id = decode_percent(&vector_id, "vector_id")?;
+    let mut rows = AnswerVectors::wanted(&request.headers);
     let store = Arc::clone(&server.store);
     let work = move || {
         let index = store.index(&tenant, id)?;
         let point = as_of_lsn.map_or_else(|| index.get(&vector_id), |lsn| index.get_as_of(&vector_id, lsn))?;
         let point = point.ok_or(Error::NotFound(What::Vector))?;
         let lsn = point.lsn;
-        Ok(with_etag(json(StatusCode::OK, &PointDocument::of(point, true)?), lsn))
+        let document = PointDocument::of(point, true, &mut rows)?;
+        Ok(with_etag(rows.answer(&document), lsn))
     };
     server.reads.run(work).await
 }
@@ -52,9 +54,9 @@ struct PointDocument {
 }
 
 impl PointDocument {
-    fn of(point: Point, with_values: bool) -> Result<Self, Problem> {
+    fn of(point: Point, with_values: bool, rows: &mut AnswerVectors) -> Result<Self, Problem> {
         let Point { id, values, metadata, lsn } = point;
-        Ok(Self { id, values: with_values.then_some(values), metadata: stored_json(metadata)?, lsn })
+        Ok(Self { id, values: rows.place(with_values.then_some(values)), metadata: stored_json(metadata)?, lsn })
     }
 }
 
@@ -86,13 +88,14 @@ pub async fn fetch(server: Arc<Server>, tenant: TenantId, id: String, mut reques
     }
     let id = index_id(&id)?;
     let body = request.json_body(&server).await?;
+    let mut rows = AnswerVectors::wanted(&request.headers);
     let call = Arc::clone(&server);
     let work = move || {
         let ids = ids(&body, &call.config.limits)?;
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         let (points, lsn) = call.store.index(&tenant, id)?.fetch(&ids)?;
-        let vectors = points.into_iter().map(|point| PointDocument::of(point, true)).collect::<Result<_, _>>()?;
-        Ok(json(StatusCode::OK, &Fetched { vectors, lsn }))
+        let vectors = points.into_iter().map(|point| PointDocument::of(point, true, &mut rows)).collect::<Result<_, _>>()?;
+        Ok(rows.answer(&Fetched { vectors, lsn }))
     };
     server.reads.run(work).await
 }
@@ -111,11 +114,13 @@ pub async fn list(server: Arc<Server>, tenant: TenantId, id: String, request: Re
     let filter = request.query("filter")?.map(|filter| Filter::parse(&filter)).transpose()?;
     let after = request.query("cursor")?.map(|cursor| id_of_cursor(&cursor)).transpose()?;
     let include_values = request.flag("include_values")?;
+    let mut rows = AnswerVectors::wanted(&request.headers);
     let store = Arc::clone(&server.store);
     let work = move || {
         let page = store.index(&tenant, id)?.page(&PageQuery { filter, after, limit, include_values })?;
-        let vectors = page.points.into_iter().map(|point| PointDocument::of(point, include_values)).collect::<Result<_, _>>()?;
-        Ok(json(StatusCode::OK, &Listed { vectors, next_cursor: page.next.map(cursor_of_id), lsn: page.lsn }))
+        let vectors = page.points.into_iter().map(|point| PointDocument::of(point, include_values, &mut rows));
+        let vectors = vectors.collect::<Result<_, _>>()?;
+        Ok(rows.answer(&Listed { vectors, next_cursor: page.next.map(cursor_of_id), lsn: page.lsn }))
     };
     server.reads.run(work).await
 }

@@ -8,10 +8,10 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Server;
-use super::decode::{self, NotFloats, required};
+use super::decode::{self, BodyVectors, required};
 use super::indices::index_id;
 use super::reply::{PointError, Problem, json, no_content, with_etag, with_lsn};
-use super::request::{JsonBody, Request, decode_percent};
+use super::request::{JsonBody, Request, VectorsBody, decode_percent};
 use super::vectors::decode_ids;
 use crate::config::Limits;
 use crate::engine::{Batch, Index};
@@ -38,7 +38,7 @@ struct PointBody<'a> {
 pub async fn add(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
     let id = index_id(&id)?;
     let condition = request.condition()?;
-    let body = request.json_body(&server).await?;
+    let body = request.vectors_body(&server).await?;
     let options = request.write_options(&[body.bytes()])?;
     let call = Arc::clone(&server);
     let work = move || {
@@ -68,12 +68,14 @@ pub(super) struct Added {
 pub(super) fn add_points(
     index: &Index,
     limits: &Limits,
-    body: &JsonBody,
+    body: &VectorsBody,
     condition: Condition,
     options: WriteOptions,
 ) -> Result<Added, Problem> {
-    let body: AddBody = decode::body(body.text()?)?;
+    let (text, behind) = body.parts()?;
+    let body: AddBody = decode::body(text)?;
     let items = decode::items(required(body.vectors, "vectors")?, "vectors", limits.batch_points_max)?;
+    let vectors = BodyVectors::new(behind, items.len(), index.dimension())?;
     if condition != Condition::Always && items.len() != 1 {
         let detail = "is for one point; a body with several has `if_match` or `if_absent` in each";
         return Err(Error::invalid("If-Match", "invalid_condition", detail).into());
@@ -86,7 +88,16 @@ pub(super) fn add_points(
     let mut errors = Vec::new();
     let mut values = Vec::new();
     for (position, item) in items.iter().enumerate() {
-        match push_point(&mut batch, item, condition, limits, &mut values) {
+        let point = decode::object(item).map_err(|problem| Error::invalid("vectors", "invalid_point", problem));
+        // Who sends a vector twice means something else by the body than what it says.
+        if let Ok(PointBody { values: Some(raw), .. }) = &point {
+            vectors.check(raw, "values").map_err(|error| error.under(&format!("vectors[{position}]")))?;
+        }
+        let pushed = point.and_then(|point| {
+            let read = |values: &mut _| vectors.read(position, point.values, "values", limits, values);
+            push_point(&mut batch, &point, condition, read, &mut values)
+        });
+        match pushed {
             Ok(condition) => places.push((position, condition)),
             Err(error) => errors.push(point_error(position, item, limits, &error)),
         }
@@ -122,23 +133,20 @@ pub(super) fn add_points(
     })
 }
 
-/// Only the shape is checked here; what is in it, the batch checks. Gives the condition of the point: its own, or that of the request.
+/// Only the shape is checked here; what is in it, the batch checks. `read` gives the vector of the point in the place of what `values` holds. Gives the
+/// condition of the point: its own, or that of the request.
 fn push_point(
     batch: &mut Batch,
-    item: &RawValue,
+    point: &PointBody,
     of_request: Condition,
-    limits: &Limits,
+    read: impl FnOnce(&mut Vec<f32>) -> Result<(), Error>,
     values: &mut Vec<f32>,
 ) -> Result<Condition, Error> {
-    let point: PointBody = decode::object(item).map_err(|problem| Error::invalid("vectors", "invalid_point", problem))?;
     let id = required(point.id, "id").and_then(|raw| decode::string(raw, "id"));
     let id = id.map_err(|error| with_code(error, "invalid_id"))?;
-    let raw = required(point.values, "values").map_err(|error| with_code(error, "invalid_values"))?;
-    decode::floats(raw, limits.dimension_max, values).map_err(|problem| match problem {
-        NotFloats::WrongShape => Error::invalid("values", "invalid_values", "must be an array of numbers"),
-        NotFloats::TooMany => {
-            Error::invalid("values", "wrong_dimension", format!("has more than {} numbers", limits.dimension_max))
-        }
+    read(values).map_err(|error| match error {
+        Error::Invalid { code: "wrong_dimension", .. } => error,
+        error => with_code(error, "invalid_values"),
     })?;
     let if_absent = point.if_absent.map_or(Ok(false), |raw| decode::boolean(raw, "if_absent"))?;
     let condition = match point.if_match {

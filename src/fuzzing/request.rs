@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{open_store, tenant};
-use crate::api::bodies;
+use crate::api::bodies::{self, VectorsBody};
 use crate::engine::{Index, Store};
 use crate::io::sim::SimIo;
 use crate::types::{Durability, IndexSpec, Metric};
@@ -50,7 +50,7 @@ fn create(body: &[u8]) {
 
 fn add(body: &[u8], is_atomic: bool) {
     let (_store, index) = index();
-    let answer = match bodies::add(body, &index, is_atomic) {
+    let answer = match bodies::add(&json_body(body), &index, is_atomic) {
         Ok(answer) => answer,
         Err(status) => {
             assert!(matches!(status, 400 | 412 | 422), "{status}");
@@ -86,6 +86,10 @@ fn add(body: &[u8], is_atomic: bool) {
 /// `f64` rounds twice on the way to a f32.
 fn is_near(found: f32, sent: f64) -> bool {
     (f64::from(found) - sent).abs() <= f64::from(f32::EPSILON) * sent.abs() + f64::from(f32::MIN_POSITIVE)
+}
+
+fn json_body(bytes: &[u8]) -> VectorsBody {
+    VectorsBody::of(bytes, false)
 }
 
 /// An index that is searched, and never changes.
@@ -140,7 +144,7 @@ fn delete(body: &[u8]) {
 }
 
 fn search(body: &[u8]) {
-    match bodies::search(body, searched()) {
+    match bodies::search(&json_body(body), searched()) {
         Ok(answer) => check_results(&answer),
         Err(status) => assert!(matches!(status, 400 | 422), "{status}"),
     }
@@ -161,10 +165,10 @@ fn batch(body: &[u8]) {
         #[serde(borrow)]
         queries: Vec<&'a RawValue>,
     }
-    match bodies::batch(body, searched()) {
+    match bodies::batch(&json_body(body), searched()) {
         Ok(answer) => {
             let body: Body<'_> = serde_json::from_slice(body).expect("a body that was answered");
-            let alone = body.queries.iter().map(|query| bodies::search(query.get().as_bytes(), searched()).expect("taken"));
+            let alone = body.queries.iter().map(|query| bodies::search(&json_body(query.get().as_bytes()), searched()).expect("taken"));
             let alone: Vec<Value> = alone.map(|answer| answer["results"].clone()).collect();
             let together: Vec<&Value> =
                 answer["results"].as_array().expect("a list").iter().map(|answer| &answer["results"]).collect();
@@ -175,7 +179,7 @@ fn batch(body: &[u8]) {
 }
 
 fn range(body: &[u8]) {
-    match bodies::range(body, searched()) {
+    match bodies::range(&json_body(body), searched()) {
         Ok(answer) => {
             check_results(&answer);
             let count = answer["results"].as_array().map_or(0, Vec::len);

@@ -5,6 +5,7 @@ mod as_of;
 mod back_pressure;
 mod backups;
 mod bad_input;
+mod binary;
 mod changes;
 mod configuring;
 mod connections;
