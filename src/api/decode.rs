@@ -398,7 +398,20 @@ mod tests {
 
     #[test]
     fn a_string_that_is_no_base64_or_no_floats_is_no_vector() {
-        let wrong = ["[1]", "AACAPw=", "AACAPw", "AACAPx==", "AACAPw===", "=", "====", "AACA Pw==", "AACAPw==\\n", "AACAP-__", "é", "AACAPw==AAAA"];
+        let wrong = [
+            "[1]",
+            "AACAPw=",
+            "AACAPw",
+            "AACAPx==",
+            "AACAPw===",
+            "=",
+            "====",
+            "AACA Pw==",
+            "AACAPw==\\n",
+            "AACAP-__",
+            "é",
+            "AACAPw==AAAA",
+        ];
         for wrong in wrong {
             assert_eq!(floats_of(&format!("\"{wrong}\"")), Err(NotFloats::NotBase64), "{wrong}");
         }

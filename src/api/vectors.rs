@@ -15,7 +15,7 @@ use super::request::{JsonBody, Request, decode_percent};
 use crate::config::Limits;
 use crate::error::{Error, What};
 use crate::segment::filter::Filter;
-use crate::types::{PageQuery, Point, TenantId};
+use crate::types::{PageQuery, Point, ScanPosition, ScanQuery, TenantId};
 
 /// Points in a page where the client does not say.
 const PAGE_DEFAULT: usize = 100;
@@ -100,7 +100,7 @@ pub async fn fetch(server: Arc<Server>, tenant: TenantId, id: String, mut reques
     server.reads.run(work).await
 }
 
-/// Points in pages, by their ids.
+/// Points in pages: by their ids, each page of the state that is present then, or by the mutations that stored them, all of one state.
 pub async fn list(server: Arc<Server>, tenant: TenantId, id: String, request: Request) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Listed {
@@ -112,17 +112,46 @@ pub async fn list(server: Arc<Server>, tenant: TenantId, id: String, request: Re
     let id = index_id(&id)?;
     let limit = request.number("limit", "invalid_limit")?.unwrap_or(PAGE_DEFAULT);
     let filter = request.query("filter")?.map(|filter| Filter::parse(&filter)).transpose()?;
-    let after = request.query("cursor")?.map(|cursor| id_of_cursor(&cursor)).transpose()?;
+    let order = request.query("order")?.map_or(Ok(Order::Ids), |order| Order::parse(&order))?;
+    let cursor = request.query("cursor")?;
     let include_values = request.flag("include_values")?;
     let mut rows = AnswerVectors::wanted(&request.headers);
     let store = Arc::clone(&server.store);
     let work = move || {
-        let page = store.index(&tenant, id)?.page(&PageQuery { filter, after, limit, include_values })?;
-        let vectors = page.points.into_iter().map(|point| PointDocument::of(point, include_values, &mut rows));
+        let index = store.index(&tenant, id)?;
+        let (points, next_cursor, lsn) = match order {
+            Order::Ids => {
+                let after = cursor.map(|cursor| id_of_cursor(&cursor)).transpose()?;
+                let page = index.page(&PageQuery { filter, after, limit, include_values })?;
+                (page.points, page.next.map(cursor_of_id), page.lsn)
+            }
+            Order::Lsns => {
+                let after = cursor.map(|cursor| position_of_cursor(&cursor)).transpose()?;
+                let page = index.scan(&ScanQuery { filter, after, limit, include_values })?;
+                (page.points, page.next.map(cursor_of_position), page.lsn)
+            }
+        };
+        let vectors = points.into_iter().map(|point| PointDocument::of(point, include_values, &mut rows));
         let vectors = vectors.collect::<Result<_, _>>()?;
-        Ok(rows.answer(&Listed { vectors, next_cursor: page.next.map(cursor_of_id), lsn: page.lsn }))
+        Ok(rows.answer(&Listed { vectors, next_cursor, lsn }))
     };
     server.reads.run(work).await
+}
+
+/// By what the points of a list rise.
+enum Order {
+    Ids,
+    Lsns,
+}
+
+impl Order {
+    fn parse(word: &str) -> Result<Self, Error> {
+        match word {
+            "id" => Ok(Self::Ids),
+            "lsn" => Ok(Self::Lsns),
+            _ => Err(Error::invalid("order", "invalid_order", "must be id or lsn")),
+        }
+    }
 }
 
 /// Opaque to clients: the id that the page comes after. In hexadecimal, since an id may have any character in it, and a URL may not.
@@ -131,11 +160,31 @@ fn cursor_of_id(id: String) -> String {
 }
 
 fn id_of_cursor(cursor: &str) -> Result<String, Error> {
-    let wrong = || Error::invalid("cursor", "invalid_cursor", "this cursor is none that the server gave");
-    let digits =
-        cursor.strip_prefix('i').filter(|digits| digits.is_ascii() && digits.len().is_multiple_of(2)).ok_or_else(wrong)?;
+    let digits = cursor.strip_prefix('i').filter(|digits| digits.is_ascii() && digits.len().is_multiple_of(2));
+    let digits = digits.ok_or_else(wrong_cursor)?;
     let bytes = (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16));
-    bytes.collect::<Result<_, _>>().ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(wrong)
+    bytes.collect::<Result<_, _>>().ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(wrong_cursor)
+}
+
+fn cursor_of_position(ScanPosition { state, lsn, given }: ScanPosition) -> String {
+    format!("s{state}.{lsn}.{given}")
+}
+
+fn position_of_cursor(cursor: &str) -> Result<ScanPosition, Error> {
+    let position = || {
+        let mut numbers = cursor.strip_prefix('s')?.split('.');
+        let position = ScanPosition {
+            state: numbers.next()?.parse().ok()?,
+            lsn: numbers.next()?.parse().ok()?,
+            given: numbers.next()?.parse().ok()?,
+        };
+        numbers.next().is_none().then_some(position)
+    };
+    position().ok_or_else(wrong_cursor)
+}
+
+fn wrong_cursor() -> Error {
+    Error::invalid("cursor", "invalid_cursor", "this cursor is none that the server gave, or of another order")
 }
 
 /// How many points match a filter.

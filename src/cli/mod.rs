@@ -10,8 +10,10 @@ pub mod offline;
 pub mod read_faiss;
 pub mod repair;
 pub mod restore;
+mod scan;
 pub mod selection;
 pub mod serve;
+mod server;
 pub mod shell;
 pub mod verify;
 

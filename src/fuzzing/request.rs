@@ -168,7 +168,8 @@ fn batch(body: &[u8]) {
     match bodies::batch(&json_body(body), searched()) {
         Ok(answer) => {
             let body: Body<'_> = serde_json::from_slice(body).expect("a body that was answered");
-            let alone = body.queries.iter().map(|query| bodies::search(&json_body(query.get().as_bytes()), searched()).expect("taken"));
+            let alone =
+                body.queries.iter().map(|query| bodies::search(&json_body(query.get().as_bytes()), searched()).expect("taken"));
             let alone: Vec<Value> = alone.map(|answer| answer["results"].clone()).collect();
             let together: Vec<&Value> =
                 answer["results"].as_array().expect("a list").iter().map(|answer| &answer["results"]).collect();

@@ -138,7 +138,8 @@ fn a_binary_body_stores_its_rows_bit_for_bit_and_a_bad_one_fails_alone() {
         let odd = server.get(&format!("{path}/vectors/odd"));
         assert!(odd.body.contains("\"values\":[1e-45,-0.0]"), "{odd:?}");
         assert_eq!(odd.json()["metadata"]["pad"], pad);
-        assert_eq!(server.get(&format!("{path}/vectors/last")).json()["values"], json!([f32::MAX, -1.5]));
+        let last = server.get(&format!("{path}/vectors/last"));
+        assert!(last.body.contains("\"values\":[3.4028235e+38,-1.5]"), "{last:?}");
     }
     let atomic = format!("{path}/vectors?atomic=true");
     let refused = server.post_bytes(&atomic, body(&json!({"vectors": [{"id": "a"}, {"id": "b"}]}), &[1.0, 2.0, f32::NAN, 0.0]));
@@ -298,7 +299,12 @@ fn only_who_names_the_binary_form_is_answered_in_it() {
         let answer = server.call("GET", &point).key(KEY).header("accept", accept).send();
         answer.header("content-type").unwrap().to_owned()
     };
-    for accept in [OCTETS, "Application/Octet-Stream;q=0.3", "text/html, application/octet-stream, */*", "application/json;q=0.5, application/octet-stream"] {
+    for accept in [
+        OCTETS,
+        "Application/Octet-Stream;q=0.3",
+        "text/html, application/octet-stream, */*",
+        "application/json;q=0.5, application/octet-stream",
+    ] {
         assert_eq!(media_type(accept), OCTETS, "{accept}");
     }
     for accept in [

@@ -12,6 +12,7 @@ mod connections;
 mod contract;
 mod dormant;
 mod events;
+mod export_from_server;
 mod import;
 mod import_faiss;
 mod index_types;
