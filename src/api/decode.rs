@@ -6,11 +6,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::binary::Rows;
@@ -128,25 +130,45 @@ pub fn items<'a>(raw: &'a RawValue, field: &'static str, items_max: usize) -> Re
     if !raw.get().starts_with('[') {
         return Err(Error::invalid(field, "invalid_type", "must be an array"));
     }
-    Items { items_max }
-        .deserialize(&mut serde_json::Deserializer::from_str(raw.get()))
-        .map_err(|_| Error::invalid(field, "too_many_items", format!("has more than {items_max} items")))
+    up_to(raw, items_max).map_err(|_| Error::invalid(field, "too_many_items", format!("has more than {items_max} items")))
 }
 
-struct Items {
+/// The same where the elements are to be objects: each as a struct of raw fields, or what is wrong with it, for people.
+///
+/// # Errors
+/// As [`items`].
+pub fn objects<'a, T: Deserialize<'a>>(
+    raw: &'a RawValue,
+    field: &'static str,
     items_max: usize,
+) -> Result<Vec<Result<T, String>>, Error> {
+    // Nearly always all of them are objects, and go through once. Else the first that is none ends that, and a second time tells of each.
+    match up_to(raw, items_max) {
+        Ok(objects) => Ok(objects.into_iter().map(|Object(fields)| Ok(fields)).collect()),
+        Err(_) => Ok(items(raw, field, items_max)?.into_iter().map(object).collect()),
+    }
 }
 
-impl<'de> DeserializeSeed<'de> for Items {
-    type Value = Vec<&'de RawValue>;
+/// The elements of an array. Fails where one is no `T`, or there are more.
+fn up_to<'a, T: Deserialize<'a>>(raw: &'a RawValue, items_max: usize) -> serde_json::Result<Vec<T>> {
+    Items { items_max, item: PhantomData }.deserialize(&mut serde_json::Deserializer::from_str(raw.get()))
+}
+
+struct Items<T> {
+    items_max: usize,
+    item: PhantomData<T>,
+}
+
+impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for Items<T> {
+    type Value = Vec<T>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_seq(self)
     }
 }
 
-impl<'de> Visitor<'de> for Items {
-    type Value = Vec<&'de RawValue>;
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
+    type Value = Vec<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "an array of at most {} items", self.items_max)
@@ -161,6 +183,29 @@ impl<'de> Visitor<'de> for Items {
             items.push(item);
         }
         Ok(items)
+    }
+}
+
+/// A struct that is read from an object alone: serde would take an array for it too.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
+}
+
+struct Fields<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
     }
 }
 
@@ -262,8 +307,11 @@ pub fn floats(raw: &RawValue, values_max: usize, values: &mut Vec<f32>) -> Resul
     }
     // To split at commas is right as long as what came before were numbers: a string or a nested array begins with neither a
     // digit nor '-', and ends the loop there.
-    for number in inside.split(',') {
-        let number = number.trim_ascii();
+    let mut rest = inside;
+    loop {
+        // Numbers are short: `split` would look for each comma in a way that is made for long texts.
+        let end = rest.bytes().position(|byte| byte == b',');
+        let number = rest[..end.unwrap_or(rest.len())].trim_ascii();
         if !is_number(number) {
             return Err(NotFloats::WrongShape);
         }
@@ -271,8 +319,11 @@ pub fn floats(raw: &RawValue, values_max: usize, values: &mut Vec<f32>) -> Resul
             return Err(NotFloats::TooMany);
         }
         values.push(number.parse().map_err(|_| NotFloats::WrongShape)?);
+        match end {
+            Some(end) => rest = &rest[end + 1..],
+            None => return Ok(()),
+        }
     }
-    Ok(())
 }
 
 /// The same for a string. Nothing is left in `values` where it is refused.
@@ -311,7 +362,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Deserialize)]
-    struct Fields<'a> {
+    struct Named<'a> {
         #[serde(borrow)]
         a: Option<&'a RawValue>,
         b: Option<&'a RawValue>,
@@ -329,12 +380,12 @@ mod tests {
     #[test]
     fn wrong_json_is_a_400_and_no_object_a_422() {
         for wrong in ["", "  ", "{", "{\"a\":}", "{\"a\":1}x", "nul", "{\"a\":NaN}", "{'a':1}", "[1", "\u{feff}{}"] {
-            assert_eq!(body::<Fields>(wrong).unwrap_err().status(), 400, "{wrong:?}");
+            assert_eq!(body::<Named>(wrong).unwrap_err().status(), 400, "{wrong:?}");
         }
         for wrong in ["[]", "[1,2]", "3", "null", "\"a\"", "{\"a\":1,\"a\":2}"] {
-            assert_eq!(body::<Fields>(wrong).unwrap_err().status(), 422, "{wrong:?}");
+            assert_eq!(body::<Named>(wrong).unwrap_err().status(), 422, "{wrong:?}");
         }
-        let fields: Fields = body(" {\"b\": null, \"unknown\": [{}], \"a\" : [1, 2] } ").unwrap();
+        let fields: Named = body(" {\"b\": null, \"unknown\": [{}], \"a\" : [1, 2] } ").unwrap();
         assert_eq!(fields.a.unwrap().get(), "[1, 2]");
         assert!(fields.b.is_none());
     }
@@ -343,16 +394,16 @@ mod tests {
     fn no_nesting_is_deep_enough_to_overflow_the_stack() {
         let deep = format!("{}1{}", "[".repeat(1_000_000), "]".repeat(1_000_000));
         let text = format!("{{\"a\":{deep},\"unknown\":{deep}}}");
-        let fields: Fields = body(&text).unwrap();
+        let fields: Named = body(&text).unwrap();
         let field = fields.a.unwrap();
         assert!(string(field, "a").is_err());
         assert!(count(field, "a").is_err());
-        assert!(object::<Fields>(field).is_err());
+        assert!(object::<Named>(field).is_err());
         assert!(floats(field, 4, &mut Vec::new()).is_err());
         assert_eq!(items(field, "a", 4).unwrap().len(), 1);
-        assert_eq!(body::<Fields>(&deep).unwrap_err().status(), 422);
-        assert_eq!(body::<Fields>(&"[".repeat(1_000_000)).unwrap_err().status(), 400);
-        assert_eq!(body::<Fields>(&"{\"a\":".repeat(1_000_000)).unwrap_err().status(), 400);
+        assert_eq!(body::<Named>(&deep).unwrap_err().status(), 422);
+        assert_eq!(body::<Named>(&"[".repeat(1_000_000)).unwrap_err().status(), 400);
+        assert_eq!(body::<Named>(&"{\"a\":".repeat(1_000_000)).unwrap_err().status(), 400);
     }
 
     #[test]
@@ -429,5 +480,21 @@ mod tests {
         assert!(texts("[1,2,3,4]").is_err());
         assert!(texts("{}").is_err());
         assert_eq!(texts("[]").unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn each_object_of_an_array_is_read_and_what_is_none_does_not_spoil_the_others() {
+        let all = objects::<Named>(raw(r#"[{"a": [1e400]},{"b":[{}], "c":1} , {"a":null}]"#), "a", 3).unwrap();
+        let all: Vec<_> = all.into_iter().map(|fields| fields.unwrap().a.map(RawValue::get)).collect();
+        assert_eq!(all, [Some("[1e400]"), None, None]);
+        for none in ["[1]", "1e400", "\"{}\"", "null", "true", r#"{"a":1,"a":2}"#] {
+            let text = format!(r#"[{{"a":1}},{none},{{"a":2}}]"#);
+            let objects = objects::<Named>(raw(&text), "a", 3).unwrap();
+            assert_eq!(objects[0].as_ref().unwrap().a.unwrap().get(), "1");
+            assert!(objects[1].is_err(), "{none}");
+            assert_eq!(objects[2].as_ref().unwrap().a.unwrap().get(), "2");
+        }
+        assert!(objects::<Named>(raw("[{},{},{},{}]"), "a", 3).unwrap_err().to_string().contains("more than 3 items"));
+        assert!(objects::<Named>(raw("{}"), "a", 3).unwrap_err().to_string().contains("must be an array"));
     }
 }

@@ -189,12 +189,12 @@ pub(super) fn find_together(
 ) -> Result<FoundTogether, Problem> {
     let (text, behind) = body.parts()?;
     let body: BatchBody = decode::body(text)?;
-    let items = decode::items(required(body.queries, "queries")?, "queries", limits.batch_queries_max)?;
+    let items = decode::objects(required(body.queries, "queries")?, "queries", limits.batch_queries_max)?;
     let asked = BodyVectors::new(behind, items.len(), index.dimension())?;
     let (mut queries, mut with_metadata) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
     for (at, item) in items.into_iter().enumerate() {
         let name = || format!("queries[{at}]");
-        let body = decode::object(item).map_err(|detail| Error::invalid(name(), "invalid_type", detail))?;
+        let body = item.map_err(|detail| Error::invalid(name(), "invalid_type", detail))?;
         let (query, with) = decode_query(&body, at, &asked, limits).map_err(|error| error.under(&name()))?;
         queries.push(query);
         with_metadata.push(with);
