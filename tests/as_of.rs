@@ -57,22 +57,23 @@ fn a_scan_gives_the_state_of_its_first_page_in_the_order_of_its_mutations_whatev
         let mut serial = 0;
         let mut change = |session: &mut Session, chance: &mut Chance| match chance.below(8) {
             0..4 => {
-                let mut point = |_| {
-                    serial += 1;
-                    point(&ids[chance.below(12)], serial)
-                };
-                let points: Vec<_> = (0..4).map(&mut point).collect();
+                let points: Vec<_> = (serial..serial + 4).map(|serial| point(&ids[chance.below(12)], serial)).collect();
+                serial += 4;
                 session.upsert(&points, Durability::Fsync).unwrap();
             }
-            4..6 => drop(session.delete(&[ids[chance.below(12)].as_str()], Durability::Fsync).unwrap()),
+            4..6 => session.delete(&[ids[chance.below(12)].as_str()], Durability::Fsync).unwrap(),
             6 => drop(session.checkpoint().unwrap()),
-            _ => drop(session.compact().unwrap()),
+            _ => session.compact().unwrap(),
         };
         (0..20).for_each(|_| change(&mut session, &mut chance));
         for limit in [1, 2, 3, 5, 100] {
             let filter = (limit == 2).then(|| Filter::parse(r#"{"$not": {"absent": 1}}"#).unwrap());
             let mut expected = Vec::new();
-            let lsn = session.index.visit(|point| Ok::<_, Error>(expected.push(point))).unwrap();
+            let visited = session.index.visit(|point| {
+                expected.push(point);
+                Ok::<(), Error>(())
+            });
+            let lsn = visited.unwrap();
             let mut query = ScanQuery { filter, limit, include_values: true, ..ScanQuery::default() };
             let mut found = Vec::new();
             loop {

@@ -14,7 +14,7 @@ use crate::io::durable::Replacement;
 use crate::io::os::OsIo;
 use crate::types::{IndexId, Lsn, Point, TenantId};
 
-/// Write the points of an index to a file: of a data directory that no server has open, or of a server, at --url.
+/// Write the points of an index to a file. With --url they are a server's.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Where the data is. It must be there.
@@ -23,10 +23,10 @@ pub struct Arguments {
     /// Whose index it is.
     #[arg(long, value_name = "TENANT", value_parser = |tenant: &str| TenantId::new(tenant), required_unless_present = "url", conflicts_with = "url")]
     tenant: Option<TenantId>,
-    /// Of a server that gives the points: http://HOST:PORT. Its key says whose index it is.
+    /// Of a server instead: http://HOST:PORT.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// The environment variable that has the server's API key.
+    /// Variable with its key.
     #[arg(long, value_name = "NAME", default_value = "FAISS_PROXY_API_KEY", requires = "url")]
     api_key_env: String,
     /// The index.
