@@ -38,15 +38,15 @@ impl<'a> Rows<'a> {
     /// # Errors
     /// What is wrong, for people, where these are not the bytes of as many vectors.
     pub fn new(bytes: &'a [u8], count: usize, dimension: usize) -> Result<Self, String> {
-        let row_bytes = dimension * FLOAT_BYTES;
-        // Both are bounded by far less, but not in the types.
-        if count.checked_mul(row_bytes) != Some(bytes.len()) {
-            let found = bytes.len();
-            return Err(format!(
-                "has {count} x {dimension} x {FLOAT_BYTES} bytes of vectors behind its JSON, by what that says, and {found} came"
-            ));
+        // Bounded by far less, but not by their types.
+        let expected = dimension.checked_mul(FLOAT_BYTES).and_then(|row_bytes| Some((row_bytes, count.checked_mul(row_bytes)?)));
+        match expected {
+            Some((row_bytes, expected)) if expected == bytes.len() => Ok(Self { bytes, row_bytes }),
+            _ => {
+                let came = bytes.len();
+                Err(format!("must have {count} x {dimension} x {FLOAT_BYTES} bytes of vectors behind its JSON, and {came} came"))
+            }
         }
-        Ok(Self { bytes, row_bytes })
     }
 
     /// The bytes of the vector at `at`, which is less than the count.
@@ -93,7 +93,7 @@ mod tests {
             let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
             assert_eq!(bits(&values), bits(row));
         }
-        for (count, dimension) in [(2, 2), (4, 2), (3, 1), (0, 2), (usize::MAX, 2)] {
+        for (count, dimension) in [(2, 2), (4, 2), (3, 1), (0, 2), (usize::MAX, 2), (1, usize::MAX)] {
             let said = Rows::new(&bytes[1..], count, dimension).unwrap_err();
             assert!(said.contains(&format!("{count} x {dimension} x 4 bytes")) && said.contains("24 came"), "{said}");
         }

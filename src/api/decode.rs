@@ -228,15 +228,17 @@ impl<'a> BodyVectors<'a> {
         Rows::new(bytes, count, dimension).map(Self::Behind).map_err(|detail| Error::invalid("body", "wrong_length", detail))
     }
 
+    /// Looks at what the field of an item has.
+    ///
     /// # Errors
-    /// [`Error::Invalid`] where there is a vector in an item of the JSON, and another one behind it.
-    pub fn check(&self, _in_json: &RawValue, field: &'static str) -> Result<(), Error> {
-        match self {
-            Self::Inside => Ok(()),
-            Self::Behind(_) => {
+    /// [`Error::Invalid`] where there is a vector, and another one behind the JSON.
+    pub fn check(&self, raw: Option<&RawValue>, field: &'static str) -> Result<(), Error> {
+        match (self, raw) {
+            (Self::Behind(_), Some(_)) => {
                 let detail = "cannot stand in the JSON of a binary body: the vectors come behind it";
                 Err(Error::invalid(field, "conflicting_fields", detail))
             }
+            _ => Ok(()),
         }
     }
 
@@ -253,9 +255,9 @@ impl<'a> BodyVectors<'a> {
         limits: &Limits,
         values: &mut Vec<f32>,
     ) -> Result<(), Error> {
+        self.check(raw, field)?;
         match self {
             Self::Behind(rows) => {
-                raw.map_or(Ok(()), |raw| self.check(raw, field))?;
                 rows.copy(at, values);
                 Ok(())
             }

@@ -112,21 +112,18 @@ pub async fn list(server: Arc<Server>, tenant: TenantId, id: String, request: Re
     let id = index_id(&id)?;
     let limit = request.number("limit", "invalid_limit")?.unwrap_or(PAGE_DEFAULT);
     let filter = request.query("filter")?.map(|filter| Filter::parse(&filter)).transpose()?;
-    let order = request.query("order")?.map_or(Ok(Order::Ids), |order| Order::parse(&order))?;
-    let cursor = request.query("cursor")?;
+    let order = Order::parse(request.query("order")?.as_deref(), request.query("cursor")?.as_deref())?;
     let include_values = request.flag("include_values")?;
     let mut rows = AnswerVectors::wanted(&request.headers);
     let store = Arc::clone(&server.store);
     let work = move || {
         let index = store.index(&tenant, id)?;
         let (points, next_cursor, lsn) = match order {
-            Order::Ids => {
-                let after = cursor.map(|cursor| id_of_cursor(&cursor)).transpose()?;
+            Order::Ids { after } => {
                 let page = index.page(&PageQuery { filter, after, limit, include_values })?;
                 (page.points, page.next.map(cursor_of_id), page.lsn)
             }
-            Order::Lsns => {
-                let after = cursor.map(|cursor| position_of_cursor(&cursor)).transpose()?;
+            Order::Lsns { after } => {
                 let page = index.scan(&ScanQuery { filter, after, limit, include_values })?;
                 (page.points, page.next.map(cursor_of_position), page.lsn)
             }
@@ -138,18 +135,18 @@ pub async fn list(server: Arc<Server>, tenant: TenantId, id: String, request: Re
     server.reads.run(work).await
 }
 
-/// By what the points of a list rise.
+/// By what the points of a list rise, and which of them the page comes after.
 enum Order {
-    Ids,
-    Lsns,
+    Ids { after: Option<String> },
+    Lsns { after: Option<ScanPosition> },
 }
 
 impl Order {
-    fn parse(word: &str) -> Result<Self, Error> {
+    fn parse(word: Option<&str>, cursor: Option<&str>) -> Result<Self, Error> {
         match word {
-            "id" => Ok(Self::Ids),
-            "lsn" => Ok(Self::Lsns),
-            _ => Err(Error::invalid("order", "invalid_order", "must be id or lsn")),
+            None | Some("id") => Ok(Self::Ids { after: cursor.map(id_of_cursor).transpose()? }),
+            Some("lsn") => Ok(Self::Lsns { after: cursor.map(position_of_cursor).transpose()? }),
+            Some(_) => Err(Error::invalid("order", "invalid_order", "must be id or lsn")),
         }
     }
 }

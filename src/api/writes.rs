@@ -90,8 +90,8 @@ pub(super) fn add_points(
     let mut values = Vec::new();
     for (position, point) in points.iter().enumerate() {
         // Who sends a vector twice means something else by the body than what it says.
-        if let Ok(PointBody { values: Some(raw), .. }) = point {
-            vectors.check(raw, "values").map_err(|error| error.under(&format!("vectors[{position}]")))?;
+        if let Ok(point) = point {
+            vectors.check(point.values, "values").map_err(|error| error.under(&format!("vectors[{position}]")))?;
         }
         let pushed = match point {
             Ok(point) => {

@@ -36,7 +36,7 @@ impl Scan {
         }
         let index = format!("/v1/index/{id}");
         let Document { tenant_id: tenant, dimension, .. } = server.get(&index)?;
-        let limit = (PAGE_VECTORS_BYTES / (dimension * size_of::<f32>())).clamp(1, PAGE_POINTS_MAX);
+        let limit = (PAGE_VECTORS_BYTES / size_of::<f32>()).checked_div(dimension).unwrap_or(0).clamp(1, PAGE_POINTS_MAX);
         let path = format!("{index}/vectors?order=lsn&include_values=true&limit={limit}");
         let first = server.points(&path, None)?;
         let (head, _) = server.read(&path, &first, dimension)?;

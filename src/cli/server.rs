@@ -1,5 +1,7 @@
 //! A server as a client sees it: its index documents, and points as bodies of the binary form.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -46,7 +48,7 @@ pub struct Head<'a> {
 #[derive(Debug, Deserialize)]
 pub struct Point<'a> {
     #[serde(borrow)]
-    pub id: std::borrow::Cow<'a, str>,
+    pub id: Cow<'a, str>,
     #[serde(borrow)]
     pub metadata: &'a RawValue,
     pub lsn: Lsn,
