@@ -71,8 +71,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let report = match &arguments.url {
         Some(url) => {
             let scan = Scan::begin(Server::new(url, &arguments.api_key_env)?, arguments.index)?;
-            let Scan { tenant, count, dimension, .. } = &scan;
-            write(arguments, tenant, *count, *dimension, |each| scan.visit(each))?
+            write(arguments, &scan.tenant.clone(), scan.count, scan.dimension, |each| scan.visit(each))?
         }
         None => {
             let store = directory::open(&arguments.data_dir, "export from the server that has it, with --url http://HOST:PORT")?;

@@ -48,12 +48,11 @@ impl Scan {
     ///
     /// # Errors
     /// What `each` gave; where the server cannot be reached, or no longer has that state.
-    pub fn visit(&self, each: &mut dyn FnMut(Point) -> Result<(), Failure>) -> Result<Lsn, Failure> {
-        let (mut path, mut next) = (self.path.clone(), None);
+    pub fn visit(self, each: &mut dyn FnMut(Point) -> Result<(), Failure>) -> Result<Lsn, Failure> {
+        let (mut path, mut page) = (self.path.clone(), self.first);
         let mut given = 0;
         loop {
-            let page = next.as_ref().unwrap_or(&self.first);
-            let (head, rows) = self.server.read(&path, page, self.dimension)?;
+            let (head, rows) = self.server.read(&path, &page, self.dimension)?;
             for (at, point) in head.vectors.iter().enumerate() {
                 let mut values = Vec::new();
                 rows.copy(at, &mut values);
@@ -66,7 +65,7 @@ impl Scan {
             }
             let Some(cursor) = &head.next_cursor else { return Ok(head.lsn) };
             path = format!("{}&cursor={cursor}", self.path);
-            next = Some(self.server.points(&path, None)?);
+            page = self.server.points(&path, None)?;
         }
     }
 }

@@ -169,7 +169,7 @@ impl Call {
 pub struct Response {
     pub status: u16,
     headers: Vec<(String, String)>,
-    /// Empty where it is no text.
+    /// Empty where it is no text, and then these are its bytes.
     pub body: String,
     pub bytes: Vec<u8>,
 }
@@ -197,10 +197,11 @@ impl Response {
         let mut response = Self { status, headers, body: String::new(), bytes: Vec::new() };
         let mut body = vec![0; response.header("content-length").map_or(0, |length| length.parse().unwrap())];
         connection.read_exact(&mut body)?;
-        if response.header("content-type") != Some("application/octet-stream") {
-            response.body = String::from_utf8(body.clone()).unwrap();
+        if response.header("content-type") == Some("application/octet-stream") {
+            response.bytes = body;
+        } else {
+            response.body = String::from_utf8(body).unwrap();
         }
-        response.bytes = body;
         Ok(response)
     }
 
