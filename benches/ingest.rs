@@ -37,11 +37,13 @@ fn main() {
     let batches: Batches = (0..CLIENTS).map(|client| of_client(client).collect()).collect();
     let forms = [Form::Json, Form::Base64, Form::Binary];
     let bodies = forms.map(|form| bodies(&batches, form));
-    let mut over_http = forms.map(|_| Vec::new());
+    let (mut over_http, mut processor) = (forms.map(|_| Vec::new()), forms.map(|_| Vec::new()));
     let mut through_library = Vec::new();
     for _ in 0..ROUNDS {
         for (at, form) in forms.into_iter().enumerate() {
-            over_http[at].push(send(&dir.path().join("served"), &bodies[at], form));
+            let (taken, of_server) = send(&dir.path().join("served"), &bodies[at], form);
+            over_http[at].push(taken);
+            processor[at].push(of_server);
         }
         through_library.push(store(&dir.path().join("data"), &batches));
     }
@@ -52,6 +54,11 @@ fn main() {
         let rate = rate(times);
         let what = format!("HTTP ingest, 2 x batches of 1,000 x 100-d, {what}");
         report(&what, format!("{rate:.0}/s"), format!("{baseline:.0}/s"), rate / baseline, target);
+    }
+    let [json, base64, binary] = processor.map(|mut times| 1e6 / rate(&mut times));
+    for (what, time) in [("base64", base64), ("binary", binary)] {
+        let what = format!("processor time of the server a vector, {what}");
+        report(&what, format!("{time:.2} µs"), format!("JSON {json:.2} µs"), time / json, "");
     }
 }
 
@@ -84,8 +91,8 @@ fn bodies(batches: &Batches, form: Form) -> Vec<Vec<Vec<u8>>> {
     batches.iter().enumerate().map(of_client).collect()
 }
 
-/// How long a server takes from the first body to the last answer.
-fn send(data_dir: &Path, bodies: &[Vec<Vec<u8>>], form: Form) -> Duration {
+/// How long a server takes from the first body to the last answer, and how much of a processor.
+fn send(data_dir: &Path, bodies: &[Vec<Vec<u8>>], form: Form) -> (Duration, Duration) {
     let server = Server::start(env!("CARGO_BIN_EXE_faiss-proxy"), data_dir);
     let mut creator = Connection::new(&server.address);
     let created =
@@ -93,6 +100,7 @@ fn send(data_dir: &Path, bodies: &[Vec<Vec<u8>>], form: Form) -> Duration {
     let created: serde_json::Value = serde_json::from_str(&created).expect("JSON");
     let path = format!("/v1/index/{}/vectors", created["id"].as_str().expect("an id"));
     let media_type = if matches!(form, Form::Binary) { "application/octet-stream" } else { "application/json" };
+    let before = server.processor_time();
     let taken = timed(|client| {
         let mut connection = Connection::new(&server.address);
         for body in &bodies[client] {
@@ -100,9 +108,10 @@ fn send(data_dir: &Path, bodies: &[Vec<Vec<u8>>], form: Form) -> Duration {
             assert!(answer.contains("\"added_count\":1000,"), "{answer}");
         }
     });
+    let of_server = server.processor_time() - before;
     drop(server);
     std::fs::remove_dir_all(data_dir).expect("removed");
-    taken
+    (taken, of_server)
 }
 
 /// How long the library takes.

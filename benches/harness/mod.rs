@@ -99,6 +99,15 @@ impl Server {
         let address = line.trim_end().strip_prefix("listening on http://").expect("it listens").to_owned();
         Self { child, address }
     }
+
+    /// Processor time that it has taken by now.
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
+        // Behind the name, which ends with the last bracket: proc_pid_stat(5), fields 14 and 15.
+        let fields = stat.rsplit(')').next().expect("fields").split_ascii_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second())
+    }
 }
 
 impl Drop for Server {
