@@ -118,6 +118,6 @@ pub use segment::filter::Filter;
 pub use types::{
     Access, BuildInfo, Change, ChangePage, ChangesQuery, CheckpointReport, CompactReport, Condition, Deleted, Durability,
     EraseReport, Explanation, Hit, How, IdempotencyKey, IndexConfig, IndexCounts, IndexId, IndexInfo, IndexOptions, IndexSpec,
-    IndexState, IndexSummary, Lsn, Metric, PageQuery, Picked, Point, PointPage, Query, RangeHits, RangeQuery, SearchParams,
-    TenantId, Upserted, Within, WriteOptions,
+    IndexState, IndexSummary, Lsn, Metric, PageQuery, Picked, Point, PointPage, Query, RangeHits, RangeQuery, ScanPage,
+    ScanPosition, ScanQuery, SearchParams, TenantId, Upserted, Within, WriteOptions,
 };

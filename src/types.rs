@@ -273,6 +273,39 @@ pub struct PointPage {
     pub lsn: Lsn,
 }
 
+/// Which points a page of a scan has.
+#[derive(Clone, Debug, Default)]
+pub struct ScanQuery {
+    pub filter: Option<crate::segment::filter::Filter>,
+    /// Where the page before ended; `None`: the first page.
+    pub after: Option<ScanPosition>,
+    /// Points in a page at most, 1 to [`Limits::batch_points_max`](crate::config::Limits).
+    pub limit: usize,
+    /// Else the points have no values.
+    pub include_values: bool,
+}
+
+/// How far a scan has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanPosition {
+    /// The state that is scanned.
+    pub state: Lsn,
+    /// The mutation that stored the last point that was given.
+    pub lsn: Lsn,
+    /// Points of that mutation that were given.
+    pub given: usize,
+}
+
+/// Points by rising LSNs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScanPage {
+    pub points: Vec<Point>,
+    /// What the next page comes after; `None`: there is none.
+    pub next: Option<ScanPosition>,
+    /// The state that all pages are of.
+    pub lsn: Lsn,
+}
+
 /// Which mutations a page of the change feed has.
 #[derive(Clone, Debug)]
 pub struct ChangesQuery {

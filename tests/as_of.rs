@@ -9,7 +9,7 @@ use std::thread;
 
 use faiss_proxy::config::Limits;
 use faiss_proxy::io::sim::SimIo;
-use faiss_proxy::{Durability, Error, Filter, Index, IndexOptions, IndexSpec, Lsn, Metric, Query, Result};
+use faiss_proxy::{Durability, Error, Filter, Index, IndexOptions, IndexSpec, Lsn, Metric, Query, Result, ScanQuery};
 use support::{Before, Chance, Row, Session, State, env_or, open_store, point, spec, tenant, tiny_limits};
 
 /// More than any of these tests writes.
@@ -44,6 +44,51 @@ fn spec_of(index_type: &str, log_retention_bytes: u64) -> IndexSpec {
         ..IndexOptions::default()
     };
     IndexSpec { index_type: index_type.to_owned(), options, ..spec(4, Metric::L2) }
+}
+
+#[test]
+fn a_scan_gives_the_state_of_its_first_page_in_the_order_of_its_mutations_whatever_is_done_meanwhile() {
+    let limits = tiny_limits();
+    let ids: Vec<String> = (0..12).map(|n| format!("id-{n}")).collect();
+    for seed in 0..env_or("FAISS_PROXY_AS_OF_SEEDS", 16) {
+        let mut chance = Chance::new(seed);
+        let disk = SimIo::new();
+        let mut session = Session::create_as(&disk, &limits, &spec_of(["Flat", "HNSW4"][chance.below(2)], ALL_LOG));
+        let mut serial = 0;
+        let mut change = |session: &mut Session, chance: &mut Chance| match chance.below(8) {
+            0..4 => {
+                let points: Vec<_> = (serial..serial + 4).map(|serial| point(&ids[chance.below(12)], serial)).collect();
+                serial += 4;
+                session.upsert(&points, Durability::Fsync).unwrap();
+            }
+            4..6 => session.delete(&[ids[chance.below(12)].as_str()], Durability::Fsync).unwrap(),
+            6 => drop(session.checkpoint().unwrap()),
+            _ => session.compact().unwrap(),
+        };
+        (0..20).for_each(|_| change(&mut session, &mut chance));
+        for limit in [1, 2, 3, 5, 100] {
+            let filter = (limit == 2).then(|| Filter::parse(r#"{"$not": {"absent": 1}}"#).unwrap());
+            let mut expected = Vec::new();
+            let visited = session.index.visit(|point| {
+                expected.push(point);
+                Ok::<(), Error>(())
+            });
+            let lsn = visited.unwrap();
+            let mut query = ScanQuery { filter, limit, include_values: true, ..ScanQuery::default() };
+            let mut found = Vec::new();
+            loop {
+                let page = session.index.scan(&query).unwrap();
+                assert!(page.lsn == lsn && page.points.len() <= limit);
+                found.extend(page.points);
+                query.after = page.next;
+                if query.after.is_none() {
+                    break;
+                }
+                change(&mut session, &mut chance);
+            }
+            assert_eq!(found, expected, "seed {seed}, {limit} a page");
+        }
+    }
 }
 
 #[test]

@@ -4,7 +4,9 @@
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,4 +75,44 @@ pub fn files(directory: &Path) -> Vec<PathBuf> {
         if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
     }
     found
+}
+
+/// Key of the tenant that the benches' servers know.
+pub const KEY: &str = "bench-key";
+
+/// A server in a process of its own, killed when it is dropped.
+pub struct Server {
+    child: Child,
+    /// Host and port.
+    pub address: String,
+}
+
+impl Server {
+    /// `program` is `faiss-proxy`; the directory need not be there.
+    pub fn start(program: &str, data_dir: &Path) -> Self {
+        let mut command = Command::new(program);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
+        command.env("FAISS_PROXY_API_KEYS", format!("{KEY}:bench")).env("RUST_LOG", "warn");
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program runs");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("it says where it listens");
+        let address = line.trim_end().strip_prefix("listening on http://").expect("it listens").to_owned();
+        Self { child, address }
+    }
+
+    /// Processor time that it has taken by now.
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
+        // Behind the name, which ends with the last bracket: proc_pid_stat(5), fields 14 and 15.
+        let fields = stat.rsplit(')').next().expect("fields").split_ascii_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::indices::{self, Position};
-use super::reply::Problem;
+use super::reply::{AnswerVectors, Problem};
+pub(crate) use super::request::VectorsBody;
 use super::request::{JsonBody, decode_percent};
 use super::search;
 use super::writes;
@@ -17,28 +18,27 @@ pub(crate) fn spec(body: &[u8], tenant: &TenantId) -> Result<IndexSpec, u16> {
 }
 
 /// The answer to the body of a `POST …/vectors`.
-pub(crate) fn add(body: &[u8], index: &Index, atomic: bool) -> Result<Value, u16> {
+pub(crate) fn add(body: &VectorsBody, index: &Index, atomic: bool) -> Result<Value, u16> {
     let options = WriteOptions { atomic, ..WriteOptions::default() };
-    let body = JsonBody::of(body);
-    let added = writes::add_points(index, &Limits::default(), &body, Condition::Always, options).map_err(status)?;
+    let added = writes::add_points(index, &Limits::default(), body, Condition::Always, options).map_err(status)?;
     Ok(serde_json::to_value(added).expect("an answer is JSON"))
 }
 
 /// The answer to the body of a `POST …/search`.
-pub(crate) fn search(body: &[u8], index: &Index) -> Result<Value, u16> {
-    let found = search::find(index, &Limits::default(), &JsonBody::of(body), true).map_err(status)?;
+pub(crate) fn search(body: &VectorsBody, index: &Index) -> Result<Value, u16> {
+    let found = search::find(index, &Limits::default(), body, true, &mut AnswerVectors::Inside).map_err(status)?;
     Ok(serde_json::to_value(found).expect("an answer is JSON"))
 }
 
 /// The answer to the body of a `POST …/search/batch`.
-pub(crate) fn batch(body: &[u8], index: &Index) -> Result<Value, u16> {
-    let found = search::find_together(index, &Limits::default(), &JsonBody::of(body)).map_err(status)?;
+pub(crate) fn batch(body: &VectorsBody, index: &Index) -> Result<Value, u16> {
+    let found = search::find_together(index, &Limits::default(), body, &mut AnswerVectors::Inside).map_err(status)?;
     Ok(serde_json::to_value(found).expect("an answer is JSON"))
 }
 
 /// The answer to the body of a `POST …/range_search`.
-pub(crate) fn range(body: &[u8], index: &Index) -> Result<Value, u16> {
-    let found = search::find_within(index, &Limits::default(), &JsonBody::of(body)).map_err(status)?;
+pub(crate) fn range(body: &VectorsBody, index: &Index) -> Result<Value, u16> {
+    let found = search::find_within(index, &Limits::default(), body, &mut AnswerVectors::Inside).map_err(status)?;
     Ok(serde_json::to_value(found).expect("an answer is JSON"))
 }
 

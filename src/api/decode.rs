@@ -1,16 +1,23 @@
-//! JSON bodies, taken apart without trusting them.
+//! Bodies, taken apart without trusting them.
 //!
 //! A body is cut into the raw text of its fields first, which checks the syntax without recursion; each field is then decoded as
 //! what it must be. So wrong JSON is a 400, a wrong value is a 422 that names its field, one bad point does not spoil its batch,
 //! and no nesting is deep enough to overflow a stack.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::binary::Rows;
 use super::reply::Problem;
+use crate::config::Limits;
 use crate::error::Error;
 use crate::types::Lsn;
 
@@ -123,25 +130,45 @@ pub fn items<'a>(raw: &'a RawValue, field: &'static str, items_max: usize) -> Re
     if !raw.get().starts_with('[') {
         return Err(Error::invalid(field, "invalid_type", "must be an array"));
     }
-    Items { items_max }
-        .deserialize(&mut serde_json::Deserializer::from_str(raw.get()))
-        .map_err(|_| Error::invalid(field, "too_many_items", format!("has more than {items_max} items")))
+    up_to(raw, items_max).map_err(|_| Error::invalid(field, "too_many_items", format!("has more than {items_max} items")))
 }
 
-struct Items {
+/// The same where the elements are to be objects: each as a struct of raw fields, or what is wrong with it, for people.
+///
+/// # Errors
+/// As [`items`].
+pub fn objects<'a, T: Deserialize<'a>>(
+    raw: &'a RawValue,
+    field: &'static str,
     items_max: usize,
+) -> Result<Vec<Result<T, String>>, Error> {
+    // Nearly always all of them are objects, and go through once. Else the first that is none ends that, and a second time tells of each.
+    match up_to(raw, items_max) {
+        Ok(objects) => Ok(objects.into_iter().map(|Object(fields)| Ok(fields)).collect()),
+        Err(_) => Ok(items(raw, field, items_max)?.into_iter().map(object).collect()),
+    }
 }
 
-impl<'de> DeserializeSeed<'de> for Items {
-    type Value = Vec<&'de RawValue>;
+/// The elements of an array. Fails where one is no `T`, or there are more.
+fn up_to<'a, T: Deserialize<'a>>(raw: &'a RawValue, items_max: usize) -> serde_json::Result<Vec<T>> {
+    Items { items_max, item: PhantomData }.deserialize(&mut serde_json::Deserializer::from_str(raw.get()))
+}
+
+struct Items<T> {
+    items_max: usize,
+    item: PhantomData<T>,
+}
+
+impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for Items<T> {
+    type Value = Vec<T>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_seq(self)
     }
 }
 
-impl<'de> Visitor<'de> for Items {
-    type Value = Vec<&'de RawValue>;
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
+    type Value = Vec<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "an array of at most {} items", self.items_max)
@@ -159,29 +186,134 @@ impl<'de> Visitor<'de> for Items {
     }
 }
 
-/// Why an array of numbers was not taken.
+/// A struct that is read from an object alone: serde would take an array for it too.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Fields(PhantomData))
+    }
+}
+
+struct Fields<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+    }
+}
+
+/// Where the vectors of a body are.
+#[derive(Debug)]
+pub enum BodyVectors<'a> {
+    /// In its JSON, each in its item.
+    Inside,
+    /// Behind the JSON, in the order of the items.
+    Behind(Rows<'a>),
+}
+
+impl<'a> BodyVectors<'a> {
+    /// Those of a body whose JSON has `count` items; `behind` are the bytes behind it, where they have a place there.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming `body` where they are not the vectors of as many items.
+    pub fn new(behind: Option<&'a [u8]>, count: usize, dimension: usize) -> Result<Self, Error> {
+        let Some(bytes) = behind else { return Ok(Self::Inside) };
+        Rows::new(bytes, count, dimension).map(Self::Behind).map_err(|detail| Error::invalid("body", "wrong_length", detail))
+    }
+
+    /// Looks at what the field of an item has.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where there is a vector, and another one behind the JSON.
+    pub fn check(&self, raw: Option<&RawValue>, field: &'static str) -> Result<(), Error> {
+        match (self, raw) {
+            (Self::Behind(_), Some(_)) => {
+                let detail = "cannot stand in the JSON of a binary body: the vectors come behind it";
+                Err(Error::invalid(field, "conflicting_fields", detail))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the vector of the item at `at` into `values`; `raw` is what its field has.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the field. Its code is `wrong_dimension` where it is too long, and `missing_field`, `conflicting_fields` or
+    /// `invalid_type`.
+    pub fn read(
+        &self,
+        at: usize,
+        raw: Option<&RawValue>,
+        field: &'static str,
+        limits: &Limits,
+        values: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        self.check(raw, field)?;
+        match self {
+            Self::Behind(rows) => {
+                rows.copy(at, values);
+                Ok(())
+            }
+            Self::Inside => floats(required(raw, field)?, limits.dimension_max, values).map_err(|problem| {
+                let code = if problem == NotFloats::TooMany { "wrong_dimension" } else { "invalid_type" };
+                Error::invalid(field, code, problem.detail(limits.dimension_max))
+            }),
+        }
+    }
+}
+
+/// Why a vector in JSON was not taken.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NotFloats {
-    /// No array, or one with something in it that is no number.
+    /// No string and no array, or one with something in it that is no number.
     WrongShape,
+    /// A string that is not base64, padding included.
+    NotBase64,
+    /// Base64 of so many bytes.
+    PartOfFloat(usize),
     /// More of them than any vector may have.
     TooMany,
 }
 
-/// Reads an array of numbers into `values`, each as the f32 nearest to what is written; beyond the f32 it is an infinity, which
-/// the store refuses.
+impl NotFloats {
+    /// The same for people.
+    pub fn detail(&self, values_max: usize) -> String {
+        match self {
+            Self::WrongShape => "must be an array of numbers, or base64 of 32-bit floats".to_owned(),
+            Self::NotBase64 => "is a string that is not base64 (the standard alphabet, with padding)".to_owned(),
+            Self::PartOfFloat(bytes) => format!("is base64 of {bytes} bytes, and not of 32-bit floats, which have 4 each"),
+            Self::TooMany => format!("has more than {values_max} numbers"),
+        }
+    }
+}
+
+/// Reads a vector in place of what `values` held: an array of numbers, each as the f32 nearest to what is written, or a string that is base64 (RFC 4648,
+/// section 4) of little-endian f32. One that is beyond the f32 is an infinity, which the store refuses.
 ///
 /// `serde_json` would round to f64 first and then to f32, which is not always the nearest.
 pub fn floats(raw: &RawValue, values_max: usize, values: &mut Vec<f32>) -> Result<(), NotFloats> {
     values.clear();
+    if raw.get().starts_with('"') {
+        return base64_floats(raw, values_max, values);
+    }
     let inside = raw.get().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).ok_or(NotFloats::WrongShape)?;
     if inside.trim_ascii().is_empty() {
         return Ok(());
     }
     // To split at commas is right as long as what came before were numbers: a string or a nested array begins with neither a
     // digit nor '-', and ends the loop there.
-    for number in inside.split(',') {
-        let number = number.trim_ascii();
+    let mut rest = inside;
+    loop {
+        // Numbers are short: `split` would look for each comma in a way that is made for long texts.
+        let end = rest.bytes().position(|byte| byte == b',');
+        let number = rest[..end.unwrap_or(rest.len())].trim_ascii();
         if !is_number(number) {
             return Err(NotFloats::WrongShape);
         }
@@ -189,8 +321,37 @@ pub fn floats(raw: &RawValue, values_max: usize, values: &mut Vec<f32>) -> Resul
             return Err(NotFloats::TooMany);
         }
         values.push(number.parse().map_err(|_| NotFloats::WrongShape)?);
+        match end {
+            Some(end) => rest = &rest[end + 1..],
+            None => return Ok(()),
+        }
     }
-    Ok(())
+}
+
+/// The same for a string. Nothing is left in `values` where it is refused.
+fn base64_floats(raw: &RawValue, values_max: usize, values: &mut Vec<f32>) -> Result<(), NotFloats> {
+    // Some encoders of JSON escape the '/' of the alphabet.
+    let inside = raw.get().strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).filter(|inside| !inside.contains('\\'));
+    let text = match inside {
+        Some(inside) => Cow::Borrowed(inside),
+        None => Cow::Owned(serde_json::from_str::<String>(raw.get()).map_err(|_| NotFloats::NotBase64)?),
+    };
+    let padding = text.bytes().rev().take_while(|&byte| byte == b'=').count();
+    let bytes = (text.len() / 4 * 3).checked_sub(padding).ok_or(NotFloats::NotBase64)?;
+    let (count, rest) = (bytes / size_of::<f32>(), bytes % size_of::<f32>());
+    if count > values_max {
+        return Err(NotFloats::TooMany);
+    }
+    // With room for a float that is not whole, so that the decoder says first whether it is base64 at all.
+    values.resize(count + usize::from(rest > 0), 0.0);
+    let decoded = STANDARD.decode_slice(&*text, bytemuck::cast_slice_mut(values));
+    match decoded {
+        Ok(_) if rest == 0 => Ok(()),
+        refused => {
+            values.clear();
+            Err(if refused.is_ok() { NotFloats::PartOfFloat(bytes) } else { NotFloats::NotBase64 })
+        }
+    }
 }
 
 /// Whether JSON text, whose syntax was checked, is a number.
@@ -203,7 +364,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Deserialize)]
-    struct Fields<'a> {
+    struct Named<'a> {
         #[serde(borrow)]
         a: Option<&'a RawValue>,
         b: Option<&'a RawValue>,
@@ -221,12 +382,12 @@ mod tests {
     #[test]
     fn wrong_json_is_a_400_and_no_object_a_422() {
         for wrong in ["", "  ", "{", "{\"a\":}", "{\"a\":1}x", "nul", "{\"a\":NaN}", "{'a':1}", "[1", "\u{feff}{}"] {
-            assert_eq!(body::<Fields>(wrong).unwrap_err().status(), 400, "{wrong:?}");
+            assert_eq!(body::<Named>(wrong).unwrap_err().status(), 400, "{wrong:?}");
         }
         for wrong in ["[]", "[1,2]", "3", "null", "\"a\"", "{\"a\":1,\"a\":2}"] {
-            assert_eq!(body::<Fields>(wrong).unwrap_err().status(), 422, "{wrong:?}");
+            assert_eq!(body::<Named>(wrong).unwrap_err().status(), 422, "{wrong:?}");
         }
-        let fields: Fields = body(" {\"b\": null, \"unknown\": [{}], \"a\" : [1, 2] } ").unwrap();
+        let fields: Named = body(" {\"b\": null, \"unknown\": [{}], \"a\" : [1, 2] } ").unwrap();
         assert_eq!(fields.a.unwrap().get(), "[1, 2]");
         assert!(fields.b.is_none());
     }
@@ -235,16 +396,16 @@ mod tests {
     fn no_nesting_is_deep_enough_to_overflow_the_stack() {
         let deep = format!("{}1{}", "[".repeat(1_000_000), "]".repeat(1_000_000));
         let text = format!("{{\"a\":{deep},\"unknown\":{deep}}}");
-        let fields: Fields = body(&text).unwrap();
+        let fields: Named = body(&text).unwrap();
         let field = fields.a.unwrap();
         assert!(string(field, "a").is_err());
         assert!(count(field, "a").is_err());
-        assert!(object::<Fields>(field).is_err());
+        assert!(object::<Named>(field).is_err());
         assert!(floats(field, 4, &mut Vec::new()).is_err());
         assert_eq!(items(field, "a", 4).unwrap().len(), 1);
-        assert_eq!(body::<Fields>(&deep).unwrap_err().status(), 422);
-        assert_eq!(body::<Fields>(&"[".repeat(1_000_000)).unwrap_err().status(), 400);
-        assert_eq!(body::<Fields>(&"{\"a\":".repeat(1_000_000)).unwrap_err().status(), 400);
+        assert_eq!(body::<Named>(&deep).unwrap_err().status(), 422);
+        assert_eq!(body::<Named>(&"[".repeat(1_000_000)).unwrap_err().status(), 400);
+        assert_eq!(body::<Named>(&"{\"a\":".repeat(1_000_000)).unwrap_err().status(), 400);
     }
 
     #[test]
@@ -270,10 +431,48 @@ mod tests {
 
     #[test]
     fn what_is_no_array_of_numbers_is_no_vector() {
-        for wrong in ["{}", "1", "\"[1]\"", "[\"1\"]", "[1,\"2,3\"]", "[[1,2]]", "[1,null]", "[true]", "[{\"a\":1}]"] {
+        for wrong in ["{}", "1", "null", "[\"1\"]", "[1,\"2,3\"]", "[[1,2]]", "[1,null]", "[true]", "[{\"a\":1}]"] {
             assert_eq!(floats_of(wrong), Err(NotFloats::WrongShape), "{wrong}");
         }
         assert_eq!(floats_of("[1,2,3,4,5]"), Err(NotFloats::TooMany));
+    }
+
+    #[test]
+    fn a_string_is_base64_of_little_endian_floats_bit_for_bit() {
+        let bits = |text: &str| floats_of(text).map(|values| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>());
+        assert_eq!(bits("\"\""), Ok(vec![]));
+        assert_eq!(bits("\"AACAPw==\""), Ok(vec![1.0_f32.to_bits()]));
+        assert_eq!(bits("\"AACAPwAAAMA=\""), Ok(vec![1.0_f32.to_bits(), (-2.0_f32).to_bits()]));
+        assert_eq!(bits("\"/////wAAAIAAAIB/\""), Ok(vec![u32::MAX, (-0.0_f32).to_bits(), f32::INFINITY.to_bits()]));
+        // As some encoders of JSON write it.
+        assert_eq!(bits(r#""\/\/\u002f\/\/wAAAIAAAIB\/""#), bits("\"/////wAAAIAAAIB/\""));
+        assert_eq!(bits("\"AAAAAAAAAAAAAAAAAAAAAA==\"").unwrap(), [0; 4]);
+    }
+
+    #[test]
+    fn a_string_that_is_no_base64_or_no_floats_is_no_vector() {
+        let wrong = [
+            "[1]",
+            "AACAPw=",
+            "AACAPw",
+            "AACAPx==",
+            "AACAPw===",
+            "=",
+            "====",
+            "AACA Pw==",
+            "AACAPw==\\n",
+            "AACAP-__",
+            "é",
+            "AACAPw==AAAA",
+        ];
+        for wrong in wrong {
+            assert_eq!(floats_of(&format!("\"{wrong}\"")), Err(NotFloats::NotBase64), "{wrong}");
+        }
+        assert_eq!(floats_of(r#""\ud800""#), Err(NotFloats::NotBase64));
+        for (wrong, bytes) in [("AAAA", 3), ("AAAAAAAA", 6), ("AA==", 1)] {
+            assert_eq!(floats_of(&format!("\"{wrong}\"")), Err(NotFloats::PartOfFloat(bytes)), "{wrong}");
+        }
+        assert_eq!(floats_of(&format!("\"{}\"", "A".repeat(28))), Err(NotFloats::TooMany));
     }
 
     #[test]
@@ -283,5 +482,21 @@ mod tests {
         assert!(texts("[1,2,3,4]").is_err());
         assert!(texts("{}").is_err());
         assert_eq!(texts("[]").unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn each_object_of_an_array_is_read_and_what_is_none_does_not_spoil_the_others() {
+        let all = objects::<Named>(raw(r#"[{"a": [1e400]},{"b":[{}], "c":1} , {"a":null}]"#), "a", 3).unwrap();
+        let all: Vec<_> = all.into_iter().map(|fields| fields.unwrap().a.map(RawValue::get)).collect();
+        assert_eq!(all, [Some("[1e400]"), None, None]);
+        for none in ["[1]", "1e400", "\"{}\"", "null", "true", r#"{"a":1,"a":2}"#] {
+            let text = format!(r#"[{{"a":1}},{none},{{"a":2}}]"#);
+            let objects = objects::<Named>(raw(&text), "a", 3).unwrap();
+            assert_eq!(objects[0].as_ref().unwrap().a.unwrap().get(), "1");
+            assert!(objects[1].is_err(), "{none}");
+            assert_eq!(objects[2].as_ref().unwrap().a.unwrap().get(), "2");
+        }
+        assert!(objects::<Named>(raw("[{},{},{},{}]"), "a", 3).unwrap_err().to_string().contains("more than 3 items"));
+        assert!(objects::<Named>(raw("{}"), "a", 3).unwrap_err().to_string().contains("must be an array"));
     }
 }

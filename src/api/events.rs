@@ -14,13 +14,14 @@ use bytes::Bytes;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::Instrument as _;
-use warp::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use warp::http::{HeaderMap, HeaderValue, StatusCode};
 use warp::reply::{Reply as _, Response};
 
 use super::Server;
 use super::changes::{self, ChangeDocument};
 use super::reply::Problem;
+use super::request::quality;
 use crate::engine::Listener;
 use crate::error::Error;
 use crate::types::{ChangePage, ChangesQuery, IndexId, Lsn, TenantId};
@@ -37,11 +38,7 @@ const HEARTBEAT: &[u8] = b":\n\n";
 
 /// Whether a client wants events.
 pub fn are_wanted(headers: &HeaderMap) -> bool {
-    let accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    accepts.flat_map(|value| value.split(',')).any(|range| {
-        let essence = range.split(';').next().unwrap_or("").trim();
-        essence.eq_ignore_ascii_case("text/event-stream")
-    })
+    quality(headers, "text/event-stream") > 0.0
 }
 
 /// Begins a stream from `from_lsn` of the query, or behind the last event that the client had. What cannot be begun is answered by its status.

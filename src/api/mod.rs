@@ -7,6 +7,7 @@
 mod admission;
 mod auth;
 mod backups;
+pub(crate) mod binary;
 #[cfg(any(fuzzing, test))]
 pub(crate) mod bodies;
 mod changes;

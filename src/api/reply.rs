@@ -4,12 +4,16 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
-use warp::http::header::{ALLOW, CONTENT_TYPE, ETAG, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
-use warp::http::{HeaderValue, StatusCode};
+use warp::http::header::{ALLOW, CONTENT_TYPE, ETAG, HeaderName, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
+use warp::http::{HeaderMap, HeaderValue, StatusCode};
 use warp::reply::Response;
 
+use super::binary;
+use super::request::quality;
 use crate::error::{Error, What};
 use crate::types::Lsn;
+
+const JSON: &str = "application/json";
 
 /// The answer to a request that failed.
 #[derive(Debug)]
@@ -164,14 +168,58 @@ pub struct PointError {
 
 /// A response with `body` as compact JSON.
 pub fn json(status: StatusCode, body: &impl Serialize) -> Response {
-    let bytes = match serde_json::to_vec(body) {
+    let mut response = Response::new(to_json(body).into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+    response
+}
+
+fn to_json(body: &impl Serialize) -> Vec<u8> {
+    match serde_json::to_vec(body) {
         Ok(bytes) => bytes,
         Err(error) => unreachable!("our own documents have string keys and writing to memory does not fail: {error}"),
-    };
-    let mut response = Response::new(bytes.into());
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    }
+}
+
+/// Where the vectors of an answer go: each stays in its place in the JSON, or they stand behind it, in the order in which they were there.
+#[derive(Debug)]
+pub enum AnswerVectors {
+    Inside,
+    /// Their bytes.
+    Behind(Vec<u8>),
+}
+
+impl AnswerVectors {
+    /// Behind the JSON, to a client that names the binary form, and JSON not before it.
+    pub fn wanted(headers: &HeaderMap) -> Self {
+        let wanted = quality(headers, binary::MEDIA_TYPE);
+        if wanted > 0.0 && wanted >= quality(headers, JSON) { Self::Behind(Vec::new()) } else { Self::Inside }
+    }
+
+    /// Gives back what is to stand in the JSON of a vector that the answer has next.
+    pub fn place(&mut self, values: Option<Vec<f32>>) -> Option<Vec<f32>> {
+        match self {
+            Self::Inside => values,
+            Self::Behind(bytes) => {
+                values.iter().for_each(|values| bytes.extend_from_slice(bytemuck::cast_slice(values)));
+                None
+            }
+        }
+    }
+
+    /// The answer of 200, whose vectors have all been placed.
+    pub fn answer(self, body: &impl Serialize) -> Response {
+        let mut response = match self {
+            Self::Inside => json(StatusCode::OK, body),
+            Self::Behind(vectors) => {
+                let mut response = Response::new(binary::join(&to_json(body), &vectors).into());
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(binary::MEDIA_TYPE));
+                response
+            }
+        };
+        response.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+        response
+    }
 }
 
 pub fn no_content() -> Response {

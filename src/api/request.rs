@@ -13,11 +13,11 @@ use percent_encoding::percent_decode_str;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 use warp::Stream;
-use warp::http::header::{CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
+use warp::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use warp::http::{HeaderMap, Method, StatusCode};
 
-use super::Server;
 use super::reply::Problem;
+use super::{Server, binary};
 use crate::error::Error;
 use crate::types::{Condition, IdempotencyKey, WriteOptions};
 
@@ -152,7 +152,29 @@ impl Request {
     /// 415; 413 as soon as the limit is passed, whether the length was announced or not; 408; 429 where the bodies of all
     /// requests together are too large; 400 where the connection broke.
     pub async fn json_body(&mut self, server: &Server) -> Result<JsonBody, Problem> {
-        self.check_media_type()?;
+        match self.media_type() {
+            MediaType::Json => self.receive(server).await.map(JsonBody),
+            _ => Err(unsupported_media_type("the Content-Type must be application/json")),
+        }
+    }
+
+    /// Reads the body of a call that takes vectors, which is JSON or of the binary form, by its media type.
+    ///
+    /// # Errors
+    /// As [`json_body`](Self::json_body).
+    pub async fn vectors_body(&mut self, server: &Server) -> Result<VectorsBody, Problem> {
+        let is_binary = match self.media_type() {
+            MediaType::Json => false,
+            MediaType::Binary => true,
+            MediaType::Other => {
+                let detail = format!("the Content-Type must be application/json or {}", binary::MEDIA_TYPE);
+                return Err(unsupported_media_type(&detail));
+            }
+        };
+        Ok(VectorsBody { received: self.receive(server).await?, is_binary })
+    }
+
+    async fn receive(&mut self, server: &Server) -> Result<Received, Problem> {
         let max = server.config.body_bytes_max;
         let too_large = || {
             let detail = format!("the body is larger than {max} bytes");
@@ -175,18 +197,20 @@ impl Request {
             }
             bytes.extend_from_slice(&chunk);
         }
-        Ok(JsonBody { bytes: bytes.freeze(), _memory: memory })
+        Ok(Received { bytes: bytes.freeze(), _memory: memory })
     }
 
     /// A body without a media type is taken for JSON: the first server did.
-    fn check_media_type(&self) -> Result<(), Problem> {
-        let Some(value) = self.headers.get(CONTENT_TYPE) else { return Ok(()) };
+    fn media_type(&self) -> MediaType {
+        let Some(value) = self.headers.get(CONTENT_TYPE) else { return MediaType::Json };
         let essence = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-        if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
-            return Ok(());
+        if essence == binary::MEDIA_TYPE {
+            MediaType::Binary
+        } else if essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json")) {
+            MediaType::Json
+        } else {
+            MediaType::Other
         }
-        let detail = "the Content-Type must be application/json";
-        Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail))
     }
 
     fn announced_bytes(&self) -> Option<u64> {
@@ -207,30 +231,98 @@ impl Request {
     }
 }
 
-/// Bytes that a client sent as JSON.
+/// What a client says that its body is.
+enum MediaType {
+    Json,
+    Binary,
+    Other,
+}
+
+fn unsupported_media_type(detail: &str) -> Problem {
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
+}
+
+/// How much a client wants an answer of this media type, from 0 to 1, where it names it; 0 where it does not: a wildcard names none.
+pub fn quality(headers: &HeaderMap, media_type: &str) -> f32 {
+    let accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let quality = |range: &str| {
+        let mut parts = range.split(';').map(str::trim);
+        let is_named = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case(media_type));
+        let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+        if is_named { weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0)) } else { 0.0 }
+    };
+    accepts.flat_map(|value| value.split(',')).map(quality).fold(0.0, f32::max)
+}
+
+/// What came of a body.
 #[derive(Debug)]
-pub struct JsonBody {
+struct Received {
     bytes: Bytes,
     /// Given back when the body is dropped.
     _memory: Option<OwnedSemaphorePermit>,
 }
 
-impl JsonBody {
+impl Received {
     /// A body that came by no connection.
     #[cfg(any(fuzzing, test))]
-    pub fn of(bytes: &[u8]) -> Self {
+    fn of(bytes: &[u8]) -> Self {
         Self { bytes: Bytes::copy_from_slice(bytes), _memory: None }
+    }
+}
+
+/// Bytes that a client sent as JSON.
+#[derive(Debug)]
+pub struct JsonBody(Received);
+
+impl JsonBody {
+    #[cfg(any(fuzzing, test))]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Received::of(bytes))
     }
 
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.0.bytes
     }
 
     /// # Errors
     /// 400 where it is no UTF-8, as JSON must be.
     pub fn text(&self) -> Result<&str, Problem> {
-        std::str::from_utf8(&self.bytes).map_err(|error| Problem::invalid_json(format!("the body is no UTF-8: {error}")))
+        text_of_json(&self.0.bytes)
     }
+}
+
+/// Bytes that a client sent, with vectors in JSON or behind it.
+#[derive(Debug)]
+pub struct VectorsBody {
+    received: Received,
+    is_binary: bool,
+}
+
+impl VectorsBody {
+    #[cfg(any(fuzzing, test))]
+    pub fn of(bytes: &[u8], is_binary: bool) -> Self {
+        Self { received: Received::of(bytes), is_binary }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.received.bytes
+    }
+
+    /// The JSON, and of the binary form what comes behind it.
+    ///
+    /// # Errors
+    /// 400 where the JSON is no UTF-8; 422 where the body ends before it.
+    pub fn parts(&self) -> Result<(&str, Option<&[u8]>), Problem> {
+        if !self.is_binary {
+            return Ok((text_of_json(self.bytes())?, None));
+        }
+        let (json, vectors) = binary::split(self.bytes()).map_err(|detail| Error::invalid("body", "wrong_length", detail))?;
+        Ok((text_of_json(json)?, Some(vectors)))
+    }
+}
+
+fn text_of_json(bytes: &[u8]) -> Result<&str, Problem> {
+    std::str::from_utf8(bytes).map_err(|error| Problem::invalid_json(format!("the body is no UTF-8: {error}")))
 }
 
 /// Decodes a part of a path or a query.

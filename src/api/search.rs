@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Server;
-use super::decode::{self, NotFloats, required};
+use super::decode::{self, BodyVectors, required};
 use super::indices::index_id;
-use super::reply::{Problem, json, shortest, stored_json};
-use super::request::{JsonBody, Request};
+use super::reply::{AnswerVectors, Problem, shortest, stored_json};
+use super::request::{Request, VectorsBody};
 use crate::config::{Limits, RANGE_LIMIT_DEFAULT};
 use crate::engine::Index;
 use crate::error::Error;
@@ -109,78 +108,100 @@ struct FoundPoint {
 }
 
 impl FoundPoint {
-    fn of(hit: Hit, with_metadata: bool) -> Result<Self, Problem> {
+    fn of(hit: Hit, with_metadata: bool, vectors: &mut AnswerVectors) -> Result<Self, Problem> {
         let metadata = with_metadata.then(|| stored_json(hit.metadata)).transpose()?;
-        Ok(Self { id: hit.id, score: hit.score, distance: hit.distance, metadata, values: hit.values })
+        let values = vectors.place(hit.values);
+        Ok(Self { id: hit.id, score: hit.score, distance: hit.distance, metadata, values })
     }
 }
 
 pub async fn search(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
     let id = index_id(&id)?;
     let explains = request.flag("explain")?;
-    let body = request.json_body(&server).await?;
+    let body = request.vectors_body(&server).await?;
+    let mut vectors = AnswerVectors::wanted(&request.headers);
     let call = Arc::clone(&server);
     let work = move || {
         let index = call.store.index(&tenant, id)?;
-        Ok(json(StatusCode::OK, &find(&index, &call.config.limits, &body, explains)?))
+        let found = find(&index, &call.config.limits, &body, explains, &mut vectors)?;
+        Ok(vectors.answer(&found))
     };
     server.searches.run(work).await
 }
 
 pub async fn batch(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
     let id = index_id(&id)?;
-    let body = request.json_body(&server).await?;
+    let body = request.vectors_body(&server).await?;
+    let mut vectors = AnswerVectors::wanted(&request.headers);
     let call = Arc::clone(&server);
     let work = move || {
         let index = call.store.index(&tenant, id)?;
-        Ok(json(StatusCode::OK, &find_together(&index, &call.config.limits, &body)?))
+        let found = find_together(&index, &call.config.limits, &body, &mut vectors)?;
+        Ok(vectors.answer(&found))
     };
     server.searches.run(work).await
 }
 
 pub async fn range(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
     let id = index_id(&id)?;
-    let body = request.json_body(&server).await?;
+    let body = request.vectors_body(&server).await?;
+    let mut vectors = AnswerVectors::wanted(&request.headers);
     let call = Arc::clone(&server);
     let work = move || {
         let index = call.store.index(&tenant, id)?;
-        Ok(json(StatusCode::OK, &find_within(&index, &call.config.limits, &body)?))
+        let found = find_within(&index, &call.config.limits, &body, &mut vectors)?;
+        Ok(vectors.answer(&found))
     };
     server.searches.run(work).await
 }
 
-/// Answers the search that a body asks for.
+/// Answers the search that a body asks for, but for the vectors, which are placed in `vectors`.
 ///
 /// # Errors
 /// 400 and 422 for the body; those of the index.
-pub(super) fn find(index: &Index, limits: &Limits, body: &JsonBody, explains: bool) -> Result<Found, Problem> {
-    let (query, with_metadata) = decode_query(&decode::body(body.text()?)?, limits)?;
+pub(super) fn find(
+    index: &Index,
+    limits: &Limits,
+    body: &VectorsBody,
+    explains: bool,
+    vectors: &mut AnswerVectors,
+) -> Result<Found, Problem> {
+    let (text, behind) = body.parts()?;
+    let body = decode::body(text)?;
+    let (query, with_metadata) = decode_query(&body, 0, &BodyVectors::new(behind, 1, index.dimension())?, limits)?;
     if !explains {
-        return Ok(Found { results: points(index.search(&query)?, with_metadata)?, explain: None });
+        return Ok(Found { results: points(index.search(&query)?, with_metadata, vectors)?, explain: None });
     }
     let (hits, explanation) = index.explain(&query)?;
     let matched = explanation.segments.iter().map(|segment| segment.matched).sum();
-    Ok(Found { results: points(hits, with_metadata)?, explain: Some(Explained { explanation, matched }) })
+    Ok(Found { results: points(hits, with_metadata, vectors)?, explain: Some(Explained { explanation, matched }) })
 }
 
 /// Answers the batch of searches that a body asks for.
 ///
 /// # Errors
 /// As [`find`]; what is wrong in a query is named with the query: `queries[3].vector`.
-pub(super) fn find_together(index: &Index, limits: &Limits, body: &JsonBody) -> Result<FoundTogether, Problem> {
-    let body: BatchBody = decode::body(body.text()?)?;
-    let items = decode::items(required(body.queries, "queries")?, "queries", limits.batch_queries_max)?;
+pub(super) fn find_together(
+    index: &Index,
+    limits: &Limits,
+    body: &VectorsBody,
+    vectors: &mut AnswerVectors,
+) -> Result<FoundTogether, Problem> {
+    let (text, behind) = body.parts()?;
+    let body: BatchBody = decode::body(text)?;
+    let items = decode::objects(required(body.queries, "queries")?, "queries", limits.batch_queries_max)?;
+    let asked = BodyVectors::new(behind, items.len(), index.dimension())?;
     let (mut queries, mut with_metadata) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
     for (at, item) in items.into_iter().enumerate() {
         let name = || format!("queries[{at}]");
-        let body = decode::object(item).map_err(|detail| Error::invalid(name(), "invalid_type", detail))?;
-        let (query, with) = decode_query(&body, limits).map_err(|error| error.under(&name()))?;
+        let body = item.map_err(|detail| Error::invalid(name(), "invalid_type", detail))?;
+        let (query, with) = decode_query(&body, at, &asked, limits).map_err(|error| error.under(&name()))?;
         queries.push(query);
         with_metadata.push(with);
     }
     let (answers, lsn) = index.search_batch(&queries)?;
     let results = answers.into_iter().zip(with_metadata);
-    let results = results.map(|(hits, with)| Ok(Found { results: points(hits, with)?, explain: None }));
+    let results = results.map(|(hits, with)| Ok(Found { results: points(hits, with, vectors)?, explain: None }));
     Ok(FoundTogether { results: results.collect::<Result<_, Problem>>()?, lsn })
 }
 
@@ -188,8 +209,15 @@ pub(super) fn find_together(index: &Index, limits: &Limits, body: &JsonBody) -> 
 ///
 /// # Errors
 /// As [`find`].
-pub(super) fn find_within(index: &Index, limits: &Limits, body: &JsonBody) -> Result<FoundWithin, Problem> {
-    let body: RangeBody = decode::body(body.text()?)?;
+pub(super) fn find_within(
+    index: &Index,
+    limits: &Limits,
+    body: &VectorsBody,
+    vectors: &mut AnswerVectors,
+) -> Result<FoundWithin, Problem> {
+    let (text, behind) = body.parts()?;
+    let body: RangeBody = decode::body(text)?;
+    let asked = BodyVectors::new(behind, 1, index.dimension())?;
     let within = match (body.radius, body.min_score) {
         (Some(radius), None) => Within::Radius(decode::number(radius, "radius")?),
         (None, Some(least)) => Within::MinScore(decode::number(least, "min_score")?),
@@ -199,7 +227,7 @@ pub(super) fn find_within(index: &Index, limits: &Limits, body: &JsonBody) -> Re
         }
     };
     let range = RangeQuery {
-        vector: decode_vector(body.vector, limits)?,
+        vector: decode_vector(body.vector, 0, &asked, limits)?,
         within,
         filter: body.filter.map(|raw| Filter::parse(raw.get())).transpose()?,
         limit: body.limit.map_or(Ok(RANGE_LIMIT_DEFAULT.min(limits.range_hits_max)), |raw| decode::count(raw, "limit"))?,
@@ -207,16 +235,16 @@ pub(super) fn find_within(index: &Index, limits: &Limits, body: &JsonBody) -> Re
     };
     let include_metadata = body.include_metadata.map_or(Ok(true), |raw| decode::boolean(raw, "include_metadata"))?;
     let found = index.range_search(&range)?;
-    Ok(FoundWithin { results: points(found.hits, include_metadata)?, truncated: found.truncated, lsn: found.lsn })
+    Ok(FoundWithin { results: points(found.hits, include_metadata, vectors)?, truncated: found.truncated, lsn: found.lsn })
 }
 
-fn points(hits: Vec<Hit>, with_metadata: bool) -> Result<Vec<FoundPoint>, Problem> {
-    hits.into_iter().map(|hit| FoundPoint::of(hit, with_metadata)).collect()
+fn points(hits: Vec<Hit>, with_metadata: bool, vectors: &mut AnswerVectors) -> Result<Vec<FoundPoint>, Problem> {
+    hits.into_iter().map(|hit| FoundPoint::of(hit, with_metadata, vectors)).collect()
 }
 
-/// The query, and whether its hits bear their metadata.
-fn decode_query(body: &SearchBody, limits: &Limits) -> Result<(Query, bool), Error> {
-    let vector = decode_vector(body.vector, limits)?;
+/// The `at`th query of a body, and whether its hits bear their metadata.
+fn decode_query(body: &SearchBody, at: usize, vectors: &BodyVectors, limits: &Limits) -> Result<(Query, bool), Error> {
+    let vector = decode_vector(body.vector, at, vectors, limits)?;
     let k = body.k.map_or(Ok(K_DEFAULT), |raw| decode::count(raw, "k"))?;
     let filter = body.filter.map(|raw| Filter::parse(raw.get())).transpose()?;
     let exact = body.exact.map_or(Ok(false), |raw| decode::boolean(raw, "exact"))?;
@@ -228,14 +256,9 @@ fn decode_query(body: &SearchBody, limits: &Limits) -> Result<(Query, bool), Err
     Ok((Query { vector, k, filter, exact, include_values, min_score, as_of_lsn, params }, include_metadata))
 }
 
-fn decode_vector(raw: Option<&RawValue>, limits: &Limits) -> Result<Vec<f32>, Error> {
+fn decode_vector(raw: Option<&RawValue>, at: usize, vectors: &BodyVectors, limits: &Limits) -> Result<Vec<f32>, Error> {
     let mut vector = Vec::new();
-    decode::floats(required(raw, "vector")?, limits.dimension_max, &mut vector).map_err(|problem| match problem {
-        NotFloats::WrongShape => Error::invalid("vector", "invalid_type", "must be an array of numbers"),
-        NotFloats::TooMany => {
-            Error::invalid("vector", "wrong_dimension", format!("has more than {} numbers", limits.dimension_max))
-        }
-    })?;
+    vectors.read(at, raw, "vector", limits, &mut vector)?;
     Ok(vector)
 }
 

@@ -10,12 +10,12 @@ use warp::reply::Response;
 use super::Server;
 use super::decode::{self, required};
 use super::indices::index_id;
-use super::reply::{Problem, json, stored_json, with_etag};
+use super::reply::{AnswerVectors, Problem, json, stored_json, with_etag};
 use super::request::{JsonBody, Request, decode_percent};
 use crate::config::Limits;
 use crate::error::{Error, What};
 use crate::segment::filter::Filter;
-use crate::types::{PageQuery, Point, TenantId};
+use crate::types::{PageQuery, Point, ScanPosition, ScanQuery, TenantId};
 
 /// Points in a page where the client does not say.
 const PAGE_DEFAULT: usize = 100;
@@ -30,13 +30,15 @@ pub async fn get(
     let as_of_lsn = request.number("as_of_lsn", "invalid_lsn")?;
     let id = index_id(&id)?;
     let vector_id = decode_percent(&vector_id, "vector_id")?;
+    let mut rows = AnswerVectors::wanted(&request.headers);
     let store = Arc::clone(&server.store);
     let work = move || {
         let index = store.index(&tenant, id)?;
         let point = as_of_lsn.map_or_else(|| index.get(&vector_id), |lsn| index.get_as_of(&vector_id, lsn))?;
         let point = point.ok_or(Error::NotFound(What::Vector))?;
         let lsn = point.lsn;
-        Ok(with_etag(json(StatusCode::OK, &PointDocument::of(point, true)?), lsn))
+        let document = PointDocument::of(point, true, &mut rows)?;
+        Ok(with_etag(rows.answer(&document), lsn))
     };
     server.reads.run(work).await
 }
@@ -52,9 +54,9 @@ struct PointDocument {
 }
 
 impl PointDocument {
-    fn of(point: Point, with_values: bool) -> Result<Self, Problem> {
+    fn of(point: Point, with_values: bool, rows: &mut AnswerVectors) -> Result<Self, Problem> {
         let Point { id, values, metadata, lsn } = point;
-        Ok(Self { id, values: with_values.then_some(values), metadata: stored_json(metadata)?, lsn })
+        Ok(Self { id, values: rows.place(with_values.then_some(values)), metadata: stored_json(metadata)?, lsn })
     }
 }
 
@@ -86,18 +88,19 @@ pub async fn fetch(server: Arc<Server>, tenant: TenantId, id: String, mut reques
     }
     let id = index_id(&id)?;
     let body = request.json_body(&server).await?;
+    let mut rows = AnswerVectors::wanted(&request.headers);
     let call = Arc::clone(&server);
     let work = move || {
         let ids = ids(&body, &call.config.limits)?;
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         let (points, lsn) = call.store.index(&tenant, id)?.fetch(&ids)?;
-        let vectors = points.into_iter().map(|point| PointDocument::of(point, true)).collect::<Result<_, _>>()?;
-        Ok(json(StatusCode::OK, &Fetched { vectors, lsn }))
+        let vectors = points.into_iter().map(|point| PointDocument::of(point, true, &mut rows)).collect::<Result<_, _>>()?;
+        Ok(rows.answer(&Fetched { vectors, lsn }))
     };
     server.reads.run(work).await
 }
 
-/// Points in pages, by their ids.
+/// Points in pages: by their ids, each page of the state that is present then, or by the mutations that stored them, all of one state.
 pub async fn list(server: Arc<Server>, tenant: TenantId, id: String, request: Request) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Listed {
@@ -109,15 +112,43 @@ pub async fn list(server: Arc<Server>, tenant: TenantId, id: String, request: Re
     let id = index_id(&id)?;
     let limit = request.number("limit", "invalid_limit")?.unwrap_or(PAGE_DEFAULT);
     let filter = request.query("filter")?.map(|filter| Filter::parse(&filter)).transpose()?;
-    let after = request.query("cursor")?.map(|cursor| id_of_cursor(&cursor)).transpose()?;
+    let order = Order::parse(request.query("order")?.as_deref(), request.query("cursor")?.as_deref())?;
     let include_values = request.flag("include_values")?;
+    let mut rows = AnswerVectors::wanted(&request.headers);
     let store = Arc::clone(&server.store);
     let work = move || {
-        let page = store.index(&tenant, id)?.page(&PageQuery { filter, after, limit, include_values })?;
-        let vectors = page.points.into_iter().map(|point| PointDocument::of(point, include_values)).collect::<Result<_, _>>()?;
-        Ok(json(StatusCode::OK, &Listed { vectors, next_cursor: page.next.map(cursor_of_id), lsn: page.lsn }))
+        let index = store.index(&tenant, id)?;
+        let (points, next_cursor, lsn) = match order {
+            Order::Ids { after } => {
+                let page = index.page(&PageQuery { filter, after, limit, include_values })?;
+                (page.points, page.next.map(cursor_of_id), page.lsn)
+            }
+            Order::Lsns { after } => {
+                let page = index.scan(&ScanQuery { filter, after, limit, include_values })?;
+                (page.points, page.next.map(cursor_of_position), page.lsn)
+            }
+        };
+        let vectors = points.into_iter().map(|point| PointDocument::of(point, include_values, &mut rows));
+        let vectors = vectors.collect::<Result<_, _>>()?;
+        Ok(rows.answer(&Listed { vectors, next_cursor, lsn }))
     };
     server.reads.run(work).await
+}
+
+/// By what the points of a list rise, and which of them the page comes after.
+enum Order {
+    Ids { after: Option<String> },
+    Lsns { after: Option<ScanPosition> },
+}
+
+impl Order {
+    fn parse(word: Option<&str>, cursor: Option<&str>) -> Result<Self, Error> {
+        match word {
+            None | Some("id") => Ok(Self::Ids { after: cursor.map(id_of_cursor).transpose()? }),
+            Some("lsn") => Ok(Self::Lsns { after: cursor.map(position_of_cursor).transpose()? }),
+            Some(_) => Err(Error::invalid("order", "invalid_order", "must be id or lsn")),
+        }
+    }
 }
 
 /// Opaque to clients: the id that the page comes after. In hexadecimal, since an id may have any character in it, and a URL may not.
@@ -126,11 +157,31 @@ fn cursor_of_id(id: String) -> String {
 }
 
 fn id_of_cursor(cursor: &str) -> Result<String, Error> {
-    let wrong = || Error::invalid("cursor", "invalid_cursor", "this cursor is none that the server gave");
-    let digits =
-        cursor.strip_prefix('i').filter(|digits| digits.is_ascii() && digits.len().is_multiple_of(2)).ok_or_else(wrong)?;
+    let digits = cursor.strip_prefix('i').filter(|digits| digits.is_ascii() && digits.len().is_multiple_of(2));
+    let digits = digits.ok_or_else(wrong_cursor)?;
     let bytes = (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16));
-    bytes.collect::<Result<_, _>>().ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(wrong)
+    bytes.collect::<Result<_, _>>().ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(wrong_cursor)
+}
+
+fn cursor_of_position(ScanPosition { state, lsn, given }: ScanPosition) -> String {
+    format!("s{state}.{lsn}.{given}")
+}
+
+fn position_of_cursor(cursor: &str) -> Result<ScanPosition, Error> {
+    let position = || {
+        let mut numbers = cursor.strip_prefix('s')?.split('.');
+        let position = ScanPosition {
+            state: numbers.next()?.parse().ok()?,
+            lsn: numbers.next()?.parse().ok()?,
+            given: numbers.next()?.parse().ok()?,
+        };
+        numbers.next().is_none().then_some(position)
+    };
+    position().ok_or_else(wrong_cursor)
+}
+
+fn wrong_cursor() -> Error {
+    Error::invalid("cursor", "invalid_cursor", "this cursor is none that the server gave, or of another order")
 }
 
 /// How many points match a filter.

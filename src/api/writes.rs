@@ -8,10 +8,10 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Server;
-use super::decode::{self, NotFloats, required};
+use super::decode::{self, BodyVectors, required};
 use super::indices::index_id;
 use super::reply::{PointError, Problem, json, no_content, with_etag, with_lsn};
-use super::request::{JsonBody, Request, decode_percent};
+use super::request::{JsonBody, Request, VectorsBody, decode_percent};
 use super::vectors::decode_ids;
 use crate::config::Limits;
 use crate::engine::{Batch, Index};
@@ -38,7 +38,7 @@ struct PointBody<'a> {
 pub async fn add(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
     let id = index_id(&id)?;
     let condition = request.condition()?;
-    let body = request.json_body(&server).await?;
+    let body = request.vectors_body(&server).await?;
     let options = request.write_options(&[body.bytes()])?;
     let call = Arc::clone(&server);
     let work = move || {
@@ -68,13 +68,16 @@ pub(super) struct Added {
 pub(super) fn add_points(
     index: &Index,
     limits: &Limits,
-    body: &JsonBody,
+    body: &VectorsBody,
     condition: Condition,
     options: WriteOptions,
 ) -> Result<Added, Problem> {
-    let body: AddBody = decode::body(body.text()?)?;
-    let items = decode::items(required(body.vectors, "vectors")?, "vectors", limits.batch_points_max)?;
-    if condition != Condition::Always && items.len() != 1 {
+    let (text, behind) = body.parts()?;
+    let body: AddBody = decode::body(text)?;
+    let points: Vec<Result<PointBody, _>> =
+        decode::objects(required(body.vectors, "vectors")?, "vectors", limits.batch_points_max)?;
+    let vectors = BodyVectors::new(behind, points.len(), index.dimension())?;
+    if condition != Condition::Always && points.len() != 1 {
         let detail = "is for one point; a body with several has `if_match` or `if_absent` in each";
         return Err(Error::invalid("If-Match", "invalid_condition", detail).into());
     }
@@ -82,17 +85,28 @@ pub(super) fn add_points(
     let is_atomic = options.atomic;
     let mut batch = index.batch();
     // Where each point of the batch stands in the client's array, and what it asks for.
-    let mut places = Vec::with_capacity(items.len());
+    let mut places = Vec::with_capacity(points.len());
     let mut errors = Vec::new();
     let mut values = Vec::new();
-    for (position, item) in items.iter().enumerate() {
-        match push_point(&mut batch, item, condition, limits, &mut values) {
+    for (position, point) in points.iter().enumerate() {
+        // Who sends a vector twice means something else by the body than what it says.
+        if let Ok(point) = point {
+            vectors.check(point.values, "values").map_err(|error| error.under(&format!("vectors[{position}]")))?;
+        }
+        let pushed = match point {
+            Ok(point) => {
+                let read = |values: &mut _| vectors.read(position, point.values, "values", limits, values);
+                push_point(&mut batch, point, condition, read, &mut values)
+            }
+            Err(problem) => Err(Error::invalid("vectors", "invalid_point", problem.as_str())),
+        };
+        match pushed {
             Ok(condition) => places.push((position, condition)),
-            Err(error) => errors.push(point_error(position, item, limits, &error)),
+            Err(error) => errors.push(point_error(position, point, limits, &error)),
         }
     }
     if is_atomic && !errors.is_empty() {
-        let detail = format!("vectors: {} of {} are at fault, and nothing was stored", errors.len(), items.len());
+        let detail = format!("vectors: {} of {} are at fault, and nothing was stored", errors.len(), points.len());
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_points", detail).with_errors(errors));
     }
     let upserted = if batch.is_empty() { None } else { Some(index.upsert(batch, options)?) };
@@ -103,12 +117,12 @@ pub(super) fn add_points(
     }
     for (position, condition) in unmet {
         let error = Error::Unmet(condition.unmet());
-        errors.extend(items.get(position).map(|item| point_error(position, item, limits, &error)));
+        errors.extend(points.get(position).map(|point| point_error(position, point, limits, &error)));
     }
     errors.sort_by_key(|error| error.position);
     if is_atomic && !errors.is_empty() {
         let detail =
-            format!("vectors: the conditions of {} of {} do not hold, and nothing was stored", errors.len(), items.len());
+            format!("vectors: the conditions of {} of {} do not hold, and nothing was stored", errors.len(), points.len());
         return Err(Problem::new(StatusCode::PRECONDITION_FAILED, "precondition_failed", detail).with_errors(errors));
     }
     let added_count = upserted.as_ref().map_or(0, |upserted| upserted.added_count);
@@ -117,28 +131,25 @@ pub(super) fn add_points(
         added_count,
         failed_count: errors.len(),
         errors,
-        warnings: warnings(&superseded, &items, limits),
+        warnings: warnings(&superseded, &points, limits),
         lsn: upserted.filter(|_| added_count > 0).map(|upserted| upserted.lsn),
     })
 }
 
-/// Only the shape is checked here; what is in it, the batch checks. Gives the condition of the point: its own, or that of the request.
+/// Only the shape is checked here; what is in it, the batch checks. `read` gives the vector of the point in the place of what `values` holds. Gives the
+/// condition of the point: its own, or that of the request.
 fn push_point(
     batch: &mut Batch,
-    item: &RawValue,
+    point: &PointBody,
     of_request: Condition,
-    limits: &Limits,
+    read: impl FnOnce(&mut Vec<f32>) -> Result<(), Error>,
     values: &mut Vec<f32>,
 ) -> Result<Condition, Error> {
-    let point: PointBody = decode::object(item).map_err(|problem| Error::invalid("vectors", "invalid_point", problem))?;
     let id = required(point.id, "id").and_then(|raw| decode::string(raw, "id"));
     let id = id.map_err(|error| with_code(error, "invalid_id"))?;
-    let raw = required(point.values, "values").map_err(|error| with_code(error, "invalid_values"))?;
-    decode::floats(raw, limits.dimension_max, values).map_err(|problem| match problem {
-        NotFloats::WrongShape => Error::invalid("values", "invalid_values", "must be an array of numbers"),
-        NotFloats::TooMany => {
-            Error::invalid("values", "wrong_dimension", format!("has more than {} numbers", limits.dimension_max))
-        }
+    read(values).map_err(|error| match error {
+        Error::Invalid { code: "wrong_dimension", .. } => error,
+        error => with_code(error, "invalid_values"),
     })?;
     let if_absent = point.if_absent.map_or(Ok(false), |raw| decode::boolean(raw, "if_absent"))?;
     let condition = match point.if_match {
@@ -160,25 +171,24 @@ fn with_code(error: Error, code: &'static str) -> Error {
     }
 }
 
-fn point_error(position: usize, item: &RawValue, limits: &Limits, error: &Error) -> PointError {
+fn point_error(position: usize, point: &Result<PointBody, String>, limits: &Limits, error: &Error) -> PointError {
     let code = match error {
         Error::Invalid { code, .. } => code,
         Error::Unmet(_) => "precondition_failed",
         _ => "invalid_point",
     };
-    PointError { position, id: point_id(item, limits), code, detail: error.to_string() }
+    PointError { position, id: point_id(point, limits), code, detail: error.to_string() }
 }
 
 /// The id of a point, where it has one that can be one.
-fn point_id(item: &RawValue, limits: &Limits) -> Option<String> {
-    let point: PointBody = decode::object(item).ok()?;
-    decode::string(point.id?, "id").ok().filter(|id| id.len() <= limits.id_bytes_max)
+fn point_id(point: &Result<PointBody, String>, limits: &Limits) -> Option<String> {
+    decode::string(point.as_ref().ok()?.id?, "id").ok().filter(|id| id.len() <= limits.id_bytes_max)
 }
 
-fn warnings(superseded: &[(usize, Condition)], items: &[&RawValue], limits: &Limits) -> Vec<PointError> {
+fn warnings(superseded: &[(usize, Condition)], points: &[Result<PointBody, String>], limits: &Limits) -> Vec<PointError> {
     let warning = |&(position, _): &(usize, Condition)| PointError {
         position,
-        id: items.get(position).and_then(|item| point_id(item, limits)),
+        id: points.get(position).and_then(|point| point_id(point, limits)),
         code: "superseded",
         detail: "the same id comes again later in this batch, and the last wins".to_owned(),
     };

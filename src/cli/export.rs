@@ -9,22 +9,29 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::import::npy;
+use super::scan::Scan;
+use super::server::Server;
 use super::{Failure, directory, print_line};
-use crate::engine::Index;
 use crate::io::Io as _;
 use crate::io::durable::Replacement;
 use crate::io::os::OsIo;
 use crate::types::{IndexId, Lsn, Point, TenantId};
 
-/// Write the points of an index to a file. No server may have the directory.
+/// Write the points of an index to a file. With --url they are a server's.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Where the data is. It must be there.
     #[arg(long, value_name = "DIR", env = "FAISS_DATA_DIR", default_value = "./data")]
     data_dir: PathBuf,
     /// Whose index it is.
-    #[arg(long, value_name = "TENANT", value_parser = |tenant: &str| TenantId::new(tenant))]
-    tenant: TenantId,
+    #[arg(long, value_name = "TENANT", value_parser = |tenant: &str| TenantId::new(tenant), required_unless_present = "url", conflicts_with = "url")]
+    tenant: Option<TenantId>,
+    /// Of a server instead: http://HOST:PORT.
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// Variable with its key.
+    #[arg(long, value_name = "NAME", default_value = "FAISS_PROXY_API_KEY", requires = "url")]
+    api_key_env: String,
     /// The index.
     #[arg(long, value_name = "ID")]
     index: IndexId,
@@ -66,11 +73,23 @@ struct Report {
 /// # Errors
 /// There is no new file.
 pub fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let store = directory::open(&arguments.data_dir, "a server that has it gives its points on GET /v1/index/{id}/vectors")?;
-    let done = directory::index(&store, &arguments.tenant, arguments.index).and_then(|index| export(arguments, &index));
-    let closed = directory::close(&store);
-    let report = done?;
-    closed?;
+    let report = match &arguments.url {
+        Some(url) => {
+            let scan = Scan::begin(Server::new(url, &arguments.api_key_env)?, arguments.index)?;
+            write(arguments, &scan.tenant.clone(), scan.count, scan.dimension, |each| scan.visit(each))?
+        }
+        None => {
+            let store = directory::open(&arguments.data_dir, "export from the server that has it, with --url http://HOST:PORT")?;
+            let tenant = arguments.tenant.as_ref().expect("clap wants it where there is no --url");
+            let done = directory::index(&store, tenant, arguments.index).and_then(|index| {
+                write(arguments, tenant.as_str(), index.vector_count(), index.dimension(), |each| index.visit(each))
+            });
+            let closed = directory::close(&store);
+            let report = done?;
+            closed?;
+            report
+        }
+    };
     let line = if arguments.json {
         serde_json::to_string(&report).expect("a report is JSON")
     } else {
@@ -79,8 +98,14 @@ pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     print_line(&line)
 }
 
-fn export(arguments: &Arguments, index: &Index) -> Result<Report, Failure> {
-    let (points, dimension) = (index.vector_count(), index.dimension());
+/// Writes the points that `visit` gives, one after the other; it gives the state that they are of.
+fn write(
+    arguments: &Arguments,
+    tenant: &str,
+    points: u64,
+    dimension: usize,
+    visit: impl FnOnce(&mut dyn FnMut(Point) -> Result<(), Failure>) -> Result<Lsn, Failure>,
+) -> Result<Report, Failure> {
     let out = Out::new(&arguments.out)?;
     let mut writer: Box<dyn Writer> = match arguments.format {
         Format::Jsonl => Box::new(Lines { file: out.begin("")?, line: Vec::new(), with_values: true }),
@@ -95,14 +120,15 @@ fn export(arguments: &Arguments, index: &Index) -> Result<Report, Failure> {
         Format::Parquet => return Err(Failure::new(format!("--format parquet: {}", super::import::WITHOUT_PARQUET))),
     };
     let mut written = 0;
-    let lsn = index.visit(|point| {
+    let lsn = visit(&mut |point| {
         written += 1;
         writer.point(&point)
     })?;
     // The header of an array has said how many there are.
-    assert_eq!(written, points, "nobody else writes to the index");
+    assert_eq!(written, points, "a state has as many points as it counts");
     writer.finish()?;
-    Ok(Report { tenant: arguments.tenant.to_string(), index: index.id(), points, dimension, lsn, files: out.names.into_inner() })
+    let files = out.names.into_inner();
+    Ok(Report { tenant: tenant.to_owned(), index: arguments.index, points, dimension, lsn, files })
 }
 
 /// The files of an export: one of the name that was asked for, and perhaps others beside it.

@@ -130,7 +130,7 @@ impl View {
 
 impl Segment {
     /// How many of its rows were stored up to this LSN: the first ones.
-    fn stored_at(&self, lsn: Lsn) -> usize {
+    pub(super) fn stored_at(&self, lsn: Lsn) -> usize {
         let (mut from, mut to) = (0, self.len);
         while from < to {
             let middle = from.midpoint(to);

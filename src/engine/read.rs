@@ -9,7 +9,7 @@ use super::search::{self, Part};
 use super::view::{View, locate};
 use crate::error::{Error, Result};
 use crate::segment::filter::Filter;
-use crate::types::{Lsn, PageQuery, Point, PointPage};
+use crate::types::{Lsn, PageQuery, Point, PointPage, ScanPage, ScanPosition, ScanQuery};
 
 impl Index {
     /// The point of this id, if there is one.
@@ -69,10 +69,7 @@ impl Index {
     /// [`Error::Invalid`] naming `limit`. [`Error::Closed`]: as [`get`](Self::get).
     pub fn page(&self, query: &PageQuery) -> Result<PointPage> {
         let limit = query.limit;
-        if limit == 0 || limit > self.limits.batch_points_max {
-            let detail = format!("must be 1 to {}, and not {limit}", self.limits.batch_points_max);
-            return Err(Error::invalid("limit", "invalid_limit", detail));
-        }
+        self.check_page(limit)?;
         let view = self.shared.view.load_full();
         let after = query.after.as_ref().map(String::as_bytes);
         // The first `limit`, and one more that tells whether there are more. The last of them is the greatest.
@@ -101,6 +98,49 @@ impl Index {
         let points = points.collect::<Result<Vec<Point>>>()?;
         let next = points.last().filter(|_| has_more).map(|last| last.id.clone());
         Ok(PointPage { points, next, lsn: view.lsn })
+    }
+
+    /// A page of the points that match, by rising LSNs; those of one mutation in its order. All pages of a scan are of one state: that of the first page,
+    /// which is the present one.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming `limit` or `cursor`. [`Error::Gone`]: the state of the first page is no longer kept. [`Error::Closed`]: as [`get`](Self::get).
+    pub fn scan(&self, query: &ScanQuery) -> Result<ScanPage> {
+        self.check_page(query.limit)?;
+        let view = self.view_at(query.after.map(|after| after.state)).map_err(|error| match error {
+            Error::Invalid { code, detail, .. } => Error::invalid("cursor", code, detail),
+            error => error,
+        })?;
+        let after = query.after.unwrap_or(ScanPosition { state: view.lsn, lsn: 0, given: 0 });
+        let (mut position, mut to_skip) = (after, after.given);
+        let mut points = Vec::new();
+        for (at, segment) in view.segments.iter().enumerate() {
+            let first = segment.stored_at(after.lsn.saturating_sub(1));
+            if first == segment.len {
+                continue;
+            }
+            for row in Part::new(&view, at, query.filter.as_ref()).visible_from(first) {
+                let lsn = segment.rows.record(row).lsn;
+                if to_skip > 0 && lsn == after.lsn {
+                    to_skip -= 1;
+                } else if points.len() == query.limit {
+                    return Ok(ScanPage { points, next: Some(position), lsn: view.lsn });
+                } else {
+                    position.given = if lsn == position.lsn { position.given + 1 } else { 1 };
+                    position.lsn = lsn;
+                    points.push(point(&view, at, row, query.include_values)?);
+                }
+            }
+        }
+        Ok(ScanPage { points, next: None, lsn: view.lsn })
+    }
+
+    fn check_page(&self, limit: usize) -> Result<()> {
+        if limit == 0 || limit > self.limits.batch_points_max {
+            let detail = format!("must be 1 to {}, and not {limit}", self.limits.batch_points_max);
+            return Err(Error::invalid("limit", "invalid_limit", detail));
+        }
+        Ok(())
     }
 
     /// Gives every point of the present state to `visit`, one after the other, by rising LSNs, until it fails; those of one mutation in its order.

@@ -37,7 +37,12 @@ impl Segment {
 
     /// Positions of live rows.
     pub(crate) fn live_positions(&self) -> impl Iterator<Item = usize> {
-        (0..self.len).filter(|&position| self.dead.is_empty() || !self.dead.contains(position))
+        self.live_positions_from(0)
+    }
+
+    /// Those that are not before `first`.
+    pub(crate) fn live_positions_from(&self, first: usize) -> impl Iterator<Item = usize> {
+        (first..self.len).filter(|&position| self.dead.is_empty() || !self.dead.contains(position))
     }
 
     /// The index through which it is searched.

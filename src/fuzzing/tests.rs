@@ -392,6 +392,9 @@ fn index_type_seeds() -> Vec<(&'static str, Vec<u8>)> {
 #[cfg(feature = "server")]
 fn request_seeds() -> Vec<(&'static str, Vec<u8>)> {
     let input = |kind: u8, text: &str| [&[kind][..], text.as_bytes()].concat();
+    let binary = |kind: u8, json: &str, rows: &[f32]| {
+        [&[kind][..], &crate::api::binary::join(json.as_bytes(), bytemuck::cast_slice(rows))].concat()
+    };
     let options = r#"{"ef_construction":40,"ef_search":16.0,"nprobe":1e1,"min_recall":0.5,"seal_rows":10,"compact_dead_share":1,"unindexed":["a.b"]}"#;
     let points = r#"{"vectors":[{"id":"a","values":[1,-2.5e0],"metadata":{"n":1}},{"id":"a","values":[1e39,0]},{"id":"a","values":[0.1,2]}]}"#;
     vec![
@@ -425,6 +428,26 @@ fn request_seeds() -> Vec<(&'static str, Vec<u8>)> {
             ),
         ),
         ("range", input(7, r#"{"vector":[1,1],"radius":1e0,"limit":2,"filter":{"tags":"a"}}"#)),
+        (
+            "add-base64",
+            input(
+                1,
+                r#"{"vectors":[{"id":"a","values":"AACAPwAAAMA="},{"id":"b","values":"AACAPw=="},{"id":"c","values":"A"}]}"#,
+            ),
+        ),
+        ("search-base64", input(3, r#"{"vector":"AACAPwAAAMA=","k":2}"#)),
+        (
+            "add-binary",
+            binary(
+                10,
+                r#"{"vectors":[{"id":"a","metadata":{"n":1}},{"id":"b"},{"id":"a"}]}"#,
+                &[1.0, -2.5, f32::NAN, 0.0, 0.1, 2.0],
+            ),
+        ),
+        ("add-binary-long", binary(10, r#"{"vectors":[{"id":"a"}]}"#, &[1.0, 2.0, 3.0])),
+        ("search-binary", binary(11, r#"{"k":2,"filter":{"n":{"$lt":3}}}"#, &[1.0, 1.0])),
+        ("batch-binary", binary(12, r#"{"queries":[{"k":2,"filter":{"n":1}},{}]}"#, &[1.0, 1.0, 1e25, 1.0])),
+        ("range-binary", binary(13, r#"{"radius":1e0,"limit":2}"#, &[1.0, 1.0])),
         ("range-score", input(7, r#"{"vector":[1,1],"min_score":0.5,"include_values":true}"#)),
     ]
 }

@@ -6,6 +6,7 @@ mod back_pressure;
 mod backups;
 mod bad_input;
 mod bench;
+mod binary;
 mod changes;
 mod configuration;
 mod configuring;
@@ -13,6 +14,7 @@ mod connections;
 mod contract;
 mod dormant;
 mod events;
+mod export_from_server;
 mod import;
 mod import_faiss;
 #[cfg(feature = "parquet")]

@@ -170,6 +170,36 @@ fn points_are_counted_fetched_listed_and_deleted_by_ids() {
 }
 
 #[test]
+fn points_are_listed_by_lsns_at_one_state_or_are_told_to_be_gone() {
+    let server = TestServer::start();
+    let path = server.create_index(1);
+    let put = |name: &str| {
+        let points: Vec<_> = (0..3).map(|n| json!({"id": format!("{name}{n}"), "values": [n], "metadata": {"n": n}})).collect();
+        assert_eq!(server.post(&format!("{path}/vectors"), &json!({ "vectors": points })).json()["failed_count"], 0);
+    };
+    let list = |rest: &str| server.get(&format!("{path}/vectors?order=lsn&{rest}"));
+    put("z");
+    put("a");
+    let first = list("limit=2&include_values=true").json();
+    assert_eq!((ids(&first, "vectors"), &first["lsn"]), (vec!["z0".to_owned(), "z1".to_owned()], &json!(2)));
+    assert_eq!(first["vectors"][1]["values"], json!([1.0]));
+    // None of this is in the state of the first page.
+    put("m");
+    assert_eq!(server.delete(&format!("{path}/vectors/z2")).status, 204);
+    put("a");
+    let rest = format!("limit=3&cursor={}", first["next_cursor"].as_str().unwrap());
+    let second = list(&rest).json();
+    assert_eq!((ids(&second, "vectors"), &second["lsn"]), (["z2", "a0", "a1"].map(str::to_owned).to_vec(), &json!(2)));
+    assert!(second["vectors"][0].get("values").is_none());
+    let third = list(&format!("limit=3&cursor={}", second["next_cursor"].as_str().unwrap())).json();
+    assert_eq!((ids(&third, "vectors"), &third["next_cursor"]), (vec!["a2".to_owned()], &json!(null)));
+    // The state is no longer kept after this.
+    assert_eq!(server.post(&format!("{path}/checkpoint"), &json!({})).status, 200);
+    assert_eq!(list(&rest).problem(410).0, "lsn_gone");
+    assert_eq!(ids(&list("filter=%7B%22n%22:1%7D").json(), "vectors"), ["z1", "m1", "a1"]);
+}
+
+#[test]
 fn wrong_reads_are_refused_by_field_and_those_of_another_tenant_find_nothing() {
     let server = TestServer::start();
     let path = index_of(&server, 3);
@@ -180,6 +210,14 @@ fn wrong_reads_are_refused_by_field_and_those_of_another_tenant_find_nothing() {
         ("vectors?cursor=i7", "cursor"),
         ("vectors?cursor=nothing", "cursor"),
         ("vectors?cursor=iff", "cursor"),
+        ("vectors?cursor=s1.1.1", "cursor"),
+        ("vectors?order=size", "order"),
+        ("vectors?order=lsn&limit=0", "limit"),
+        ("vectors?order=lsn&cursor=i70", "cursor"),
+        ("vectors?order=lsn&cursor=s1.1", "cursor"),
+        ("vectors?order=lsn&cursor=s1.1.1.1", "cursor"),
+        ("vectors?order=lsn&cursor=s1.x.1", "cursor"),
+        ("vectors?order=lsn&cursor=s99.1.1", "cursor"),
         ("vectors?filter=1", "filter"),
         ("vectors?include_values=2", "include_values"),
     ] {

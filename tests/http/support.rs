@@ -169,7 +169,9 @@ impl Call {
 pub struct Response {
     pub status: u16,
     headers: Vec<(String, String)>,
+    /// Empty where it is no text, and then these are its bytes.
     pub body: String,
+    pub bytes: Vec<u8>,
 }
 
 impl Response {
@@ -192,10 +194,14 @@ impl Response {
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let headers = lines.filter_map(|line| line.split_once(": "));
         let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned())).collect();
-        let mut response = Self { status, headers, body: String::new() };
+        let mut response = Self { status, headers, body: String::new(), bytes: Vec::new() };
         let mut body = vec![0; response.header("content-length").map_or(0, |length| length.parse().unwrap())];
         connection.read_exact(&mut body)?;
-        response.body = String::from_utf8(body).unwrap();
+        if response.header("content-type") == Some("application/octet-stream") {
+            response.bytes = body;
+        } else {
+            response.body = String::from_utf8(body).unwrap();
+        }
         Ok(response)
     }
 

@@ -76,9 +76,8 @@ impl Lines {
         }
         let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| wrong(format!("is no point in JSON: {error}")))?;
         match (values, fields.values) {
-            (Some(values), Some(raw)) => {
-                decode::floats(raw, usize::MAX, values).map_err(|_| wrong("values: must be an array of numbers".to_owned()))?
-            }
+            (Some(values), Some(raw)) => decode::floats(raw, usize::MAX, values)
+                .map_err(|problem| wrong(format!("values: {}", problem.detail(usize::MAX))))?,
             (Some(_), None) => return Err(wrong("values: is required".to_owned())),
             (None, Some(_)) => return Err(wrong("values: the vectors come from the other file".to_owned())),
             (None, None) => {}

@@ -16,7 +16,6 @@ mod sink;
 pub(super) mod source;
 
 use std::collections::HashSet;
-use std::env;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,11 +31,12 @@ use self::npy::Npy;
 use self::parquet_file::ParquetFile;
 use self::points::WithPoints;
 use self::reader::ReaderLimits;
-use self::server_sink::{Server, ServerSink};
+use self::server_sink::ServerSink;
 use self::sink::{IndexSink, NoIndex, Sink, Stored};
 use self::source::{Fault, Row, Source, open};
 #[cfg(feature = "parquet")]
 use super::read_parquet::table::ColumnChoice;
+use super::server::Server;
 use super::{Failure, directory, print_line};
 use crate::engine::{Batch, Index, Store};
 use crate::error::{Error, quoted};
@@ -71,7 +71,7 @@ pub struct Arguments {
     /// Whose index it is.
     #[arg(long, value_name = "TENANT", value_parser = |tenant: &str| TenantId::new(tenant), required_unless_present = "url", conflicts_with = "url")]
     tenant: Option<TenantId>,
-    /// Of a server that takes the points, as JSON: http://HOST:PORT. Its key says whose index it is.
+    /// Of a server that takes the points: http://HOST:PORT. Its key says whose index it is.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// The environment variable that has the server's API key.
@@ -300,9 +300,7 @@ fn in_store(arguments: &Arguments, store: &Store, dimension: usize) -> Result<De
 
 /// An index of a server, created where that is asked for.
 fn on_server(arguments: &Arguments, url: &str, dimension: usize) -> Result<Destination, Failure> {
-    let variable = &arguments.api_key_env;
-    let key = env::var(variable).map_err(|_| Failure::new(format!("{variable} has no API key of the server: set it")))?;
-    let server = Server::new(url, key)?;
+    let server = Server::new(url, &arguments.api_key_env)?;
     let sink = match wanted(arguments, dimension) {
         Wanted::Index(id) => ServerSink::open(server, id, arguments.dry_run)?,
         Wanted::New(spec) if arguments.dry_run => {

@@ -42,8 +42,13 @@ impl<'a> Part<'a> {
 
     /// Positions of live rows that match, rising.
     pub(in crate::engine) fn visible(&self) -> impl Iterator<Item = usize> {
-        let matches = self.matches.as_ref().into_iter().flat_map(Bits::iter);
-        let all = self.matches.is_none().then(|| self.segment.live_positions());
+        self.visible_from(0)
+    }
+
+    /// Those that are not before `first`.
+    pub(in crate::engine) fn visible_from(&self, first: usize) -> impl Iterator<Item = usize> {
+        let matches = self.matches.as_ref().into_iter().flat_map(Bits::iter).skip_while(move |&position| position < first);
+        let all = self.matches.is_none().then(|| self.segment.live_positions_from(first));
         matches.chain(all.into_iter().flatten())
     }
 

@@ -1,0 +1,183 @@
+//! Writes over HTTP, durable: two clients that send batches of 1,000 points of 100 floats into an exact index, as JSON, as JSON with base64, and as bodies of
+//! the binary form, against two threads that store the same batches through the library. The bodies are made before the clock starts.
+
+mod harness;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use faiss_proxy::{Durability, Metric};
+use harness::{KEY, Server, create, directory, floats, open, quantile, report};
+
+const CLIENTS: usize = 2;
+const BATCHES: usize = 80;
+const BATCH: usize = 1_000;
+const DIMENSION: usize = 100;
+const ROUNDS: usize = 5;
+
+/// How the vectors of a body are written.
+#[derive(Clone, Copy)]
+enum Form {
+    Json,
+    Base64,
+    Binary,
+}
+
+/// Vectors of a batch, by client and number.
+type Batches = Vec<Vec<Vec<f32>>>;
+
+fn main() {
+    let dir = directory();
+    let of_client = |client: usize| (0..BATCHES).map(move |batch| floats(BATCH * DIMENSION, (client * BATCHES + batch) as u64));
+    let batches: Batches = (0..CLIENTS).map(|client| of_client(client).collect()).collect();
+    let forms = [Form::Json, Form::Base64, Form::Binary];
+    let bodies = forms.map(|form| bodies(&batches, form));
+    let (mut over_http, mut processor) = (forms.map(|_| Vec::new()), forms.map(|_| Vec::new()));
+    let mut through_library = Vec::new();
+    for _ in 0..ROUNDS {
+        for (at, form) in forms.into_iter().enumerate() {
+            let (taken, of_server) = send(&dir.path().join("served"), &bodies[at], form);
+            over_http[at].push(taken);
+            processor[at].push(of_server);
+        }
+        through_library.push(store(&dir.path().join("data"), &batches));
+    }
+    let rate = |times: &mut [Duration]| (CLIENTS * BATCHES * BATCH) as f64 / quantile(times, 0.5).as_secs_f64();
+    let baseline = rate(&mut through_library);
+    let targets = [">= 120,000/s", "", ">= 400,000/s"];
+    for ((what, target), times) in ["JSON", "base64", "binary"].into_iter().zip(targets).zip(&mut over_http) {
+        let rate = rate(times);
+        let what = format!("HTTP ingest, 2 x batches of 1,000 x 100-d, {what}");
+        report(&what, format!("{rate:.0}/s"), format!("{baseline:.0}/s"), rate / baseline, target);
+    }
+    let [json, base64, binary] = processor.map(|mut times| 1e6 / rate(&mut times));
+    for (what, time) in [("base64", base64), ("binary", binary)] {
+        let what = format!("processor time of the server a vector, {what}");
+        report(&what, format!("{time:.2} µs"), format!("JSON {json:.2} µs"), time / json, "");
+    }
+}
+
+fn id(client: usize, batch: usize, row: usize) -> String {
+    format!("c{client}-{}", batch * BATCH + row)
+}
+
+/// The bodies of each client.
+fn bodies(batches: &Batches, form: Form) -> Vec<Vec<Vec<u8>>> {
+    let body = |client: usize, batch: usize, values: &[f32]| {
+        let rows = values.chunks(DIMENSION).enumerate().map(|(row, vector)| {
+            let id = id(client, batch, row);
+            match form {
+                Form::Json => format!("{{\"id\":\"{id}\",\"values\":{}}}", serde_json::to_string(vector).expect("floats")),
+                Form::Base64 => {
+                    format!("{{\"id\":\"{id}\",\"values\":\"{}\"}}", STANDARD.encode(bytemuck::cast_slice::<f32, u8>(vector)))
+                }
+                Form::Binary => format!("{{\"id\":\"{id}\"}}"),
+            }
+        });
+        let json = format!("{{\"vectors\":[{}]}}", rows.collect::<Vec<_>>().join(",")).into_bytes();
+        match form {
+            Form::Binary => [&(json.len() as u64).to_le_bytes()[..], &json, bytemuck::cast_slice(values)].concat(),
+            _ => json,
+        }
+    };
+    let of_client = |(client, batches): (usize, &Vec<Vec<f32>>)| {
+        batches.iter().enumerate().map(|(batch, values)| body(client, batch, values)).collect()
+    };
+    batches.iter().enumerate().map(of_client).collect()
+}
+
+/// How long a server takes from the first body to the last answer, and how much of a processor.
+fn send(data_dir: &Path, bodies: &[Vec<Vec<u8>>], form: Form) -> (Duration, Duration) {
+    let server = Server::start(env!("CARGO_BIN_EXE_faiss-proxy"), data_dir);
+    let mut creator = Connection::new(&server.address);
+    let created =
+        creator.post("/v1/index", "application/json", format!("{{\"name\":\"n\",\"dimension\":{DIMENSION}}}").as_bytes());
+    let created: serde_json::Value = serde_json::from_str(&created).expect("JSON");
+    let path = format!("/v1/index/{}/vectors", created["id"].as_str().expect("an id"));
+    let media_type = if matches!(form, Form::Binary) { "application/octet-stream" } else { "application/json" };
+    let before = server.processor_time();
+    let taken = timed(|client| {
+        let mut connection = Connection::new(&server.address);
+        for body in &bodies[client] {
+            let answer = connection.post(&path, media_type, body);
+            assert!(answer.contains("\"added_count\":1000,"), "{answer}");
+        }
+    });
+    let of_server = server.processor_time() - before;
+    drop(server);
+    std::fs::remove_dir_all(data_dir).expect("removed");
+    (taken, of_server)
+}
+
+/// How long the library takes.
+fn store(data_dir: &Path, batches: &Batches) -> Duration {
+    let store = open(data_dir);
+    let index = create(&store, DIMENSION, Metric::L2);
+    let taken = timed(|client| {
+        for (number, values) in batches[client].iter().enumerate() {
+            let mut batch = index.batch();
+            for (row, vector) in values.chunks(DIMENSION).enumerate() {
+                batch.push(&id(client, number, row), vector, "{}").expect("a valid point");
+            }
+            index.upsert(batch, Durability::Fsync).expect("stored");
+        }
+    });
+    store.close().expect("closed");
+    drop((index, store));
+    std::fs::remove_dir_all(data_dir).expect("removed");
+    taken
+}
+
+/// How long the clients take, which work at the same time.
+fn timed(work: impl Fn(usize) + Sync) -> Duration {
+    let started = Instant::now();
+    thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let work = &work;
+            scope.spawn(move || work(client));
+        }
+    });
+    started.elapsed()
+}
+
+/// A connection that is kept.
+struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    fn new(address: &str) -> Self {
+        let stream = TcpStream::connect(address).expect("connected");
+        stream.set_nodelay(true).expect("set");
+        Self(BufReader::new(stream))
+    }
+
+    /// The body of an answer that says that it was done.
+    fn post(&mut self, path: &str, media_type: &str, body: &[u8]) -> String {
+        let length = body.len();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: bench\r\nx-api-key: {KEY}\r\ncontent-type: {media_type}\r\ncontent-length: {length}\r\n\r\n"
+        );
+        self.0.get_mut().write_all(&[head.as_bytes(), body].concat()).expect("sent");
+        let (mut status, mut length) = (String::new(), 0);
+        self.0.read_line(&mut status).expect("a status");
+        loop {
+            let mut line = String::new();
+            self.0.read_line(&mut line).expect("a header");
+            if let Some(value) = line.strip_prefix("content-length: ") {
+                length = value.trim_end().parse().expect("a length");
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        let mut answer = vec![0; length];
+        self.0.read_exact(&mut answer).expect("an answer");
+        let answer = String::from_utf8(answer).expect("text");
+        assert!(status.starts_with("HTTP/1.1 201 "), "{status}{answer}");
+        answer
+    }
+}
