@@ -1,13 +1,31 @@
-//! Who may work now, who waits, and who is turned away: every queue has a limit.
+//! Who may work now, who waits, and who is turned away: every queue has a limit, and tenants take turns in it.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::timeout_at;
 use tracing::Span;
+use warp::http::StatusCode;
 
 use super::reply::Problem;
+use crate::types::TenantId;
 
-/// A bounded queue in front of the blocking threads.
+/// How much the newest call counts in what a call is expected to take.
+const NEWEST_SHARE: f64 = 0.1;
+
+/// For whom a call waits, and until when.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    pub tenant: TenantId,
+    /// After it, a call that has not begun is not begun; `None`: it waits for its turn.
+    pub deadline: Option<Instant>,
+}
+
+/// A bounded queue in front of the blocking threads, in which tenants take turns: who sends a thousand calls at one time makes others wait for one of them, and
+/// not for all.
 ///
 /// The store blocks on disks and on other writers, and a search keeps a core busy: neither may happen on the threads that serve
 /// sockets.
@@ -15,15 +33,50 @@ use super::reply::Problem;
 pub struct Queue {
     /// Said to whom is turned away.
     full: &'static str,
-    /// One for each call that runs or waits.
-    places: Arc<Semaphore>,
-    /// One for each call that runs.
-    slots: Arc<Semaphore>,
+    running_max: usize,
+    waiting_max: usize,
+    /// Who would wait for longer is turned away at once.
+    wait_max: Duration,
+    lines: Arc<Mutex<Lines>>,
+}
+
+/// Those that run, and those that wait. Nobody waits while fewer run than may.
+#[derive(Debug, Default)]
+struct Lines {
+    running: usize,
+    waiting: usize,
+    tickets: u64,
+    /// Tenants that have somebody waiting, in the order of their turns.
+    turns: VecDeque<TenantId>,
+    of: HashMap<TenantId, VecDeque<Ticket>>,
+    /// Seconds that a call takes, lately.
+    call_seconds: f64,
+}
+
+#[derive(Debug)]
+struct Ticket {
+    number: u64,
+    /// Dropped, it turns away who waits with it.
+    call: oneshot::Sender<Slot>,
+}
+
+/// Held by a call while it runs; the next one's turn comes when it is dropped.
+#[derive(Debug)]
+struct Slot {
+    lines: Arc<Mutex<Lines>>,
+    began: Instant,
+}
+
+/// A call in its line, which it leaves when it is dropped.
+struct Waiting<'a> {
+    lines: &'a Mutex<Lines>,
+    tenant: &'a TenantId,
+    number: u64,
 }
 
 impl Queue {
-    pub fn new(running_max: usize, waiting_max: usize, full: &'static str) -> Self {
-        Self { full, places: Arc::new(Semaphore::new(running_max + waiting_max)), slots: Arc::new(Semaphore::new(running_max)) }
+    pub fn new(running_max: usize, waiting_max: usize, wait_max: Duration, full: &'static str) -> Self {
+        Self { full, running_max, waiting_max, wait_max, lines: Arc::default() }
     }
 
     /// Runs `work` on a blocking thread when its turn comes.
@@ -32,17 +85,16 @@ impl Queue {
     /// holds its slot until then.
     ///
     /// # Errors
-    /// 429 where the queue is full, else what `work` returns.
-    pub async fn run<T, F>(&self, work: F) -> Result<T, Problem>
+    /// 429 where the queue is full or too slow; 504 where the deadline came before the turn; else what `work` returns.
+    pub async fn run<T, F>(&self, turn: Turn, work: F) -> Result<T, Problem>
     where
         T: Send + 'static,
         F: FnOnce() -> Result<T, Problem> + Send + 'static,
     {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| Problem::busy(self.full))?;
-        let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(|_| Problem::busy(self.full))?;
+        let slot = self.slot(&turn).await?;
         let span = Span::current();
         let call = tokio::task::spawn_blocking(move || {
-            let _held = (place, slot);
+            let _held = slot;
             span.in_scope(work)
         });
         match call.await {
@@ -50,55 +102,112 @@ impl Queue {
             Err(error) => Err(Problem::internal(&error)),
         }
     }
+
+    async fn slot(&self, turn: &Turn) -> Result<Slot, Problem> {
+        let too_late = || {
+            let detail = "its turn did not come within X-Request-Timeout; nothing was done";
+            Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", detail)
+        };
+        if turn.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(too_late());
+        }
+        let (call, mut called) = oneshot::channel();
+        let _waiting = {
+            let mut lines = self.lines.lock();
+            if lines.running < self.running_max {
+                lines.running += 1;
+                return Ok(Slot::new(&self.lines));
+            }
+            let number = self.enter(&mut lines, &turn.tenant, call)?;
+            Waiting { lines: &self.lines, tenant: &turn.tenant, number }
+        };
+        let called = match turn.deadline {
+            Some(deadline) => timeout_at(deadline.into(), &mut called).await.map_err(|_| too_late())?,
+            None => called.await,
+        };
+        called.map_err(|_| Problem::busy(self.full))
+    }
+
+    /// Puts a call at the end of its tenant's line. In a full queue it takes the place of the newest call of the longest line, if its own is shorter.
+    fn enter(&self, lines: &mut Lines, tenant: &TenantId, call: oneshot::Sender<Slot>) -> Result<u64, Problem> {
+        let own = lines.of.get(tenant).map_or(0, VecDeque::len);
+        let tenants = lines.turns.len() + usize::from(own == 0);
+        let before = lines.waiting.min(own * tenants + tenants - 1);
+        let wait = lines.call_seconds * (before + 1) as f64 / self.running_max.max(1) as f64;
+        if wait > self.wait_max.as_secs_f64() {
+            return Err(Problem::busy_for(self.full, wait.ceil() as u64));
+        }
+        if lines.waiting >= self.waiting_max {
+            let longest = lines.of.values_mut().max_by_key(|line| line.len()).filter(|line| line.len() > own + 1);
+            longest.and_then(VecDeque::pop_back).ok_or_else(|| Problem::busy(self.full))?;
+            lines.waiting -= 1;
+        }
+        lines.tickets += 1;
+        lines.waiting += 1;
+        if own == 0 {
+            lines.turns.push_back(tenant.clone());
+        }
+        lines.of.entry(tenant.clone()).or_default().push_back(Ticket { number: lines.tickets, call });
+        Ok(lines.tickets)
+    }
+}
+
+impl Lines {
+    /// Whose turn it is, of those that wait.
+    fn next(&mut self) -> Option<oneshot::Sender<Slot>> {
+        let tenant = self.turns.pop_front()?;
+        let line = self.of.get_mut(&tenant)?;
+        let ticket = line.pop_front();
+        if line.is_empty() {
+            self.of.remove(&tenant);
+        } else {
+            self.turns.push_back(tenant);
+        }
+        self.waiting -= 1;
+        ticket.map(|ticket| ticket.call)
+    }
+
+    fn leave(&mut self, tenant: &TenantId, number: u64) {
+        let Some(line) = self.of.get_mut(tenant) else { return };
+        let Some(at) = line.iter().position(|ticket| ticket.number == number) else { return };
+        line.remove(at);
+        self.waiting -= 1;
+        if line.is_empty() {
+            self.of.remove(tenant);
+            self.turns.retain(|other| other != tenant);
+        }
+    }
+}
+
+impl Slot {
+    fn new(lines: &Arc<Mutex<Lines>>) -> Self {
+        Self { lines: Arc::clone(lines), began: Instant::now() }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let next = {
+            let mut lines = self.lines.lock();
+            lines.call_seconds += NEWEST_SHARE * (self.began.elapsed().as_secs_f64() - lines.call_seconds);
+            let next = lines.next();
+            if next.is_none() {
+                lines.running -= 1;
+            }
+            next
+        };
+        // Outside the lock: where nobody waits for it any more, the slot that comes back is dropped, and it is the next one's turn.
+        if let Some(next) = next {
+            drop(next.send(Self::new(&self.lines)));
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.lines.lock().leave(self.tenant, self.number);
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use super::*;
-
-    /// A call that has begun, and ends with 1 when it is released.
-    async fn start(queue: &Arc<Queue>) -> (tokio::task::JoinHandle<Result<i32, Problem>>, mpsc::Sender<()>) {
-        let (started, has_started) = tokio::sync::oneshot::channel();
-        let (release, released) = mpsc::channel::<()>();
-        let queue = Arc::clone(queue);
-        let work = move || {
-            let _ = started.send(());
-            let _ = released.recv();
-            Ok(1)
-        };
-        let call = tokio::spawn(async move { queue.run(work).await });
-        has_started.await.unwrap();
-        (call, release)
-    }
-
-    #[tokio::test]
-    async fn a_full_queue_turns_away_and_serves_again_when_a_place_is_free() {
-        let queue = Arc::new(Queue::new(1, 0, "full"));
-        let (first, release) = start(&queue).await;
-        assert_eq!(queue.run(|| Ok(2)).await.unwrap_err().status(), 429);
-        release.send(()).unwrap();
-        assert_eq!(first.await.unwrap().unwrap(), 1);
-        assert_eq!(queue.run(|| Ok(3)).await.unwrap(), 3);
-    }
-
-    #[tokio::test]
-    async fn work_that_panics_is_a_500_and_frees_its_place() {
-        let queue = Queue::new(1, 0, "full");
-        let panicked = queue.run::<(), _>(|| panic!("as the test wants")).await;
-        assert_eq!(panicked.unwrap_err().status(), 500);
-        assert_eq!(queue.run(|| Ok(1)).await.unwrap(), 1);
-    }
-
-    #[tokio::test]
-    async fn work_whose_caller_went_away_keeps_its_slot_to_the_end() {
-        let queue = Arc::new(Queue::new(1, 0, "full"));
-        let (caller, release) = start(&queue).await;
-        caller.abort();
-        assert!(caller.await.unwrap_err().is_cancelled());
-        assert_eq!(queue.places.available_permits(), 0);
-        release.send(()).unwrap();
-        let _slot = queue.slots.acquire().await.unwrap();
-    }
-}
+mod tests;

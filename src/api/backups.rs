@@ -11,6 +11,7 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Server;
+use super::admission::Turn;
 use super::decode;
 use super::indices::index_id;
 use super::reply::{Problem, json};
@@ -62,7 +63,8 @@ struct BackupBody<'a> {
 }
 
 /// Backs the index up, and answers when that is done.
-pub async fn make(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+pub async fn make(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let Some(config) = server.config.backups.clone() else {
         let detail =
@@ -78,7 +80,7 @@ pub async fn make(server: Arc<Server>, tenant: TenantId, id: String, mut request
         let to = config.place(to.as_deref())?;
         Ok(json(StatusCode::OK, &config.back_up(&store, &tenant, id, &to)?))
     };
-    server.backups.run(work).await
+    server.backups.run(turn, work).await
 }
 
 /// Backs every index up, again and again, until the server ends. One that fails is told of in the log, and tried again in the next round.
@@ -95,6 +97,7 @@ pub async fn keep(server: Arc<Server>, mut ending: watch::Receiver<bool>) {
         for tenant in server.store.tenants() {
             for index in server.store.list(&tenant).unwrap_or_default() {
                 let (store, config, tenant) = (Arc::clone(&server.store), Arc::clone(&config), tenant.clone());
+                let turn = Turn { tenant: tenant.clone(), deadline: None };
                 let work = move || {
                     match config.back_up(&store, &tenant, index.id, &config.to) {
                         Ok(report) if report.is_new => {
@@ -109,7 +112,7 @@ pub async fn keep(server: Arc<Server>, mut ending: watch::Receiver<bool>) {
                 };
                 tokio::select! {
                     // Where too many wait already, the next round has it.
-                    _ = server.backups.run(work) => {}
+                    _ = server.backups.run(turn, work) => {}
                     _ = ending.wait_for(|ends| *ends) => return,
                 }
             }

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
+use super::admission::Turn;
 use super::indices::index_id;
 use super::reply::{Problem, json, stored_json};
 use super::request::Request;
@@ -14,13 +15,13 @@ use super::{Server, events};
 use crate::engine::{Index, PAGE_LOG_BYTES};
 use crate::error::Error;
 use crate::segment::filter::Filter;
-use crate::types::{Change, ChangePage, ChangesQuery, Lsn, Point, TenantId};
+use crate::types::{Change, ChangePage, ChangesQuery, Lsn, Point};
 
 /// Changes in a page where the client does not say.
 const PAGE_DEFAULT: usize = 1_000;
 
 /// A page of what changed, from an LSN on; or a stream of it, to who accepts that.
-pub async fn changes(server: Arc<Server>, tenant: TenantId, id: String, request: Request) -> Result<Response, Problem> {
+pub async fn changes(server: Arc<Server>, turn: Turn, id: String, request: Request) -> Result<Response, Problem> {
     #[derive(Serialize)]
     struct Page {
         changes: Vec<ChangeDocument>,
@@ -32,8 +33,9 @@ pub async fn changes(server: Arc<Server>, tenant: TenantId, id: String, request:
     let id = index_id(&id)?;
     let query = query(&request)?;
     if events::are_wanted(&request.headers) {
-        return events::stream(server, tenant, id, &request.headers, query).await;
+        return events::stream(server, turn, id, &request.headers, query).await;
     }
+    let tenant = turn.tenant.clone();
     let store = Arc::clone(&server.store);
     let work = move || {
         let ChangePage { changes, next_lsn, oldest_lsn, durable_lsn } =
@@ -42,7 +44,7 @@ pub async fn changes(server: Arc<Server>, tenant: TenantId, id: String, request:
         let changes = changes.collect::<Result<_, _>>()?;
         Ok(json(StatusCode::OK, &Page { changes, next_lsn, oldest_lsn, durable_lsn }))
     };
-    server.reads.run(work).await
+    server.reads.run(turn, work).await
 }
 
 fn query(request: &Request) -> Result<ChangesQuery, Problem> {

@@ -35,6 +35,8 @@ pub struct ServerConfig {
     /// Checkpoints, compactions and trainings that run at one time: each keeps a disk and a core busy.
     pub rewrites_running_max: usize,
     pub rewrites_waiting_max: usize,
+    /// A write, a search or a read that would wait for its turn for longer, as calls go lately, is turned away at once.
+    pub queue_wait_max: Duration,
     /// `None`: this server makes no backups.
     pub backups: Option<BackupConfig>,
     /// Backups that run at one time: each reads as fast as it may.
@@ -80,6 +82,7 @@ impl ServerConfig {
             writes_waiting_max: 256,
             rewrites_running_max: 2,
             rewrites_waiting_max: 16,
+            queue_wait_max: Duration::from_secs(10),
             backups: None,
             backups_running_max: 1,
             backups_waiting_max: 16,

@@ -19,12 +19,13 @@ use warp::http::{HeaderMap, HeaderValue, StatusCode};
 use warp::reply::{Reply as _, Response};
 
 use super::Server;
+use super::admission::Turn;
 use super::changes::{self, ChangeDocument};
 use super::reply::Problem;
 use super::request::quality;
 use crate::engine::Listener;
 use crate::error::Error;
-use crate::types::{ChangePage, ChangesQuery, IndexId, Lsn, TenantId};
+use crate::types::{ChangePage, ChangesQuery, IndexId, Lsn};
 
 /// Changes of one page, and bytes of log that it is made of but for its last mutation: what a stream holds at one time.
 const PAGE_CHANGES: usize = 1_000;
@@ -44,11 +45,12 @@ pub fn are_wanted(headers: &HeaderMap) -> bool {
 /// Begins a stream from `from_lsn` of the query, or behind the last event that the client had. What cannot be begun is answered by its status.
 pub async fn stream(
     server: Arc<Server>,
-    tenant: TenantId,
+    turn: Turn,
     id: IndexId,
     headers: &HeaderMap,
     query: ChangesQuery,
 ) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let place = Arc::clone(&server.streams).try_acquire_owned();
     let place = place.map_err(|_| Problem::busy("too many change streams are open already"))?;
     let from_lsn = last_event_id(headers)?.map_or(query.from_lsn, |last| last.saturating_add(1));
@@ -59,10 +61,11 @@ pub async fn stream(
         let page = Page::read(&listener, from_lsn, &first_query)?;
         Ok((Arc::new(listener), page))
     };
-    let (listener, first) = server.reads.run(begin).await?;
+    let (listener, first) = server.reads.run(turn.clone(), begin).await?;
     let (sender, receiver) = mpsc::channel(1);
     let ending = server.ending.clone();
-    let stream = Stream { server, listener, query, sender, ending, _place: place };
+    let turn = Turn { deadline: None, ..turn };
+    let stream = Stream { server, turn, listener, query, sender, ending, _place: place };
     tokio::spawn(stream.run(first).in_current_span());
 
     let mut response = warp::reply::stream(Chunks(receiver)).into_response();
@@ -80,6 +83,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<Lsn>, Error> {
 
 /// A stream, as long as its client is there.
 struct Stream {
+    turn: Turn,
     server: Arc<Server>,
     listener: Arc<Listener>,
     query: Arc<ChangesQuery>,
@@ -137,7 +141,7 @@ impl Stream {
             return None;
         }
         let (listener, query) = (Arc::clone(&self.listener), Arc::clone(&self.query));
-        let page = self.server.reads.run(move || Page::read(&listener, next_lsn, &query)).await;
+        let page = self.server.reads.run(self.turn.clone(), move || Page::read(&listener, next_lsn, &query)).await;
         if page.as_ref().is_err_and(|problem| problem.status() == StatusCode::TOO_MANY_REQUESTS) {
             tokio::time::sleep(BUSY_PAUSE).await;
             return Some(Ok(Page { text: Vec::new(), next_lsn }));

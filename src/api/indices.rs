@@ -9,6 +9,7 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Server;
+use super::admission::Turn;
 use super::decode::{self, required};
 use super::reply::{Problem, json, no_content};
 use super::request::{JsonBody, Request, decode_percent};
@@ -46,7 +47,8 @@ struct OptionsBody<'a> {
     log_retention_bytes: Option<&'a RawValue>,
 }
 
-pub async fn create(server: Arc<Server>, tenant: TenantId, mut request: Request) -> Result<Response, Problem> {
+pub async fn create(server: Arc<Server>, turn: Turn, mut request: Request) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let body = request.json_body(&server).await?;
     let key = request.idempotency_key(&[body.bytes()])?;
     let store = Arc::clone(&server.store);
@@ -55,7 +57,7 @@ pub async fn create(server: Arc<Server>, tenant: TenantId, mut request: Request)
         let index = store.create_index(&tenant, &spec)?;
         Ok(json(StatusCode::CREATED, &IndexDocument::of(&index.info())))
     };
-    server.writes.run(work).await
+    server.writes.run(turn, work).await
 }
 
 /// The index that a body asks for.
@@ -109,15 +111,17 @@ fn decode_options(raw: &RawValue) -> Result<IndexOptions, Error> {
     })
 }
 
-pub async fn get(server: Arc<Server>, tenant: TenantId, id: String) -> Result<Response, Problem> {
+pub async fn get(server: Arc<Server>, turn: Turn, id: String) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let store = Arc::clone(&server.store);
     let work = move || Ok(json(StatusCode::OK, &IndexDocument::of(&store.index(&tenant, id)?.info())));
-    server.reads.run(work).await
+    server.reads.run(turn, work).await
 }
 
 /// How many points there are.
-pub async fn ntotal(server: Arc<Server>, tenant: TenantId, id: String) -> Result<Response, Problem> {
+pub async fn ntotal(server: Arc<Server>, turn: Turn, id: String) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     #[derive(Serialize)]
     struct Total {
         ntotal: u64,
@@ -125,11 +129,12 @@ pub async fn ntotal(server: Arc<Server>, tenant: TenantId, id: String) -> Result
     let id = index_id(&id)?;
     let store = Arc::clone(&server.store);
     let work = move || Ok(json(StatusCode::OK, &Total { ntotal: store.index(&tenant, id)?.vector_count() }));
-    server.reads.run(work).await
+    server.reads.run(turn, work).await
 }
 
 /// The tenant's indices that serve, oldest first; `next_cursor` is null on the last page.
-pub async fn list(server: Arc<Server>, tenant: TenantId, request: Request) -> Result<Response, Problem> {
+pub async fn list(server: Arc<Server>, turn: Turn, request: Request) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let name = request.query("name")?;
     let limit = match request.query("limit")? {
         None => LIST_LIMIT_DEFAULT,
@@ -160,7 +165,7 @@ pub async fn list(server: Arc<Server>, tenant: TenantId, request: Request) -> Re
         let indices = documents.collect::<Result<Vec<_>, _>>()?;
         Ok(json(StatusCode::OK, &Page { indices, next_cursor }))
     };
-    server.reads.run(work).await
+    server.reads.run(turn, work).await
 }
 
 /// Where an index stands in a list: it stays there whatever is created or deleted around it.
@@ -188,12 +193,13 @@ impl Position {
 }
 
 /// Changes the name and the options: those that the body names, and of the options those; null is the default again.
-pub async fn change(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+pub async fn change(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let body = request.json_body(&server).await?;
     let store = Arc::clone(&server.store);
     let work = move || Ok(json(StatusCode::OK, &change_index(&store, &tenant, id, &body)?));
-    server.writes.run(work).await
+    server.writes.run(turn, work).await
 }
 
 /// Changes an index as a body asks for, and gives it as it is then.
@@ -245,17 +251,19 @@ fn check_unchanged(body: &CreateBody, now: &IndexDocument) -> Result<(), Error> 
     }
 }
 
-pub async fn delete(server: Arc<Server>, tenant: TenantId, id: String) -> Result<Response, Problem> {
+pub async fn delete(server: Arc<Server>, turn: Turn, id: String) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let store = Arc::clone(&server.store);
     let work = move || {
         store.delete_index(&tenant, id)?;
         Ok(no_content())
     };
-    server.writes.run(work).await
+    server.writes.run(turn, work).await
 }
 
-pub async fn checkpoint(server: Arc<Server>, tenant: TenantId, id: String) -> Result<Response, Problem> {
+pub async fn checkpoint(server: Arc<Server>, turn: Turn, id: String) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     #[derive(Serialize)]
     struct Done {
         lsn: u64,
@@ -269,11 +277,12 @@ pub async fn checkpoint(server: Arc<Server>, tenant: TenantId, id: String) -> Re
         let done = Done { lsn: report.lsn, bytes_written: report.bytes_written, log_files_removed: report.log_files_removed };
         Ok(json(StatusCode::OK, &done))
     };
-    server.rewrites.run(work).await
+    server.rewrites.run(turn, work).await
 }
 
 /// Rewrites the index into as few segments as may be, and answers when that is done.
-pub async fn compact(server: Arc<Server>, tenant: TenantId, id: String, request: Request) -> Result<Response, Problem> {
+pub async fn compact(server: Arc<Server>, turn: Turn, id: String, request: Request) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let erases = request.flag("erase")?;
     let store = Arc::clone(&server.store);
@@ -281,11 +290,12 @@ pub async fn compact(server: Arc<Server>, tenant: TenantId, id: String, request:
         let index = store.index(&tenant, id)?;
         Ok(if erases { json(StatusCode::OK, &index.erase()?) } else { json(StatusCode::OK, &index.compact()?) })
     };
-    server.rewrites.run(work).await
+    server.rewrites.run(turn, work).await
 }
 
 /// Builds what FAISS can be trained on, and answers with the index document when that is done.
-pub async fn train(server: Arc<Server>, tenant: TenantId, id: String) -> Result<Response, Problem> {
+pub async fn train(server: Arc<Server>, turn: Turn, id: String) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let store = Arc::clone(&server.store);
     let work = move || {
@@ -293,7 +303,7 @@ pub async fn train(server: Arc<Server>, tenant: TenantId, id: String) -> Result<
         index.train()?;
         Ok(json(StatusCode::OK, &IndexDocument::of(&index.info())))
     };
-    server.rewrites.run(work).await
+    server.rewrites.run(turn, work).await
 }
 
 /// The index id in a path. What is no UUID names no index.

@@ -28,7 +28,7 @@ mod vectors;
 mod writes;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 
@@ -65,13 +65,15 @@ struct Server {
 
 impl Server {
     fn new(store: Arc<Store>, config: ServerConfig, ending: watch::Receiver<bool>) -> Self {
-        let queue = admission::Queue::new;
+        let queue = |running_max, waiting_max, full| admission::Queue::new(running_max, waiting_max, config.queue_wait_max, full);
+        // Of these, one takes minutes, and who asks for it knows that.
+        let slow_queue = |running_max, waiting_max, full| admission::Queue::new(running_max, waiting_max, Duration::MAX, full);
         Self {
             store,
             started: Instant::now(),
             writes: queue(config.writes_running_max, config.writes_waiting_max, "too many writes wait already"),
-            rewrites: queue(config.rewrites_running_max, config.rewrites_waiting_max, "too many compactions wait already"),
-            backups: queue(config.backups_running_max, config.backups_waiting_max, "too many backups wait already"),
+            rewrites: slow_queue(config.rewrites_running_max, config.rewrites_waiting_max, "too many compactions wait already"),
+            backups: slow_queue(config.backups_running_max, config.backups_waiting_max, "too many backups wait already"),
             searches: queue(config.searches_running_max, config.searches_waiting_max, "too many searches wait already"),
             reads: queue(config.reads_running_max, config.reads_waiting_max, "too many reads wait already"),
             streams: Arc::new(Semaphore::new(config.streams_max)),

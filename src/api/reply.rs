@@ -1,10 +1,11 @@
 //! What a client is told: JSON, and problem documents (RFC 9457). The only place where an error becomes a status.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
-use warp::http::header::{ALLOW, CONTENT_TYPE, ETAG, HeaderName, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
+use warp::http::header::{CONTENT_TYPE, ETAG, VARY};
 use warp::http::{HeaderMap, HeaderValue, StatusCode};
 use warp::reply::Response;
 
@@ -24,7 +25,7 @@ pub struct Problem {
     /// Sentence for people.
     detail: String,
     /// What the status asks for beside the document.
-    header: Option<(HeaderName, HeaderValue)>,
+    header: Option<(&'static str, Cow<'static, str>)>,
     more: More,
 }
 
@@ -43,8 +44,8 @@ impl Problem {
         Self { status, code, detail: detail.into(), header: None, more: More::Nothing }
     }
 
-    fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
-        Self { header: Some((name, value)), ..self }
+    fn with_header(self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        Self { header: Some((name, value.into())), ..self }
     }
 
     pub fn with_errors(self, errors: Vec<PointError>) -> Self {
@@ -52,12 +53,16 @@ impl Problem {
     }
 
     pub fn busy(detail: &str) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", detail).with_header(RETRY_AFTER, HeaderValue::from_static("1"))
+        Self::busy_for(detail, 1)
+    }
+
+    /// Worth trying again after so many seconds.
+    pub fn busy_for(detail: &str, seconds: u64) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", detail).with_header("retry-after", seconds.to_string())
     }
 
     pub fn unauthorized(detail: &str) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
-            .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer, ApiKey"))
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail).with_header("www-authenticate", "Bearer, ApiKey")
     }
 
     pub fn no_such_route() -> Self {
@@ -67,7 +72,7 @@ impl Problem {
     pub fn method_not_allowed(methods: impl Iterator<Item = &'static str>) -> Self {
         let allow = methods.collect::<Vec<_>>().join(", ");
         let problem = Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("this path takes {allow}"));
-        problem.with_header(ALLOW, HeaderValue::from_str(&allow).expect("names of methods are a header"))
+        problem.with_header("allow", allow)
     }
 
     pub fn invalid_json(detail: impl Into<String>) -> Self {
@@ -125,6 +130,7 @@ impl Problem {
         let mut response = json(self.status, &self.document(request_id));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some((name, value)) = self.header {
+            let value = HeaderValue::from_str(&value).expect("our own words are visible ASCII");
             response.headers_mut().insert(name, value);
         }
         response

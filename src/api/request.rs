@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use percent_encoding::percent_decode_str;
@@ -54,6 +54,7 @@ type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>
 pub struct Request {
     pub id: RequestId,
     pub peer: IpAddr,
+    came: Instant,
     pub method: Method,
     pub headers: HeaderMap,
     query: String,
@@ -68,7 +69,7 @@ impl Request {
         query: String,
         body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,
     ) -> Self {
-        Self { id, peer, method, headers, query, body: Box::pin(Chunks(Box::pin(body))) }
+        Self { id, peer, came: Instant::now(), method, headers, query, body: Box::pin(Chunks(Box::pin(body))) }
     }
 
     /// The value of a query parameter, decoded; the first where it is there more than once.
@@ -125,6 +126,19 @@ impl Request {
         })?;
         let head = [self.method.as_str().as_bytes(), self.query.as_bytes()];
         Ok(Some(IdempotencyKey::new(key, &[&head[..], what].concat())?))
+    }
+
+    /// Until when a call may begin: so many seconds after the request came, by the header `X-Request-Timeout`.
+    ///
+    /// # Errors
+    /// 422 where it is no number of seconds.
+    pub fn deadline(&self) -> Result<Option<Instant>, Problem> {
+        let Some(value) = self.headers.get("x-request-timeout") else { return Ok(None) };
+        let seconds = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+        let timeout = seconds.and_then(|seconds: f64| Duration::try_from_secs_f64(seconds).ok());
+        let deadline = timeout.and_then(|timeout| self.came.checked_add(timeout));
+        let wrong = || Error::invalid("X-Request-Timeout", "invalid_timeout", "must be a number of seconds, like 0.5");
+        Ok(Some(deadline.ok_or_else(wrong)?))
     }
 
     /// What `If-Match: "<lsn>"`, `If-Match: *` or `If-None-Match: *` asks of a point.

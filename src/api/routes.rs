@@ -8,6 +8,7 @@ use warp::filters::path::FullPath;
 use warp::http::Method;
 use warp::reply::Response;
 
+use super::admission::Turn;
 use super::auth::Role;
 use super::reply::Problem;
 use super::request::{Arrival, Request};
@@ -147,13 +148,13 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
         return Err(Problem::no_such_route());
     }
     let call = calls.iter().find(|(method, _)| *method == request.method.as_str());
-    let tenant = match call.or(calls.first()) {
+    let turn = match call.or(calls.first()) {
         Some((_, Access::Key(role))) => {
             let caller = server.config.gate.caller(&request.headers, request.peer)?;
             if call.is_some() {
                 caller.check(*role)?;
             }
-            caller.tenant
+            Turn { tenant: caller.tenant, deadline: request.deadline()? }
         }
         _ => {
             return match (&target, call) {
@@ -166,30 +167,30 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
         }
     };
     match (target, &request.method) {
-        (Target::Metrics, &Method::GET) => service::metrics(server, tenant).await,
-        (Target::Indices, &Method::POST) => indices::create(server, tenant, request).await,
-        (Target::Indices, &Method::GET) => indices::list(server, tenant, request).await,
-        (Target::Index(id), &Method::GET) => indices::get(server, tenant, id).await,
-        (Target::Ntotal(id), &Method::GET) => indices::ntotal(server, tenant, id).await,
-        (Target::Index(id), &Method::PATCH) => indices::change(server, tenant, id, request).await,
-        (Target::Index(id), &Method::DELETE) => indices::delete(server, tenant, id).await,
-        (Target::Checkpoint(id), &Method::POST) => indices::checkpoint(server, tenant, id).await,
-        (Target::Compact(id), &Method::POST) => indices::compact(server, tenant, id, request).await,
-        (Target::Backup(id), &Method::POST) => backups::make(server, tenant, id, request).await,
-        (Target::Train(id), &Method::POST) => indices::train(server, tenant, id).await,
-        (Target::Reset(id), &Method::POST) => writes::reset(server, tenant, id, request).await,
-        (Target::Search(id), &Method::GET | &Method::POST) => search::search(server, tenant, id, request).await,
-        (Target::SearchBatch(id), &Method::POST) => search::batch(server, tenant, id, request).await,
-        (Target::RangeSearch(id), &Method::POST) => search::range(server, tenant, id, request).await,
-        (Target::Vectors(id), &Method::POST) => writes::add(server, tenant, id, request).await,
-        (Target::Vectors(id), &Method::GET) => vectors::list(server, tenant, id, request).await,
-        (Target::Count(id), &Method::POST) => vectors::count(server, tenant, id, request).await,
-        (Target::Changes(id), &Method::GET) => changes::changes(server, tenant, id, request).await,
-        (Target::Vector(id, verb), &Method::POST) if verb == "fetch" => vectors::fetch(server, tenant, id, request).await,
-        (Target::Vector(id, verb), &Method::POST) if verb == "delete" => writes::delete_many(server, tenant, id, request).await,
-        (Target::Vector(id, vector_id), &Method::GET) => vectors::get(server, tenant, id, vector_id, request).await,
-        (Target::Vector(id, vector_id), &Method::PATCH) => writes::patch(server, tenant, id, vector_id, request).await,
-        (Target::Vector(id, vector_id), &Method::DELETE) => writes::delete(server, tenant, id, vector_id, request).await,
+        (Target::Metrics, &Method::GET) => service::metrics(server, turn).await,
+        (Target::Indices, &Method::POST) => indices::create(server, turn, request).await,
+        (Target::Indices, &Method::GET) => indices::list(server, turn, request).await,
+        (Target::Index(id), &Method::GET) => indices::get(server, turn, id).await,
+        (Target::Ntotal(id), &Method::GET) => indices::ntotal(server, turn, id).await,
+        (Target::Index(id), &Method::PATCH) => indices::change(server, turn, id, request).await,
+        (Target::Index(id), &Method::DELETE) => indices::delete(server, turn, id).await,
+        (Target::Checkpoint(id), &Method::POST) => indices::checkpoint(server, turn, id).await,
+        (Target::Compact(id), &Method::POST) => indices::compact(server, turn, id, request).await,
+        (Target::Backup(id), &Method::POST) => backups::make(server, turn, id, request).await,
+        (Target::Train(id), &Method::POST) => indices::train(server, turn, id).await,
+        (Target::Reset(id), &Method::POST) => writes::reset(server, turn, id, request).await,
+        (Target::Search(id), &Method::GET | &Method::POST) => search::search(server, turn, id, request).await,
+        (Target::SearchBatch(id), &Method::POST) => search::batch(server, turn, id, request).await,
+        (Target::RangeSearch(id), &Method::POST) => search::range(server, turn, id, request).await,
+        (Target::Vectors(id), &Method::POST) => writes::add(server, turn, id, request).await,
+        (Target::Vectors(id), &Method::GET) => vectors::list(server, turn, id, request).await,
+        (Target::Count(id), &Method::POST) => vectors::count(server, turn, id, request).await,
+        (Target::Changes(id), &Method::GET) => changes::changes(server, turn, id, request).await,
+        (Target::Vector(id, verb), &Method::POST) if verb == "fetch" => vectors::fetch(server, turn, id, request).await,
+        (Target::Vector(id, verb), &Method::POST) if verb == "delete" => writes::delete_many(server, turn, id, request).await,
+        (Target::Vector(id, vector_id), &Method::GET) => vectors::get(server, turn, id, vector_id, request).await,
+        (Target::Vector(id, vector_id), &Method::PATCH) => writes::patch(server, turn, id, vector_id, request).await,
+        (Target::Vector(id, vector_id), &Method::DELETE) => writes::delete(server, turn, id, vector_id, request).await,
         _ => Err(Problem::method_not_allowed(calls.iter().map(|(method, _)| *method))),
     }
 }

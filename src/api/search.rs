@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use warp::reply::Response;
 
 use super::Server;
+use super::admission::Turn;
 use super::decode::{self, BodyVectors, required};
 use super::indices::index_id;
 use super::reply::{AnswerVectors, Problem, shortest, stored_json};
@@ -15,7 +16,7 @@ use crate::config::{Limits, RANGE_LIMIT_DEFAULT};
 use crate::engine::Index;
 use crate::error::Error;
 use crate::segment::filter::Filter;
-use crate::types::{Explanation, Hit, Lsn, Query, RangeQuery, SearchParams, TenantId, Within};
+use crate::types::{Explanation, Hit, Lsn, Query, RangeQuery, SearchParams, Within};
 
 /// Answers where the client does not say how many.
 const K_DEFAULT: usize = 10;
@@ -115,7 +116,8 @@ impl FoundPoint {
     }
 }
 
-pub async fn search(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+pub async fn search(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let explains = request.flag("explain")?;
     let body = request.vectors_body(&server).await?;
@@ -126,10 +128,11 @@ pub async fn search(server: Arc<Server>, tenant: TenantId, id: String, mut reque
         let found = find(&index, &call.config.limits, &body, explains, &mut vectors)?;
         Ok(vectors.answer(&found))
     };
-    server.searches.run(work).await
+    server.searches.run(turn, work).await
 }
 
-pub async fn batch(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+pub async fn batch(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let body = request.vectors_body(&server).await?;
     let mut vectors = AnswerVectors::wanted(&request.headers);
@@ -139,10 +142,11 @@ pub async fn batch(server: Arc<Server>, tenant: TenantId, id: String, mut reques
         let found = find_together(&index, &call.config.limits, &body, &mut vectors)?;
         Ok(vectors.answer(&found))
     };
-    server.searches.run(work).await
+    server.searches.run(turn, work).await
 }
 
-pub async fn range(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+pub async fn range(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let body = request.vectors_body(&server).await?;
     let mut vectors = AnswerVectors::wanted(&request.headers);
@@ -152,7 +156,7 @@ pub async fn range(server: Arc<Server>, tenant: TenantId, id: String, mut reques
         let found = find_within(&index, &call.config.limits, &body, &mut vectors)?;
         Ok(vectors.answer(&found))
     };
-    server.searches.run(work).await
+    server.searches.run(turn, work).await
 }
 
 /// Answers the search that a body asks for, but for the vectors, which are placed in `vectors`.

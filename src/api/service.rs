@@ -12,10 +12,11 @@ use warp::http::{HeaderValue, StatusCode};
 use warp::reply::Response;
 
 use super::Server;
+use super::admission::Turn;
 use super::auth::Caller;
 use super::reply::{Problem, json};
 use super::request::Request;
-use crate::types::{IndexCounts, IndexId, TenantId};
+use crate::types::{IndexCounts, IndexId};
 
 pub fn root() -> Response {
     #[derive(Serialize)]
@@ -69,6 +70,7 @@ pub async fn ready(server: Arc<Server>, request: Request) -> Result<Response, Pr
         let indices = server.store.counts(None);
         return Ok(json(StatusCode::OK, &Ready { status: "ready", indices, refused: None, reason: None }));
     };
+    let turn = Turn { tenant: tenant.clone(), deadline: request.deadline()? };
     let store = Arc::clone(&server.store);
     let work = move || {
         let refused = store.refused(&tenant).into_iter().map(|(id, error)| Refused { id, reason: error.to_string() });
@@ -80,7 +82,7 @@ pub async fn ready(server: Arc<Server>, request: Request) -> Result<Response, Pr
         };
         Ok(json(StatusCode::OK, &ready))
     };
-    server.reads.run(work).await
+    server.reads.run(turn, work).await
 }
 
 #[derive(Serialize)]
@@ -106,7 +108,8 @@ struct SystemFigures {
     disk_total_gb: f64,
 }
 
-pub async fn metrics(server: Arc<Server>, tenant: TenantId) -> Result<Response, Problem> {
+pub async fn metrics(server: Arc<Server>, turn: Turn) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let call = Arc::clone(&server);
     let work = move || {
         let infos: Vec<_> = call.store.opened(&tenant).iter().map(|index| index.info()).collect();
@@ -122,7 +125,7 @@ pub async fn metrics(server: Arc<Server>, tenant: TenantId) -> Result<Response, 
         };
         Ok(json(StatusCode::OK, &metrics))
     };
-    server.reads.run(work).await
+    server.reads.run(turn, work).await
 }
 
 const MB: f64 = (1 << 20) as f64;

@@ -8,6 +8,7 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Server;
+use super::admission::Turn;
 use super::decode::{self, required};
 use super::indices::index_id;
 use super::reply::{AnswerVectors, Problem, json, stored_json, with_etag};
@@ -15,18 +16,13 @@ use super::request::{JsonBody, Request, decode_percent};
 use crate::config::Limits;
 use crate::error::{Error, What};
 use crate::segment::filter::Filter;
-use crate::types::{PageQuery, Point, ScanPosition, ScanQuery, TenantId};
+use crate::types::{PageQuery, Point, ScanPosition, ScanQuery};
 
 /// Points in a page where the client does not say.
 const PAGE_DEFAULT: usize = 100;
 
-pub async fn get(
-    server: Arc<Server>,
-    tenant: TenantId,
-    id: String,
-    vector_id: String,
-    request: Request,
-) -> Result<Response, Problem> {
+pub async fn get(server: Arc<Server>, turn: Turn, id: String, vector_id: String, request: Request) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let as_of_lsn = request.number("as_of_lsn", "invalid_lsn")?;
     let id = index_id(&id)?;
     let vector_id = decode_percent(&vector_id, "vector_id")?;
@@ -40,7 +36,7 @@ pub async fn get(
         let document = PointDocument::of(point, true, &mut rows)?;
         Ok(with_etag(rows.answer(&document), lsn))
     };
-    server.reads.run(work).await
+    server.reads.run(turn, work).await
 }
 
 /// A point, as the API shows it.
@@ -80,7 +76,8 @@ pub(super) fn decode_ids(ids: &RawValue, limits: &Limits) -> Result<Vec<String>,
 }
 
 /// The points of some ids; those that do not exist are left out.
-pub async fn fetch(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+pub async fn fetch(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     #[derive(Serialize)]
     struct Fetched {
         vectors: Vec<PointDocument>,
@@ -97,11 +94,12 @@ pub async fn fetch(server: Arc<Server>, tenant: TenantId, id: String, mut reques
         let vectors = points.into_iter().map(|point| PointDocument::of(point, true, &mut rows)).collect::<Result<_, _>>()?;
         Ok(rows.answer(&Fetched { vectors, lsn }))
     };
-    server.reads.run(work).await
+    server.reads.run(turn, work).await
 }
 
 /// Points in pages: by their ids, each page of the state that is present then, or by the mutations that stored them, all of one state.
-pub async fn list(server: Arc<Server>, tenant: TenantId, id: String, request: Request) -> Result<Response, Problem> {
+pub async fn list(server: Arc<Server>, turn: Turn, id: String, request: Request) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     #[derive(Serialize)]
     struct Listed {
         vectors: Vec<PointDocument>,
@@ -132,7 +130,7 @@ pub async fn list(server: Arc<Server>, tenant: TenantId, id: String, request: Re
         let vectors = vectors.collect::<Result<_, _>>()?;
         Ok(rows.answer(&Listed { vectors, next_cursor, lsn }))
     };
-    server.reads.run(work).await
+    server.reads.run(turn, work).await
 }
 
 /// By what the points of a list rise, and which of them the page comes after.
@@ -185,7 +183,8 @@ fn wrong_cursor() -> Error {
 }
 
 /// How many points match a filter.
-pub async fn count(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+pub async fn count(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     #[derive(Deserialize)]
     struct CountBody<'a> {
         #[serde(borrow)]
@@ -208,5 +207,5 @@ pub async fn count(server: Arc<Server>, tenant: TenantId, id: String, mut reques
         let (count, lsn) = as_of_lsn.map_or_else(|| Ok(index.count(&filter)), |lsn| index.count_as_of(&filter, lsn))?;
         Ok(json(StatusCode::OK, &Counted { count, lsn }))
     };
-    server.searches.run(work).await
+    server.searches.run(turn, work).await
 }

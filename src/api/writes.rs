@@ -8,6 +8,7 @@ use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Server;
+use super::admission::Turn;
 use super::decode::{self, BodyVectors, required};
 use super::indices::index_id;
 use super::reply::{PointError, Problem, json, no_content, with_etag, with_lsn};
@@ -17,7 +18,7 @@ use crate::config::Limits;
 use crate::engine::{Batch, Index};
 use crate::error::{Error, What};
 use crate::segment::filter::Filter;
-use crate::types::{Condition, Deleted, TenantId, WriteOptions};
+use crate::types::{Condition, Deleted, WriteOptions};
 
 #[derive(Deserialize)]
 struct AddBody<'a> {
@@ -35,7 +36,8 @@ struct PointBody<'a> {
     if_absent: Option<&'a RawValue>,
 }
 
-pub async fn add(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+pub async fn add(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let condition = request.condition()?;
     let body = request.vectors_body(&server).await?;
@@ -45,7 +47,7 @@ pub async fn add(server: Arc<Server>, tenant: TenantId, id: String, mut request:
         let index = call.store.index(&tenant, id)?;
         Ok(json(StatusCode::CREATED, &add_points(&index, &call.config.limits, &body, condition, options)?))
     };
-    server.writes.run(work).await
+    server.writes.run(turn, work).await
 }
 
 /// The answer to an upsert.
@@ -198,11 +200,12 @@ fn warnings(superseded: &[(usize, Condition)], points: &[Result<PointBody, Strin
 /// Merges a patch into the metadata of a point.
 pub async fn patch(
     server: Arc<Server>,
-    tenant: TenantId,
+    turn: Turn,
     id: String,
     vector_id: String,
     mut request: Request,
 ) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     #[derive(Deserialize)]
     struct PatchBody<'a> {
         #[serde(borrow)]
@@ -225,11 +228,12 @@ pub async fn patch(
         let lsn = store.index(&tenant, id)?.patch(&vector_id, patch, condition, options)?;
         Ok(with_etag(json(StatusCode::OK, &Patched { id: vector_id, lsn }), lsn))
     };
-    server.writes.run(work).await
+    server.writes.run(turn, work).await
 }
 
 /// Deletes the points of some ids, or those that match a filter, as one mutation.
-pub async fn delete_many(server: Arc<Server>, tenant: TenantId, id: String, mut request: Request) -> Result<Response, Problem> {
+pub async fn delete_many(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let body = request.json_body(&server).await?;
     let options = request.write_options(&[body.bytes()])?;
@@ -239,7 +243,7 @@ pub async fn delete_many(server: Arc<Server>, tenant: TenantId, id: String, mut 
         let deleted = delete_points(&index, &call.config.limits, &body, options)?;
         Ok(json(StatusCode::OK, &DeletedDocument::of(deleted)))
     };
-    server.writes.run(work).await
+    server.writes.run(turn, work).await
 }
 
 /// Deletes what a body names.
@@ -265,7 +269,8 @@ pub(super) fn delete_points(index: &Index, limits: &Limits, body: &JsonBody, opt
 }
 
 /// Deletes every point, as one mutation; the index stays.
-pub async fn reset(server: Arc<Server>, tenant: TenantId, id: String, request: Request) -> Result<Response, Problem> {
+pub async fn reset(server: Arc<Server>, turn: Turn, id: String, request: Request) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let options = request.write_options(&[b"reset"])?;
     let store = Arc::clone(&server.store);
@@ -273,7 +278,7 @@ pub async fn reset(server: Arc<Server>, tenant: TenantId, id: String, request: R
         let deleted = store.index(&tenant, id)?.delete_matching(&Filter::all(), options)?;
         Ok(json(StatusCode::OK, &DeletedDocument::of(deleted)))
     };
-    server.writes.run(work).await
+    server.writes.run(turn, work).await
 }
 
 /// The answer to a delete of several points.
@@ -291,11 +296,12 @@ impl DeletedDocument {
 
 pub async fn delete(
     server: Arc<Server>,
-    tenant: TenantId,
+    turn: Turn,
     id: String,
     vector_id: String,
     request: Request,
 ) -> Result<Response, Problem> {
+    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let vector_id = decode_percent(&vector_id, "vector_id")?;
     let condition = request.condition()?;
@@ -308,5 +314,5 @@ pub async fn delete(
         }
         Ok(with_lsn(no_content(), deleted.lsn))
     };
-    server.writes.run(work).await
+    server.writes.run(turn, work).await
 }

@@ -188,3 +188,19 @@ fn a_shutdown_finishes_the_requests_that_run_and_takes_no_more() {
     let server = TestServer::start_with(server.stop(), |_| {});
     assert_eq!(server.get(&format!("{index}/vectors/a")).status, 200);
 }
+
+#[test]
+fn a_request_is_not_begun_after_the_time_that_it_gave_itself() {
+    let server = TestServer::start();
+    let index = server.create_index(1);
+    let body = json!({"vectors": [{"id": "a", "values": [1]}]});
+    let add = |timeout: &str| {
+        server.call("POST", &format!("{index}/vectors")).key(KEY).header("x-request-timeout", timeout).json(&body).send()
+    };
+    assert_eq!(add("0").problem(504).0, "deadline_exceeded");
+    assert_eq!(server.get(&index).json()["vector_count"], 0);
+    for wrong in ["", "soon", "-1", "NaN", "inf", "1e300"] {
+        assert_eq!(add(wrong).problem(422).0, "invalid_timeout", "{wrong:?}");
+    }
+    assert_eq!(add("3600.5").status, 201);
+}

@@ -1,0 +1,172 @@
+use std::sync::mpsc;
+
+use tokio::task::JoinHandle;
+
+use super::*;
+
+const LONG: Duration = Duration::from_secs(3_600);
+
+fn turn(tenant: &str) -> Turn {
+    Turn { tenant: TenantId::new(tenant).unwrap(), deadline: None }
+}
+
+/// A call that has begun, and ends with 1 when it is released.
+async fn start(queue: &Arc<Queue>) -> (JoinHandle<Result<i32, Problem>>, mpsc::Sender<()>) {
+    let (started, has_started) = oneshot::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let queue = Arc::clone(queue);
+    let work = move || {
+        let _ = started.send(());
+        let _ = released.recv();
+        Ok(1)
+    };
+    let call = tokio::spawn(async move { queue.run(turn("t"), work).await });
+    has_started.await.unwrap();
+    (call, release)
+}
+
+/// Calls of a tenant that wait; each says its tenant's name when it runs.
+async fn wait(
+    queue: &Arc<Queue>,
+    tenant: &'static str,
+    count: usize,
+    said: &mpsc::Sender<&'static str>,
+) -> Vec<JoinHandle<Result<(), Problem>>> {
+    let before = queue.lines.lock().tickets;
+    let call = || {
+        let (queue, said) = (Arc::clone(queue), said.clone());
+        let work = move || {
+            said.send(tenant).unwrap();
+            Ok(())
+        };
+        tokio::spawn(async move { queue.run(turn(tenant), work).await })
+    };
+    let calls = (0..count).map(|_| call()).collect();
+    while queue.lines.lock().tickets < before + count as u64 {
+        tokio::task::yield_now().await;
+    }
+    calls
+}
+
+#[tokio::test]
+async fn a_full_queue_turns_away_and_serves_again_when_a_place_is_free() {
+    let queue = Arc::new(Queue::new(1, 0, LONG, "full"));
+    let (first, release) = start(&queue).await;
+    assert_eq!(queue.run(turn("t"), || Ok(2)).await.unwrap_err().status(), 429);
+    release.send(()).unwrap();
+    assert_eq!(first.await.unwrap().unwrap(), 1);
+    // The caller is answered before the slot is dropped.
+    while queue.lines.lock().running > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(queue.run(turn("t"), || Ok(3)).await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn work_that_panics_is_a_500_and_frees_its_place() {
+    let queue = Queue::new(1, 0, LONG, "full");
+    let panicked = queue.run::<(), _>(turn("t"), || panic!("as the test wants")).await;
+    assert_eq!(panicked.unwrap_err().status(), 500);
+    assert_eq!(queue.run(turn("t"), || Ok(1)).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn work_whose_caller_went_away_keeps_its_slot_to_the_end() {
+    let queue = Arc::new(Queue::new(1, 0, LONG, "full"));
+    let (caller, release) = start(&queue).await;
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
+    assert_eq!(queue.lines.lock().running, 1);
+    release.send(()).unwrap();
+    while queue.lines.lock().running > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_that_sends_many_calls_makes_another_wait_for_one_of_them() {
+    let queue = Arc::new(Queue::new(1, 1_000, LONG, "full"));
+    let (first, release) = start(&queue).await;
+    let (said, hears) = mpsc::channel();
+    let mut calls = wait(&queue, "flood", 100, &said).await;
+    calls.extend(wait(&queue, "quiet", 2, &said).await);
+    release.send(()).unwrap();
+    first.await.unwrap().unwrap();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    let order: Vec<&str> = hears.try_iter().collect();
+    assert_eq!(order.len(), 102);
+    assert_eq!(order[..5], ["flood", "quiet", "flood", "quiet", "flood"]);
+    assert_eq!(queue.lines.lock().waiting, 0);
+}
+
+#[tokio::test]
+async fn in_a_full_queue_the_longest_line_makes_room_for_a_shorter_one() {
+    let queue = Arc::new(Queue::new(1, 3, LONG, "full"));
+    let (first, release) = start(&queue).await;
+    let (said, hears) = mpsc::channel();
+    let mut flood = wait(&queue, "flood", 3, &said).await;
+    assert_eq!(queue.run(turn("flood"), || Ok(())).await.unwrap_err().status(), 429);
+    let quiet = wait(&queue, "quiet", 1, &said).await;
+    // Two lines of two and one: no more room is made.
+    assert_eq!(queue.run(turn("quiet"), || Ok(())).await.unwrap_err().status(), 429);
+    assert_eq!(flood.pop().unwrap().await.unwrap().unwrap_err().status(), 429);
+    release.send(()).unwrap();
+    first.await.unwrap().unwrap();
+    for call in flood.into_iter().chain(quiet) {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(hears.try_iter().collect::<Vec<_>>(), ["flood", "quiet", "flood"]);
+}
+
+#[tokio::test]
+async fn who_goes_away_or_whose_deadline_comes_leaves_the_line() {
+    let queue = Arc::new(Queue::new(1, 10, LONG, "full"));
+    let (first, release) = start(&queue).await;
+    let (said, hears) = mpsc::channel();
+    for call in wait(&queue, "gone", 3, &said).await {
+        call.abort();
+        assert!(call.await.unwrap_err().is_cancelled());
+    }
+    let stays = wait(&queue, "stays", 1, &said).await;
+    for deadline in [Instant::now(), Instant::now() + Duration::from_millis(5)] {
+        let late = Turn { deadline: Some(deadline), ..turn("late") };
+        let problem = queue.run(late, || -> Result<(), Problem> { unreachable!("its deadline came") }).await.unwrap_err();
+        assert_eq!(problem.status(), 504);
+    }
+    let left = |lines: &Lines| (lines.waiting, lines.turns.len());
+    assert_eq!(left(&queue.lines.lock()), (1, 1));
+    release.send(()).unwrap();
+    first.await.unwrap().unwrap();
+    for call in stays {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(hears.try_iter().collect::<Vec<_>>(), ["stays"]);
+    let on_time = Turn { deadline: Some(Instant::now() + LONG), ..turn("t") };
+    assert_eq!(queue.run(on_time, || Ok(1)).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn who_would_wait_too_long_is_turned_away_at_once_and_told_when_to_come_back() {
+    let queue = Arc::new(Queue::new(2, 100, Duration::from_secs(10), "slow"));
+    let (first, release_first) = start(&queue).await;
+    let (second, release_second) = start(&queue).await;
+    queue.lines.lock().call_seconds = 8.0;
+    let (said, _hears) = mpsc::channel();
+    let waiting = wait(&queue, "t", 2, &said).await;
+    // Two stand before it: 8 s x 3 / 2.
+    let problem = queue.run(turn("t"), || Ok(())).await.unwrap_err();
+    assert_eq!(problem.status(), 429);
+    assert_eq!(problem.into_response("").headers()["retry-after"], "12");
+    // One of another tenant has its turn before them.
+    let other = wait(&queue, "other", 1, &said).await;
+    release_first.send(()).unwrap();
+    release_second.send(()).unwrap();
+    for call in [first, second] {
+        call.await.unwrap().unwrap();
+    }
+    for call in waiting.into_iter().chain(other) {
+        call.await.unwrap().unwrap();
+    }
+}
