@@ -10,6 +10,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 
 LISTEN ?= 127.0.0.1:8000
 DATA ?= ./data
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml)
 
 # The long forms of the tests that have one. docs/durability.md has what each of them counts, and the outcome of a run.
 TORTURE_KILLS ?= 500
@@ -24,7 +25,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_FLAGS := -max_len=16384 -malloc_limit_mb=64 -detect_leaks=0 -print_final_stats=1
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help run demo test torture fuzz sanitize bench lint sbom deps
+.PHONY: help run demo test torture fuzz sanitize bench lint sbom dist deb image deps
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -79,6 +80,21 @@ sbom: ## List what the program is built from, in target/sbom/faiss-proxy.cdx.jso
 	@$(CARGO) cyclonedx --version >/dev/null 2>&1 || { echo "cargo-cyclonedx is missing: cargo install cargo-cyclonedx --locked"; exit 1; }
 	$(CARGO) cyclonedx --quiet --format json --spec-version 1.5 --all-features --override-filename faiss-proxy.cdx
 	mkdir -p target/sbom && mv faiss-proxy.cdx.json target/sbom/
+
+# What `faiss-proxy bench` says it is.
+dist deb: export FAISS_PROXY_COMMIT ?= $(shell git describe --always --dirty 2>/dev/null)
+dist: deps ## Make the archive of the release build that needs no other library, in dist/; needs patchelf
+	$(CARGO) build --locked --release --bin faiss-proxy
+	scripts/dist
+
+deb: deps ## Make the Debian package, in target/debian/; needs cargo-deb
+	@$(CARGO) deb --version >/dev/null 2>&1 || { echo "cargo-deb is missing: cargo install cargo-deb --locked"; exit 1; }
+	$(CARGO) build --locked --release --bin faiss-proxy
+	rm -rf target/share && scripts/share target/share
+	$(CARGO) deb --locked --no-build --strip
+
+image: ## Build the container image faiss-proxy:VERSION; needs docker
+	docker build --build-arg FAISS_PROXY_COMMIT=$(shell git describe --always --dirty 2>/dev/null) --tag faiss-proxy:$(VERSION) .
 
 deps:
 	@scripts/install-deps

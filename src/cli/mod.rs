@@ -6,6 +6,7 @@ pub mod config;
 pub mod confined;
 mod directory;
 pub mod export;
+pub mod health;
 pub mod import;
 pub mod inspect;
 pub mod key;
@@ -50,6 +51,8 @@ enum Command {
     Serve(serve::Arguments),
     #[command(subcommand)]
     Config(config::Work),
+    /// Tell by the exit code whether the server that has these options answers: 0 where it does. For the health check of a container.
+    Health(Box<serve::Arguments>),
     /// Write what is new of each index to a checkpoint, so that the next opening has no log to replay. No server may have the directory.
     Checkpoint(offline::Arguments),
     /// Rewrite each index into as few segments as may be, without dead rows, and build its FAISS indexes. No server may have the directory.
@@ -103,6 +106,7 @@ impl Arguments {
         match self.command {
             Command::Serve(arguments) => serve::run(arguments),
             Command::Config(work) => config::run(&work, given),
+            Command::Health(arguments) => health::run(&arguments),
             Command::Checkpoint(arguments) => offline::run(Work::Checkpoint, &arguments),
             Command::Import(arguments) => import::run(&arguments),
             Command::Export(arguments) => export::run(&arguments),

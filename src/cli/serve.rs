@@ -90,6 +90,17 @@ pub struct Arguments {
     limits: limits::LimitArguments,
 }
 
+impl Arguments {
+    /// Where the server listens, as it was said.
+    pub fn listen(&self) -> &str {
+        &self.listen
+    }
+
+    pub fn speaks_tls(&self) -> bool {
+        self.tls_cert.is_some()
+    }
+}
+
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum OpeningArgument {
     Eager,

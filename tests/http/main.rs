@@ -12,6 +12,7 @@ mod configuration;
 mod configuring;
 mod connections;
 mod contract;
+mod deployment;
 mod dormant;
 mod events;
 mod export_from_server;
