@@ -115,7 +115,7 @@ fn create(store: &Store, index_type: &str, dimension: usize, options: IndexOptio
         index_type: index_type.into(),
         metric: Some(Metric::L2),
         options,
-        key: None,
+        ..IndexSpec::default()
     };
     store.create_index(&tenant(), &spec).expect("the index is created")
 }

@@ -33,6 +33,9 @@ pub enum Error {
     /// The request is right, but not in the present state.
     #[error("{0}")]
     Conflict(String),
+    /// The tenant has as much as it may have. Nothing was done.
+    #[error("{0}")]
+    Quota(String),
     /// The condition of the write does not hold. Nothing was done: look at the point again.
     #[error("the condition does not hold: {0}")]
     Unmet(String),

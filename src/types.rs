@@ -112,6 +112,8 @@ pub struct IndexSpec {
     pub options: IndexOptions,
     /// By which a retry is known, for as long as the index exists: it is given the index that the first request created.
     pub key: Option<IdempotencyKey>,
+    /// Indices that the tenant may have, with this one; `None`: any number.
+    pub tenant_indices_max: Option<usize>,
 }
 
 /// What of an index can be changed: see [`Store::configure_index`](crate::Store::configure_index).

@@ -52,8 +52,13 @@ pub async fn create(server: Arc<Server>, turn: Turn, mut request: Request) -> Re
     let body = request.json_body(&server).await?;
     let key = request.idempotency_key(&[body.bytes()])?;
     let store = Arc::clone(&server.store);
+    let quota = server.config.gate.quota(&tenant);
     let work = move || {
-        let spec = IndexSpec { key, ..decode_spec(&body, &tenant)? };
+        let tenant_indices_max = quota.indices.map(usize::from);
+        let spec = IndexSpec { key, tenant_indices_max, ..decode_spec(&body, &tenant)? };
+        if let Some(max) = quota.dimension.filter(|max| spec.dimension > max.get()) {
+            return Err(Error::Quota(format!("dimension: the tenant's quota is {max}")).into());
+        }
         let index = store.create_index(&tenant, &spec)?;
         Ok(json(StatusCode::CREATED, &IndexDocument::of(&index.info())))
     };
@@ -84,7 +89,7 @@ pub(super) fn decode_spec(body: &JsonBody, tenant: &TenantId) -> Result<IndexSpe
         },
         metric,
         options: body.options.map_or(Ok(IndexOptions::default()), decode_options)?,
-        key: None,
+        ..IndexSpec::default()
     })
 }
 

@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, watch};
 
-pub use auth::{ApiKeys, Entry, Gate, Role};
+pub use auth::{ApiKeys, Entry, Gate, Quota, Role};
 pub use backups::BackupConfig;
 pub use config::ServerConfig;
 pub use listen::serve;

@@ -148,6 +148,7 @@ impl From<Error> for Problem {
                 return Self { more, ..Self::new(StatusCode::GONE, "lsn_gone", error.to_string()) };
             }
             Error::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+            Error::Quota(_) => (StatusCode::FORBIDDEN, "quota_exceeded"),
             Error::Unmet(_) => (StatusCode::PRECONDITION_FAILED, "precondition_failed"),
             Error::Busy(detail) => return Self::busy(detail),
             Error::Full(_) => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
@@ -283,6 +284,7 @@ mod tests {
             (Error::NotFound(What::Vector), 404, "vector_not_found"),
             (Error::Gone { oldest_lsn: 7 }, 410, "lsn_gone"),
             (Error::Conflict("no".to_owned()), 409, "conflict"),
+            (Error::Quota("no".to_owned()), 403, "quota_exceeded"),
             (Error::Unmet("no".to_owned()), 412, "precondition_failed"),
             (Error::Busy("later"), 429, "busy"),
             (Error::Full(fault()), 507, "disk_full"),

@@ -148,12 +148,14 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
         return Err(Problem::no_such_route());
     }
     let call = calls.iter().find(|(method, _)| *method == request.method.as_str());
+    let _pass;
     let turn = match call.or(calls.first()) {
         Some((_, Access::Key(role))) => {
             let caller = server.config.gate.caller(&request.headers, request.peer)?;
             if call.is_some() {
                 caller.check(*role)?;
             }
+            _pass = server.config.gate.admit(&caller.tenant)?;
             Turn { tenant: caller.tenant, deadline: request.deadline()? }
         }
         _ => {

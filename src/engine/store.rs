@@ -104,7 +104,7 @@ impl Store {
     /// that one is given.
     ///
     /// # Errors
-    /// [`Error::Invalid`] naming `name`, `dimension`, `index_type` or `metric`; [`Error::Full`], [`Error::Io`]: there is no new index;
+    /// [`Error::Invalid`] naming `name`, `dimension`, `index_type` or `metric`; [`Error::Quota`], [`Error::Full`], [`Error::Io`]: there is no new index;
     /// [`Error::OutcomeUnknown`]: there may be one after the next opening.
     pub fn create_index(&self, tenant: &TenantId, spec: &IndexSpec) -> Result<Arc<Index>> {
         let Context { io, limits, .. } = self.slots.context();
@@ -127,6 +127,11 @@ impl Store {
             && let Some((id, found)) = self.slots.created_by(tenant, &wanted.key)
         {
             return if found == *wanted { self.index(tenant, id) } else { Err(IdempotencyKey::reused()) };
+        }
+        if let Some(max) = spec.tenant_indices_max
+            && self.slots.list(tenant)?.len() >= max
+        {
+            return Err(Error::Quota(format!("the tenant has {max} indices, which is its quota; delete one, or ask for more")));
         }
         // This also syncs the names of the two directories.
         self.place(tenant, id, |hidden| Root::create(&**io, hidden, manifest))

@@ -25,6 +25,7 @@ mod looking;
 mod offline;
 mod process;
 mod program;
+mod quotas;
 mod reads;
 mod roles;
 mod support;

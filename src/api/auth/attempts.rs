@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::Problem;
+use super::bucket::Bucket;
 
 /// Addresses that are remembered. When there are as many, those whose failures are a minute old are forgotten, or all: else who has many addresses would
 /// take our memory.
@@ -19,21 +20,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub struct Attempts {
     /// 0: any number.
     per_minute: u32,
-    failures: Mutex<HashMap<IpAddr, Failures>>,
-}
-
-/// A bucket from which a failure takes a token, and which is filled again within a minute.
-#[derive(Debug)]
-struct Failures {
-    tokens: f64,
-    counted: Instant,
-}
-
-impl Failures {
-    fn tokens_at(&self, now: Instant, per_minute: u32) -> f64 {
-        let filled = now.saturating_duration_since(self.counted).as_secs_f64() / MINUTE.as_secs_f64() * f64::from(per_minute);
-        (self.tokens + filled).min(per_minute.into())
-    }
+    /// A failure takes a token.
+    failures: Mutex<HashMap<IpAddr, Bucket>>,
 }
 
 impl Attempts {
@@ -52,7 +40,7 @@ impl Attempts {
             return Ok(());
         }
         let failures = self.failures.lock();
-        let is_out = failures.get(&site(peer)).is_some_and(|failures| failures.tokens_at(now, self.per_minute) < 1.0);
+        let is_out = failures.get(&site(peer)).is_some_and(|bucket| !bucket.has_token(self.max(), self.per_second(), now));
         if is_out { Err(Problem::busy("too many requests without a good API key came from this address")) } else { Ok(()) }
     }
 
@@ -66,13 +54,21 @@ impl Attempts {
         }
         let mut all = self.failures.lock();
         if all.len() >= ADDRESSES_MAX {
-            all.retain(|_, failures| now.saturating_duration_since(failures.counted) < MINUTE);
+            all.retain(|_, bucket| now.saturating_duration_since(bucket.counted()) < MINUTE);
             if all.len() >= ADDRESSES_MAX {
                 all.clear();
             }
         }
-        let failures = all.entry(site(peer)).or_insert(Failures { tokens: self.per_minute.into(), counted: now });
-        *failures = Failures { tokens: failures.tokens_at(now, self.per_minute) - 1.0, counted: now };
+        let bucket = all.entry(site(peer)).or_insert_with(|| Bucket::full(self.max(), now));
+        bucket.take(self.max(), self.per_second(), now);
+    }
+
+    fn max(&self) -> f64 {
+        self.per_minute.into()
+    }
+
+    fn per_second(&self) -> f64 {
+        self.max() / MINUTE.as_secs_f64()
     }
 }
 

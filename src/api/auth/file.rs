@@ -3,16 +3,20 @@
 //! A key that [`Entry::generate`] makes has 256 random bits: nobody finds it by trying, so a plain SHA-256 of it keeps it as well as a slow hash would, and takes
 //! under a microsecond a request.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::Deserialize;
 
-use super::{ApiKeys, Caller, KeyHash, Known, NO_TENANT, Role, hash};
+use super::{ApiKeys, Caller, KeyHash, Known, NO_TENANT, Quota, Quotas, Role, hash};
 use crate::TenantId;
 use crate::time::{parse_rfc3339, rfc3339};
 
 /// What a key begins with: who finds one in a log or in a repository sees what it is, and so do the scanners that look for such.
 const PREFIX: &str = "fpk_";
+
+/// The quota of all tenants that have none of their own.
+const OTHERS: &str = "*";
 
 /// Random bytes of a key.
 const KEY_BYTES: usize = 32;
@@ -22,6 +26,8 @@ const KEY_BYTES: usize = 32;
 struct Document {
     #[serde(default)]
     key: Vec<Written>,
+    #[serde(default)]
+    quota: HashMap<String, Quota>,
 }
 
 #[derive(Deserialize)]
@@ -82,15 +88,7 @@ impl Entry {
     /// # Errors
     /// What is wrong, by line or by the entry's number. Values are not repeated: a key may stand where its hash should.
     pub fn parse_all(text: &str) -> Result<Vec<Self>, String> {
-        let document: Document = toml::from_str(text).map_err(|error| {
-            let line = error
-                .span()
-                .map(|span| 1 + text.as_bytes()[..span.start.min(text.len())].iter().filter(|b| **b == b'\n').count());
-            let place = line.map_or_else(String::new, |line| format!("line {line}: "));
-            format!("{place}{}", without_values(error.message()))
-        })?;
-        let entries = document.key.into_iter().enumerate();
-        entries.map(|(at, written)| Self::of(written).map_err(|problem| format!("key {}: {problem}", at + 1))).collect()
+        Ok(parse(text)?.0)
     }
 
     fn of(written: Written) -> Result<Self, String> {
@@ -102,14 +100,38 @@ impl Entry {
     }
 }
 
+/// The entries and the quotas of a file.
+fn parse(text: &str) -> Result<(Vec<Entry>, Quotas), String> {
+    let document: Document = toml::from_str(text).map_err(|error| {
+        let line =
+            error.span().map(|span| 1 + text.as_bytes()[..span.start.min(text.len())].iter().filter(|b| **b == b'\n').count());
+        let place = line.map_or_else(String::new, |line| format!("line {line}: "));
+        format!("{place}{}", without_values(error.message()))
+    })?;
+    let entries = document.key.into_iter().enumerate();
+    let entries = entries.map(|(at, written)| Entry::of(written).map_err(|problem| format!("key {}: {problem}", at + 1)));
+    let mut quotas = Quotas::default();
+    for (name, quota) in document.quota {
+        match name.as_str() {
+            OTHERS => quotas.others = quota,
+            name => {
+                let tenant = TenantId::new(name).map_err(|_| format!("a quota {NO_TENANT}"))?;
+                quotas.of.insert(tenant, quota);
+            }
+        }
+    }
+    Ok((entries.collect::<Result<_, _>>()?, quotas))
+}
+
 impl ApiKeys {
-    /// The keys of a file.
+    /// The keys and the quotas of a file.
     ///
     /// # Errors
     /// As [`Entry::parse_all`], and where a key comes twice.
     pub fn of_file(text: &str) -> Result<Self, String> {
-        let mut keys = Self::default();
-        for (at, Entry { tenant, role, expires_us, hash, .. }) in Entry::parse_all(text)?.into_iter().enumerate() {
+        let (entries, quotas) = parse(text)?;
+        let mut keys = Self { quotas, ..Self::default() };
+        for (at, Entry { tenant, role, expires_us, hash, .. }) in entries.into_iter().enumerate() {
             let known = Known { caller: Caller { tenant, role }, expires_us };
             keys.insert(hash, known).map_err(|problem| format!("key {} {problem}", at + 1))?;
         }

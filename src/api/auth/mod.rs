@@ -1,7 +1,9 @@
 //! Who is calling, and what they may do: API keys, each of one tenant and with one role.
 
 mod attempts;
+mod bucket;
 mod file;
+mod quota;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,6 +19,8 @@ use warp::http::{HeaderMap, StatusCode};
 
 use self::attempts::Attempts;
 pub use self::file::Entry;
+pub use self::quota::Quota;
+use self::quota::{Pass, Quotas, Usages};
 use super::reply::Problem;
 use crate::TenantId;
 use crate::time::{now_us, rfc3339};
@@ -61,10 +65,11 @@ struct Known {
 /// SHA-256 of an API key.
 type KeyHash = [u8; 32];
 
-/// API keys: hashes of them, and what each allows. Several keys may be of one tenant.
+/// API keys: hashes of them, and what each allows. Several keys may be of one tenant. And what each tenant may use.
 #[derive(Clone, Default)]
 pub struct ApiKeys {
     keys: HashMap<KeyHash, Known>,
+    quotas: Quotas,
 }
 
 /// Shows no key: this ends up in logs.
@@ -101,8 +106,15 @@ impl ApiKeys {
         self.insert(hash(key.as_bytes()), Known { caller: Caller { tenant, role: Role::Admin }, expires_us: None })
     }
 
-    /// Adds the keys of `other`; of one that both have, what `self` says of it stands.
+    /// Adds the keys and the quotas of `other`; of one that both have, what `self` says of it stands.
     pub fn extend(&mut self, other: Self) {
+        let Quotas { of, others } = other.quotas;
+        for (tenant, quota) in of {
+            self.quotas.of.entry(tenant).or_insert(quota);
+        }
+        if self.quotas.others == Quota::default() {
+            self.quotas.others = others;
+        }
         for (hash, known) in other.keys {
             self.keys.entry(hash).or_insert(known);
         }
@@ -154,12 +166,17 @@ fn hash(key: &[u8]) -> KeyHash {
 pub struct Gate {
     keys: Arc<ArcSwap<ApiKeys>>,
     attempts: Arc<Attempts>,
+    usages: Usages,
 }
 
 impl Gate {
     /// `failures_per_minute`: requests with a key that is not good that an address may send in a minute; then it is turned away with any key. 0: any number.
     pub fn new(keys: ApiKeys, failures_per_minute: u32) -> Self {
-        Self { keys: Arc::new(ArcSwap::from_pointee(keys)), attempts: Arc::new(Attempts::new(failures_per_minute)) }
+        Self {
+            keys: Arc::new(ArcSwap::from_pointee(keys)),
+            attempts: Arc::new(Attempts::new(failures_per_minute)),
+            usages: Usages::default(),
+        }
     }
 
     /// From now on, these keys are good and no others.
@@ -184,6 +201,18 @@ impl Gate {
             return Err(refused(&format!("the API key expired at {}", rfc3339(expires_us))));
         }
         Ok(known.caller.clone())
+    }
+
+    /// Lets a call of a tenant begin, which is in flight until what this gives is dropped.
+    ///
+    /// # Errors
+    /// 429 where the tenant's quota is used up.
+    pub(super) fn admit(&self, tenant: &TenantId) -> Result<Pass, Problem> {
+        self.usages.admit(tenant, self.quota(tenant))
+    }
+
+    pub(super) fn quota(&self, tenant: &TenantId) -> Quota {
+        self.keys.load().quotas.get(tenant)
     }
 }
 

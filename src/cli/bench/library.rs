@@ -57,7 +57,7 @@ impl Target for Library {
             index_type: index_type.clone(),
             metric: Some(*metric),
             options: options.clone(),
-            key: None,
+            ..IndexSpec::default()
         };
         Ok(self.store.create_index(&self.tenant, &spec)?.id())
     }

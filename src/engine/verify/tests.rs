@@ -36,8 +36,14 @@ fn sample(index_type: &str, metric: Metric) -> (SimIo, IndexId) {
     let disk = SimIo::new();
     let store = store(&disk);
     let options = IndexOptions { min_recall: Some(0.0), ..IndexOptions::default() };
-    let spec =
-        IndexSpec { name: "n".into(), dimension: 3, index_type: index_type.into(), metric: Some(metric), options, key: None };
+    let spec = IndexSpec {
+        name: "n".into(),
+        dimension: 3,
+        index_type: index_type.into(),
+        metric: Some(metric),
+        options,
+        ..IndexSpec::default()
+    };
     let index = store.create_index(&tenant(), &spec).unwrap();
     put(&index, 0..500);
     index.train().unwrap();
