@@ -1,18 +1,24 @@
-//! What an incremental backup moves after 1 % of the points changed, against a full one; and how fast a full one and a restore are.
+//! What an incremental backup moves after 1 % of the points changed, against a full one; how fast a full one and a restore are;
+//! and what a backup does to searches beside it.
 
 mod harness;
 
+use std::num::NonZeroU64;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use faiss_proxy::backup::{Directory, Target, Throttle, backup, restore};
 use faiss_proxy::io::os::OsIo;
-use faiss_proxy::{Durability, Metric};
-use harness::{create, directory, fill, floats, open, report, tenant};
+use faiss_proxy::{Durability, Index, Metric, Query};
+use harness::{create, directory, fill, floats, open, quantile, report, tenant};
 
 const ROWS: usize = 200_000;
 const DIMENSION: usize = 128;
 const ROUNDS: usize = 10;
+const SEARCHES: usize = 1_000;
 
 fn main() {
     let dir = directory();
@@ -62,4 +68,48 @@ fn main() {
         started.elapsed().as_secs_f64()
     );
     assert_eq!(done.vector_count, index.vector_count());
+    searches_beside(&index, dir.path());
+}
+
+/// What a backup does to searches: as fast as it goes, and throttled.
+fn searches_beside(index: &Index, dir: &Path) {
+    let alone = search_p99(index);
+    for (name, rate) in [("as fast as it goes", None), ("throttled to 10 MB/s", NonZeroU64::new(10_000_000))] {
+        let is_over = AtomicBool::new(false);
+        let beside = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0.. {
+                    if is_over.load(Relaxed) {
+                        break;
+                    }
+                    let repository = Directory::new(Arc::new(OsIo), dir.join(format!("{name} {round}")));
+                    backup(index, &repository, &Throttle::new(rate)).expect("backed up");
+                }
+            });
+            let beside = search_p99(index);
+            is_over.store(true, Relaxed);
+            beside
+        });
+        let ratio = beside.as_secs_f64() / alone.as_secs_f64();
+        report(
+            &format!("search p99 beside a backup {name}"),
+            format!("{beside:.2?}"),
+            format!("{alone:.2?}"),
+            ratio,
+            "~ 1.00 throttled",
+        );
+    }
+}
+
+/// Of exact searches, one after the other.
+fn search_p99(index: &Index) -> Duration {
+    let queries = floats(SEARCHES * DIMENSION, 7);
+    let search = |vector: &[f32]| {
+        let query = Query { vector: vector.to_vec(), k: 10, ..Query::default() };
+        let started = Instant::now();
+        std::hint::black_box(index.search(&query).expect("searched"));
+        started.elapsed()
+    };
+    let mut times: Vec<Duration> = queries.chunks(DIMENSION).map(search).collect();
+    quantile(&mut times, 0.99)
 }

@@ -57,6 +57,8 @@ pub struct ServerConfig {
     pub head_timeout: Duration,
     /// A client that sends nothing of its body for this long is answered 408.
     pub body_timeout: Duration,
+    /// Bytes a second that a body must come with, once it has come for the timeout above; slower ones are answered 408 too.
+    pub body_rate_min: f64,
     /// At the end, how long requests that run are waited for.
     pub shutdown_timeout: Duration,
 }
@@ -94,6 +96,7 @@ impl ServerConfig {
             beginning_timeout: Duration::from_secs(8),
             head_timeout: Duration::from_secs(20),
             body_timeout: Duration::from_secs(30),
+            body_rate_min: 1_024.0,
             shutdown_timeout: Duration::from_secs(30),
         }
     }

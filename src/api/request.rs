@@ -17,7 +17,7 @@ use warp::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_NONE
 use warp::http::{HeaderMap, Method, StatusCode};
 
 use super::reply::Problem;
-use super::{Server, binary};
+use super::{Server, ServerConfig, binary};
 use crate::error::Error;
 use crate::types::{Condition, IdempotencyKey, WriteOptions};
 
@@ -199,7 +199,13 @@ impl Request {
         }
         let mut bytes = BytesMut::new();
         let mut memory: Option<OwnedSemaphorePermit> = None;
-        while let Some(chunk) = self.next_chunk(server.config.body_timeout).await? {
+        let &ServerConfig { body_timeout, body_rate_min, .. } = &server.config;
+        let began = Instant::now();
+        loop {
+            // Else one byte at a time would keep a connection, and what it holds, for ever.
+            let slowest = body_timeout.saturating_add(Duration::from_secs_f64(bytes.len() as f64 / body_rate_min));
+            let left = slowest.checked_sub(began.elapsed()).ok_or_else(body_too_slow)?;
+            let Some(chunk) = self.next_chunk(body_timeout.min(left)).await? else { break };
             if bytes.len() + chunk.len() > max {
                 return Err(too_large());
             }
@@ -237,12 +243,13 @@ impl Request {
             Ok(chunk) => chunk
                 .transpose()
                 .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "body_incomplete", "the body ended before its end")),
-            Err(_) => {
-                let detail = format!("nothing of the body came for {} s", timeout.as_secs());
-                Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", detail))
-            }
+            Err(_) => Err(body_too_slow()),
         }
     }
+}
+
+fn body_too_slow() -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body came too slowly")
 }
 
 /// What a client says that its body is.

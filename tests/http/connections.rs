@@ -114,6 +114,22 @@ fn a_body_that_stops_coming_is_a_408() {
 }
 
 #[test]
+fn a_body_that_comes_byte_by_byte_for_ever_is_a_408() {
+    let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| {
+        config.body_timeout = std::time::Duration::from_millis(50);
+        config.body_rate_min = f64::INFINITY;
+    });
+    let mut connection = TcpStream::connect(server.address).unwrap();
+    connection.write_all(head("POST", "/v1/index", "transfer-encoding: chunked\r\n").as_bytes()).unwrap();
+    let mut sends = connection.try_clone().unwrap();
+    // Until the server has had enough, and closes the connection.
+    let sender = std::thread::spawn(move || while sends.write_all(b"1\r\n \r\n").is_ok() {});
+    Response::read(&mut connection).problem(408);
+    connection.shutdown(std::net::Shutdown::Both).unwrap();
+    sender.join().unwrap();
+}
+
+#[test]
 fn a_client_that_sends_no_request_is_disconnected() {
     let server =
         TestServer::start_with(tempfile::tempdir().unwrap(), |config| config.head_timeout = std::time::Duration::from_millis(1));
