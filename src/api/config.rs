@@ -94,7 +94,7 @@ impl ServerConfig {
             stream_heartbeat: Duration::from_secs(15),
             stream_stall_timeout: Duration::from_secs(60),
             beginning_timeout: Duration::from_secs(8),
-            head_timeout: Duration::from_secs(20),
+            head_timeout: Duration::from_secs(15),
             body_timeout: Duration::from_secs(30),
             body_rate_min: 1_024.0,
             shutdown_timeout: Duration::from_secs(30),
