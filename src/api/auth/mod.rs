@@ -203,12 +203,13 @@ impl Gate {
         Ok(known.caller.clone())
     }
 
-    /// Lets a call of a tenant begin, which is in flight until what this gives is dropped.
+    /// Lets a call of a tenant begin, which is in flight until what this gives is dropped. Calls of whom no quota counts them are not counted.
     ///
     /// # Errors
     /// 429 where the tenant's quota is used up.
-    pub(super) fn admit(&self, tenant: &TenantId) -> Result<Pass, Problem> {
-        self.usages.admit(tenant, self.quota(tenant))
+    pub(super) fn admit(&self, tenant: &TenantId) -> Result<Option<Pass>, Problem> {
+        let quota = self.quota(tenant);
+        quota.counts_calls().then(|| self.usages.admit(tenant, quota)).transpose()
     }
 
     pub(super) fn quota(&self, tenant: &TenantId) -> Quota {

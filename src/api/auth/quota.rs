@@ -26,6 +26,12 @@ pub struct Quota {
     pub requests_in_flight: Option<NonZeroU32>,
 }
 
+impl Quota {
+    pub fn counts_calls(&self) -> bool {
+        self.requests_per_second.is_some() || self.requests_in_flight.is_some()
+    }
+}
+
 /// The quota of each tenant that has one of its own, and that of the others.
 #[derive(Clone, Debug, Default)]
 pub struct Quotas {
