@@ -34,7 +34,7 @@ fn main() {
         tokio::runtime::Runtime::new().expect("threads").block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             tell.send(listener.local_addr().expect("an address")).expect("told");
-            serve(store, config, listener, async { drop(ended.await) }).await;
+            serve(store, config, listener, None, async { drop(ended.await) }).await;
         });
     });
     let address = address.recv().expect("it listens");

@@ -110,8 +110,8 @@ pub mod api;
 pub mod cli;
 
 pub use engine::{
-    Batch, Consent, Effect, Finding, Index, Listener, LogOutline, LogRecord, Opening, Outline, Repaired, SampledRecall,
-    SegmentOutline, Store, StoreOptions, Survey, Verified,
+    Batch, Consent, Effect, Finding, Index, IndexSize, Listener, LogOutline, LogRecord, Opening, Outline, Repaired,
+    SampledRecall, SegmentOutline, Stages, Standing, StandingState, Store, StoreOptions, Survey, Usage, Verified,
 };
 pub use error::{Damage, Error, Fault, Result, What};
 pub use segment::filter::Filter;

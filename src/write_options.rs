@@ -75,6 +75,8 @@ pub struct WriteOptions {
     pub atomic: bool,
     /// By which a retry is known: it gets the answer of the first request that had it, and nothing is done again.
     pub key: Option<IdempotencyKey>,
+    /// Live points that the index may have after it; one that would add too many is refused.
+    pub points_max: Option<u64>,
 }
 
 impl From<Durability> for WriteOptions {

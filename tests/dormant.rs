@@ -62,7 +62,7 @@ fn an_index_opens_at_its_first_use_and_has_the_same_points() {
 
     let store = lazy(disk).unwrap();
     assert_eq!(store.counts(Some(&tenant())), counts(0, 3, 0));
-    assert!(store.opened(&tenant()).is_empty());
+    assert!(store.opened(Some(&tenant())).is_empty());
     let listed = store.list(&tenant()).unwrap();
     assert_eq!(listed, eager.list(&tenant()).unwrap(), "the list needs no index to be open");
     assert_eq!(listed.len(), 3);
@@ -279,7 +279,7 @@ fn over_the_budget_the_index_that_was_not_used_for_longest_is_closed_and_opens_a
     };
     let limits = with_budget(one * 5 / 2);
     let store = open_store_as(Opening::Lazy, disk, "/data", &limits).unwrap();
-    let is_open = |id: IndexId| store.opened(&tenant()).iter().any(|index| index.id() == id);
+    let is_open = |id: IndexId| store.opened(Some(&tenant())).iter().any(|index| index.id() == id);
     let open = || ids.iter().map(|&id| is_open(id)).collect::<Vec<_>>();
     let states: Vec<_> = ids.iter().map(|&id| dump(&store.index(&tenant(), id).unwrap())).collect();
     assert_eq!(open(), [false, false, true, true]);
@@ -352,7 +352,7 @@ fn what_was_acknowledged_with_interval_durability_survives_a_closing_followed_by
         }
         drop(index);
         store.index(&tenant(), ids[1]).unwrap();
-        assert_eq!(store.opened(&tenant()).iter().map(|index| index.id()).collect::<Vec<_>>(), [ids[1]]);
+        assert_eq!(store.opened(Some(&tenant())).iter().map(|index| index.id()).collect::<Vec<_>>(), [ids[1]]);
         let after = disk.crash(Survival::None);
         after.set_capacity(None);
         let store = lazy(after).unwrap();

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use prometheus::{Histogram, HistogramOpts, IntCounter, Opts, Registry};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 use tracing::Span;
 use warp::http::StatusCode;
 
 use super::reply::Problem;
+use crate::engine::SHORT;
 use crate::types::TenantId;
 
 /// How much the newest call counts in what a call is expected to take.
@@ -31,13 +33,18 @@ pub struct Turn {
 /// sockets.
 #[derive(Debug)]
 pub struct Queue {
+    /// What the calls are, as the metrics have it.
+    name: &'static str,
     /// Said to whom is turned away.
-    full: &'static str,
+    full: String,
     running_max: usize,
     waiting_max: usize,
     /// Who would wait for longer is turned away at once.
     wait_max: Duration,
     lines: Arc<Mutex<Lines>>,
+    /// Seconds that calls waited for their turn.
+    wait: Histogram,
+    turned_away: IntCounter,
 }
 
 /// Those that run, and those that wait. Nobody waits while fewer run than may.
@@ -75,8 +82,40 @@ struct Waiting<'a> {
 }
 
 impl Queue {
-    pub fn new(running_max: usize, waiting_max: usize, wait_max: Duration, full: &'static str) -> Self {
-        Self { full, running_max, waiting_max, wait_max, lines: Arc::default() }
+    pub fn new(name: &'static str, running_max: usize, waiting_max: usize, wait_max: Duration) -> Self {
+        let options = HistogramOpts::new("faiss_proxy_queue_wait_seconds", "Time that calls waited for their turn.");
+        let wait = Histogram::with_opts(options.buckets(SHORT.to_vec()).const_label("queue", name));
+        let options = Opts::new("faiss_proxy_turned_away_total", "Calls that were turned away because a queue was full or slow.");
+        let turned_away = IntCounter::with_opts(options.const_label("queue", name));
+        Self {
+            name,
+            full: format!("too many {name} wait already"),
+            running_max,
+            waiting_max,
+            wait_max,
+            lines: Arc::default(),
+            wait: wait.expect("the names are words and the buckets rise"),
+            turned_away: turned_away.expect("the names are words"),
+        }
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Calls that run and calls that wait, now.
+    pub fn load(&self) -> (usize, usize) {
+        let lines = self.lines.lock();
+        (lines.running, lines.waiting)
+    }
+
+    /// Shows what is counted of the calls to a registry.
+    ///
+    /// # Errors
+    /// Where the registry has a queue of this name already.
+    pub fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        registry.register(Box::new(self.wait.clone()))?;
+        registry.register(Box::new(self.turned_away.clone()))
     }
 
     /// Runs `work` on a blocking thread when its turn comes.
@@ -91,7 +130,9 @@ impl Queue {
         T: Send + 'static,
         F: FnOnce() -> Result<T, Problem> + Send + 'static,
     {
+        let came = Instant::now();
         let slot = self.slot(&turn).await?;
+        self.wait.observe(came.elapsed().as_secs_f64());
         let span = Span::current();
         let call = tokio::task::spawn_blocking(move || {
             let _held = slot;
@@ -125,7 +166,7 @@ impl Queue {
             Some(deadline) => timeout_at(deadline.into(), &mut called).await.map_err(|_| too_late())?,
             None => called.await,
         };
-        called.map_err(|_| Problem::busy(self.full))
+        called.map_err(|_| self.turn_away(1))
     }
 
     /// Puts a call at the end of its tenant's line. In a full queue it takes the place of the newest call of the longest line, if its own is shorter.
@@ -135,11 +176,11 @@ impl Queue {
         let before = lines.waiting.min(own * tenants + tenants - 1);
         let wait = lines.call_seconds * (before + 1) as f64 / self.running_max.max(1) as f64;
         if wait > self.wait_max.as_secs_f64() {
-            return Err(Problem::busy_for(self.full, wait.ceil() as u64));
+            return Err(self.turn_away(wait.ceil() as u64));
         }
         if lines.waiting >= self.waiting_max {
             let longest = lines.of.values_mut().max_by_key(|line| line.len()).filter(|line| line.len() > own + 1);
-            longest.and_then(VecDeque::pop_back).ok_or_else(|| Problem::busy(self.full))?;
+            longest.and_then(VecDeque::pop_back).ok_or_else(|| self.turn_away(1))?;
             lines.waiting -= 1;
         }
         lines.tickets += 1;
@@ -149,6 +190,12 @@ impl Queue {
         }
         lines.of.entry(tenant.clone()).or_default().push_back(Ticket { number: lines.tickets, call });
         Ok(lines.tickets)
+    }
+
+    /// What a call is told that had better come again after so many seconds.
+    fn turn_away(&self, seconds: u64) -> Problem {
+        self.turned_away.inc();
+        Problem::busy_for(&self.full, seconds)
     }
 }
 

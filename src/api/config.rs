@@ -45,6 +45,8 @@ pub struct ServerConfig {
     /// Short reads (a point, an index document) that run at one time.
     pub reads_running_max: usize,
     pub reads_waiting_max: usize,
+    /// Indices of which `/metrics` tells each for itself: those with the most points. Prometheus keeps ten series of each.
+    pub metrics_indices_max: usize,
     /// Streams of changes that are open at one time. Each keeps a connection, its index open, and a page of changes in memory.
     pub streams_max: usize,
     /// A stream on which nothing happens sends a comment after this long: what is in between closes connections that are idle for a minute.
@@ -90,6 +92,7 @@ impl ServerConfig {
             backups_waiting_max: 16,
             reads_running_max: 16,
             reads_waiting_max: 1_024,
+            metrics_indices_max: 200,
             streams_max: 64,
             stream_heartbeat: Duration::from_secs(15),
             stream_stall_timeout: Duration::from_secs(60),

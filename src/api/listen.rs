@@ -26,7 +26,7 @@ use super::drain::DrainedBody;
 use super::idle::Activity;
 use super::request::{Arrival, RequestId};
 use super::tls::Tls;
-use super::{Server, ServerConfig, backups, routes};
+use super::{Server, ServerConfig, backups, operators, routes};
 use crate::Store;
 
 /// What a connection of HTTP/2 may have under way at one time.
@@ -36,44 +36,71 @@ const STREAMS_MAX: u32 = 128;
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 
+/// Connections that operators may have open.
+const OPERATORS_MAX: usize = 64;
+
 /// What HTTP/2 without TLS begins with (RFC 9113), as far as no request of HTTP/1.1 does.
 const HTTP_2_PREFACE: &[u8] = b"PRI";
 
 /// Serves the store on `listener` until `shutdown` is ready; then accepts nothing more, has builds and compactions stopped, ends the
 /// streams of changes, and returns when the requests that run are answered, or after [`ServerConfig::shutdown_timeout`]. The store stays open: it is the caller's to close.
 ///
-/// HTTP/1.1 and HTTP/2: with TLS the client's choice in the handshake, without by the first bytes.
-pub async fn serve(store: Arc<Store>, config: ServerConfig, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+/// HTTP/1.1 and HTTP/2: with TLS the client's choice in the handshake, without by the first bytes. On `operators`, what operators look at, in clear and without
+/// a key: whoever reaches it sees all tenants.
+pub async fn serve(
+    store: Arc<Store>,
+    config: ServerConfig,
+    listener: TcpListener,
+    operators: Option<TcpListener>,
+    shutdown: impl Future<Output = ()>,
+) {
     let shutdown_timeout = config.shutdown_timeout;
-    let connections_max = u32::try_from(config.connections_max).unwrap_or(u32::MAX);
-    let connections = Arc::new(Semaphore::new(connections_max as usize));
     let (end, ending) = watch::channel(false);
-    let protocols = Arc::new(Protocols::new(&config, ending.clone()));
+    let protocols = Arc::new(Protocols::new(&config, config.tls.clone(), ending.clone()));
+    let in_clear = Arc::new(Protocols::new(&config, None, ending.clone()));
     let server = Arc::new(Server::new(Arc::clone(&store), config, ending.clone()));
     tokio::spawn(backups::keep(Arc::clone(&server), ending));
-    let routes = routes::routes(server);
-
-    let mut shutdown = pin!(shutdown);
-    loop {
-        // The place first: what is not accepted waits in the kernel, and costs us nothing.
-        let accept = async {
-            let place = Arc::clone(&connections).acquire_owned().await.ok();
-            (place, accept(&listener).await)
-        };
-        let (place, (stream, peer)) = tokio::select! {
-            accepted = accept => accepted,
-            () = &mut shutdown => break,
-        };
-        tokio::spawn(keep(Arc::clone(&protocols), routes.clone(), stream, peer, place));
+    let connections = Arc::clone(&server.connections);
+    let connections_max = u32::try_from(connections.available_permits()).unwrap_or(u32::MAX);
+    if let Some(listener) = operators {
+        let places = Arc::new(Semaphore::new(OPERATORS_MAX));
+        tokio::spawn(accept_all(listener, places, in_clear, operators::routes(Arc::clone(&server))));
     }
-    drop(listener);
+    let accepting = tokio::spawn(accept_all(listener, Arc::clone(&connections), protocols, routes::routes(server)));
+
+    shutdown.await;
     end.send_replace(true);
+    if let Err(error) = accepting.await {
+        tracing::error!(%error, "accepting connections ended by a bug");
+    }
     // A compaction takes minutes, and to wait for it would be to give up after the timeout: who asked for one is told that it was stopped.
     store.stop_building();
     let open = connections_max as usize - connections.available_permits();
     tracing::info!(connections = open, "no longer accepting; finishing the requests that run");
     if timeout(shutdown_timeout, connections.acquire_many(connections_max)).await.is_err() {
         tracing::warn!("some requests did not end in time; going on without them");
+    }
+}
+
+/// Accepts connections until the server ends, as many at one time as there are places.
+async fn accept_all(
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+    protocols: Arc<Protocols>,
+    routes: impl Filter<Extract = (Response,), Error = Infallible> + Clone + Send + Sync + 'static,
+) {
+    let mut ending = protocols.ending.clone();
+    loop {
+        // The place first: what is not accepted waits in the kernel, and costs us nothing.
+        let accept = async {
+            let place = Arc::clone(&places).acquire_owned().await.ok();
+            (place, accept(&listener).await)
+        };
+        let (place, (stream, peer)) = tokio::select! {
+            accepted = accept => accepted,
+            _ = ending.wait_for(|is_ending| *is_ending) => return,
+        };
+        tokio::spawn(keep(Arc::clone(&protocols), routes.clone(), stream, peer, place));
     }
 }
 
@@ -123,7 +150,7 @@ async fn keep(
 }
 
 impl Protocols {
-    fn new(config: &ServerConfig, ending: watch::Receiver<bool>) -> Self {
+    fn new(config: &ServerConfig, tls: Option<Tls>, ending: watch::Receiver<bool>) -> Self {
         let mut http_1 = http1::Builder::new();
         http_1.timer(TokioTimer::new()).header_read_timeout(config.head_timeout);
         let mut http_2 = http2::Builder::new(TokioExecutor::new());
@@ -135,7 +162,7 @@ impl Protocols {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
         let &ServerConfig { beginning_timeout, head_timeout, .. } = config;
-        Self { tls: config.tls.clone(), http_1, http_2, beginning_timeout, head_timeout, ending }
+        Self { tls, http_1, http_2, beginning_timeout, head_timeout, ending }
     }
 
     async fn serve<F, A>(&self, stream: TcpStream, answer: F) -> Result<(), String>

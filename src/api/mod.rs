@@ -18,6 +18,8 @@ mod events;
 mod idle;
 mod indices;
 mod listen;
+mod metrics;
+mod operators;
 mod reply;
 mod request;
 mod routes;
@@ -38,6 +40,8 @@ pub use config::ServerConfig;
 pub use listen::serve;
 pub use tls::Tls;
 
+use self::admission::Queue;
+use self::metrics::Metrics;
 use crate::Store;
 
 /// What every request shares.
@@ -46,41 +50,52 @@ struct Server {
     config: ServerConfig,
     started: Instant,
     /// Calls that write.
-    writes: admission::Queue,
+    writes: Queue,
     /// Calls that rewrite an index, and can take minutes.
-    rewrites: admission::Queue,
+    rewrites: Queue,
     /// Backups, which can take hours where they are throttled.
-    backups: admission::Queue,
-    searches: admission::Queue,
+    backups: Queue,
+    searches: Queue,
     /// Calls that are short and do not write.
-    reads: admission::Queue,
+    reads: Queue,
     /// A permit is a stream of changes that may be open.
     streams: Arc<Semaphore>,
     /// Becomes true when the server ends: streams end then, and nothing else would end them.
     ending: watch::Receiver<bool>,
     /// A permit is a byte of a request body that is held.
     bodies_bytes: Arc<Semaphore>,
+    /// A permit is a connection that may be open.
+    connections: Arc<Semaphore>,
     processor: service::Processor,
+    metrics: Metrics,
 }
 
 impl Server {
     fn new(store: Arc<Store>, config: ServerConfig, ending: watch::Receiver<bool>) -> Self {
-        let queue = |running_max, waiting_max, full| admission::Queue::new(running_max, waiting_max, config.queue_wait_max, full);
+        let queue = |name, running_max, waiting_max| Queue::new(name, running_max, waiting_max, config.queue_wait_max);
         // Of these, one takes minutes, and who asks for it knows that.
-        let slow_queue = |running_max, waiting_max, full| admission::Queue::new(running_max, waiting_max, Duration::MAX, full);
-        Self {
+        let slow_queue = |name, running_max, waiting_max| Queue::new(name, running_max, waiting_max, Duration::MAX);
+        let server = Self {
+            metrics: Metrics::new(),
             store,
             started: Instant::now(),
-            writes: queue(config.writes_running_max, config.writes_waiting_max, "too many writes wait already"),
-            rewrites: slow_queue(config.rewrites_running_max, config.rewrites_waiting_max, "too many compactions wait already"),
-            backups: slow_queue(config.backups_running_max, config.backups_waiting_max, "too many backups wait already"),
-            searches: queue(config.searches_running_max, config.searches_waiting_max, "too many searches wait already"),
-            reads: queue(config.reads_running_max, config.reads_waiting_max, "too many reads wait already"),
+            writes: queue("writes", config.writes_running_max, config.writes_waiting_max),
+            rewrites: slow_queue("compactions", config.rewrites_running_max, config.rewrites_waiting_max),
+            backups: slow_queue("backups", config.backups_running_max, config.backups_waiting_max),
+            searches: queue("searches", config.searches_running_max, config.searches_waiting_max),
+            reads: queue("reads", config.reads_running_max, config.reads_waiting_max),
             streams: Arc::new(Semaphore::new(config.streams_max)),
             ending,
             bodies_bytes: Arc::new(Semaphore::new(config.bodies_bytes_max.min(Semaphore::MAX_PERMITS))),
             processor: service::Processor::new(),
+            connections: Arc::new(Semaphore::new(config.connections_max.min(Semaphore::MAX_PERMITS))),
             config,
-        }
+        };
+        server.metrics.register(&server.store, server.queues());
+        server
+    }
+
+    fn queues(&self) -> [&Queue; 5] {
+        [&self.writes, &self.rewrites, &self.backups, &self.searches, &self.reads]
     }
 }

@@ -54,7 +54,7 @@ type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>
 pub struct Request {
     pub id: RequestId,
     pub peer: IpAddr,
-    came: Instant,
+    pub came: Instant,
     pub method: Method,
     pub headers: HeaderMap,
     query: String,
@@ -112,7 +112,8 @@ impl Request {
     /// 422 where one of them is none.
     pub fn write_options(&self, what: &[&[u8]]) -> Result<WriteOptions, Problem> {
         let durability = self.query("durability")?.map(|word| word.parse()).transpose()?.unwrap_or_default();
-        Ok(WriteOptions { durability, atomic: self.flag("atomic")?, key: self.idempotency_key(what)? })
+        let (atomic, key) = (self.flag("atomic")?, self.idempotency_key(what)?);
+        Ok(WriteOptions { durability, atomic, key, points_max: None })
     }
 
     /// The key of the header `Idempotency-Key`.

@@ -25,6 +25,8 @@ enum Target {
     Health,
     Ready,
     Metrics,
+    /// For Prometheus.
+    Exposition,
     Indices,
     Index(String),
     Ntotal(String),
@@ -57,6 +59,7 @@ impl Target {
         }
         match parts[..] {
             ["docs"] => Self::Docs,
+            ["metrics"] => Self::Exposition,
             ["v1", "health"] => Self::Health,
             ["v1", "health", "ready"] => Self::Ready,
             ["v1", "metrics"] => Self::Metrics,
@@ -85,6 +88,39 @@ impl Target {
         }
     }
 
+    /// Method and path as the contract writes them: one of a few pairs, whatever a client sends.
+    fn call(&self, method: &Method) -> (&'static str, &'static str) {
+        let call = self.calls().iter().find(|(name, _)| *name == method.as_str());
+        let method = call.map_or("other", |(name, _)| name);
+        let route = match self {
+            Self::Root => "/",
+            Self::Docs => "/docs",
+            Self::Exposition => "/metrics",
+            Self::Health => "/v1/health",
+            Self::Ready => "/v1/health/ready",
+            Self::Metrics => "/v1/metrics",
+            Self::Indices => "/v1/index",
+            Self::Index(_) => "/v1/index/{id}",
+            Self::Ntotal(_) => "/v1/index/{id}/ntotal",
+            Self::Checkpoint(_) => "/v1/index/{id}/checkpoint",
+            Self::Compact(_) => "/v1/index/{id}/compact",
+            Self::Backup(_) => "/v1/index/{id}/backup",
+            Self::Train(_) => "/v1/index/{id}/train",
+            Self::Reset(_) => "/v1/index/{id}/reset",
+            Self::Search(_) => "/v1/index/{id}/search",
+            Self::SearchBatch(_) => "/v1/index/{id}/search/batch",
+            Self::RangeSearch(_) => "/v1/index/{id}/range_search",
+            Self::Vectors(_) => "/v1/index/{id}/vectors",
+            Self::Count(_) => "/v1/index/{id}/count",
+            Self::Changes(_) => "/v1/index/{id}/changes",
+            Self::Vector(_, verb) if method == "POST" && verb == "fetch" => "/v1/index/{id}/vectors/fetch",
+            Self::Vector(_, verb) if method == "POST" && verb == "delete" => "/v1/index/{id}/vectors/delete",
+            Self::Vector(..) => "/v1/index/{id}/vectors/{vector_id}",
+            Self::Nothing => "none",
+        };
+        (method, route)
+    }
+
     /// The methods it takes, and who may use them. `tests/http/roles.rs` walks it.
     fn calls(&self) -> &'static [(&'static str, Access)] {
         use Access::{Key, Open};
@@ -92,6 +128,7 @@ impl Target {
         match self {
             Self::Root | Self::Docs | Self::Health | Self::Ready => &[("GET", Open)],
             Self::Metrics | Self::Changes(_) | Self::Ntotal(_) => &[("GET", Key(Reader))],
+            Self::Exposition => &[("GET", Key(Admin))],
             Self::Indices => &[("GET", Key(Reader)), ("POST", Key(Admin))],
             Self::Index(_) => &[("GET", Key(Reader)), ("PATCH", Key(Admin)), ("DELETE", Key(Admin))],
             Self::Checkpoint(_) | Self::Compact(_) | Self::Backup(_) | Self::Train(_) => &[("POST", Key(Admin))],
@@ -132,10 +169,18 @@ pub fn routes(server: Arc<Server>) -> impl Filter<Extract = (Response,), Error =
     warp::path::full()
         .map(|path: FullPath| Target::of(path.as_str()))
         .and(request)
-        .then(move |target, request: Request| {
+        .then(move |target: Target, request: Request| {
             let server = Arc::clone(&server);
-            let id = request.id.clone();
-            async move { dispatch(server, target, request).await.unwrap_or_else(|problem| problem.into_response(id.as_str())) }
+            let (id, came) = (request.id.clone(), request.came);
+            let (method, route) = target.call(&request.method);
+            async move {
+                let response = dispatch(Arc::clone(&server), target, request).await.unwrap_or_else(|problem| {
+                    server.metrics.refused(&problem);
+                    problem.into_response(id.as_str())
+                });
+                server.metrics.answered(method, route, response.status(), came.elapsed());
+                response
+            }
         })
         // All that warp could still reject is a request without the id that `listen` gave it, or with its body taken.
         .recover(|rejection| async move { Ok::<_, Infallible>(Problem::internal(&format!("{rejection:?}")).into_response("")) })
@@ -169,7 +214,8 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
         }
     };
     match (target, &request.method) {
-        (Target::Metrics, &Method::GET) => service::metrics(server, turn).await,
+        (Target::Metrics, &Method::GET) => service::figures(server, turn).await,
+        (Target::Exposition, &Method::GET) => service::exposition(server, turn).await,
         (Target::Indices, &Method::POST) => indices::create(server, turn, request).await,
         (Target::Indices, &Method::GET) => indices::list(server, turn, request).await,
         (Target::Index(id), &Method::GET) => indices::get(server, turn, id).await,
@@ -206,6 +252,7 @@ mod tests {
         for (path, target) in [
             ("/", "Root"),
             ("/docs", "Docs"),
+            ("/metrics", "Exposition"),
             ("/v1/health", "Health"),
             ("/v1/health/ready", "Ready"),
             ("/v1/metrics", "Metrics"),

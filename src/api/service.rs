@@ -13,9 +13,11 @@ use warp::reply::Response;
 
 use super::Server;
 use super::admission::Turn;
-use super::auth::Caller;
+use super::auth::{Caller, Quota};
+use super::metrics;
 use super::reply::{Problem, json};
 use super::request::Request;
+use crate::Usage;
 use crate::types::{IndexCounts, IndexId};
 
 pub fn root() -> Response {
@@ -43,7 +45,7 @@ pub fn health(server: &Server) -> Response {
 }
 
 /// Seconds since the server began to serve, to the millisecond.
-fn uptime_s(server: &Server) -> f64 {
+pub fn uptime_s(server: &Server) -> f64 {
     (server.started.elapsed().as_secs_f64() * 1_000.0).round() / 1_000.0
 }
 
@@ -91,10 +93,13 @@ struct Metrics {
     uptime: f64,
     /// The tenant's own figures; none of anybody else's.
     indices: usize,
-    /// Indices that are not open: what follows leaves them out.
+    /// Indices that are not open.
     closed: usize,
+    /// Those of them that were not since the server started: vectors and bytes leave them out, for to count them would be to open them.
+    uncounted: usize,
     vectors: u64,
     bytes: u64,
+    quota: Quota,
 }
 
 #[derive(Serialize)]
@@ -108,24 +113,32 @@ struct SystemFigures {
     disk_total_gb: f64,
 }
 
-pub async fn metrics(server: Arc<Server>, turn: Turn) -> Result<Response, Problem> {
+pub async fn figures(server: Arc<Server>, turn: Turn) -> Result<Response, Problem> {
     let tenant = turn.tenant.clone();
     let call = Arc::clone(&server);
     let work = move || {
-        let infos: Vec<_> = call.store.opened(&tenant).iter().map(|index| index.info()).collect();
-        // Counting the vectors of all would open all.
+        // Which says so where nothing is known of the tenant's indices.
         let indices = call.store.list(&tenant)?.len();
+        let Usage { points, bytes, uncounted, .. } = call.store.usage(&tenant);
         let metrics = Metrics {
             system: SystemFigures::now(&call.processor, &call.config.data_dir),
             uptime: uptime_s(&call),
             indices,
-            closed: indices.saturating_sub(infos.len()),
-            vectors: infos.iter().map(|info| info.vector_count).sum(),
-            bytes: infos.iter().map(|info| info.bytes).sum(),
+            closed: indices.saturating_sub(call.store.opened(Some(&tenant)).len()),
+            uncounted,
+            vectors: points,
+            bytes,
+            quota: call.config.gate.quota(&tenant),
         };
         Ok(json(StatusCode::OK, &metrics))
     };
     server.reads.run(turn, work).await
+}
+
+/// Prometheus's page: of indices, those of the caller's tenant. The operators' listener has all.
+pub async fn exposition(server: Arc<Server>, turn: Turn) -> Result<Response, Problem> {
+    let (tenant, call) = (turn.tenant.clone(), Arc::clone(&server));
+    server.reads.run(turn, move || Ok(metrics::page(&call, Some(&tenant)))).await
 }
 
 const MB: f64 = (1 << 20) as f64;
@@ -150,7 +163,7 @@ impl SystemFigures {
 }
 
 /// Bytes used and bytes that there are on the file system that holds `path`; zeros where it does not say.
-fn disk_bytes(path: &Path) -> (f64, f64) {
+pub fn disk_bytes(path: &Path) -> (f64, f64) {
     match rustix::fs::statvfs(path) {
         Ok(disk) => {
             let block = disk.f_frsize as f64;

@@ -9,6 +9,7 @@ use warp::reply::Response;
 
 use super::Server;
 use super::admission::Turn;
+use super::auth::Quota;
 use super::decode::{self, BodyVectors, required};
 use super::indices::index_id;
 use super::reply::{PointError, Problem, json, no_content, with_etag, with_lsn};
@@ -18,7 +19,7 @@ use crate::config::Limits;
 use crate::engine::{Batch, Index};
 use crate::error::{Error, What};
 use crate::segment::filter::Filter;
-use crate::types::{Condition, Deleted, WriteOptions};
+use crate::types::{Condition, Deleted, TenantId, WriteOptions};
 
 #[derive(Deserialize)]
 struct AddBody<'a> {
@@ -45,9 +46,31 @@ pub async fn add(server: Arc<Server>, turn: Turn, id: String, mut request: Reque
     let call = Arc::clone(&server);
     let work = move || {
         let index = call.store.index(&tenant, id)?;
+        let options = within_quota(&call, &tenant, &index, options)?;
         Ok(json(StatusCode::CREATED, &add_points(&index, &call.config.limits, &body, condition, options)?))
     };
     server.writes.run(turn, work).await
+}
+
+/// The same write, which the tenant's quotas of points and bytes bound. Points of its other indices are counted as of now, so writes to several at one
+/// time can together pass it by a batch each.
+///
+/// # Errors
+/// [`Error::Quota`] where there are as many bytes as there may be.
+fn within_quota(server: &Server, tenant: &TenantId, index: &Index, options: WriteOptions) -> Result<WriteOptions, Error> {
+    let Quota { points, bytes, .. } = server.config.gate.quota(tenant);
+    if points.is_none() && bytes.is_none() {
+        return Ok(options);
+    }
+    let usage = server.store.full_usage(tenant)?;
+    if let Some(max) = bytes.filter(|max| usage.bytes >= max.get()) {
+        let used = usage.bytes;
+        return Err(Error::Quota(format!(
+            "the tenant has {used} bytes of files, and its quota is {max}; delete points or indices and compact"
+        )));
+    }
+    let elsewhere = usage.points.saturating_sub(index.vector_count());
+    Ok(WriteOptions { points_max: points.map(|max| max.get().saturating_sub(elsewhere)), ..options })
 }
 
 /// The answer to an upsert.
@@ -221,11 +244,13 @@ pub async fn patch(
     let condition = request.condition()?;
     let body = request.json_body(&server).await?;
     let options = request.write_options(&[vector_id.as_bytes(), body.bytes()])?;
-    let store = Arc::clone(&server.store);
+    let call = Arc::clone(&server);
     let work = move || {
         let body: PatchBody = decode::body(body.text()?)?;
         let patch = required(body.metadata, "metadata")?.get();
-        let lsn = store.index(&tenant, id)?.patch(&vector_id, patch, condition, options)?;
+        let index = call.store.index(&tenant, id)?;
+        let options = within_quota(&call, &tenant, &index, options)?;
+        let lsn = index.patch(&vector_id, patch, condition, options)?;
         Ok(with_etag(json(StatusCode::OK, &Patched { id: vector_id, lsn }), lsn))
     };
     server.writes.run(turn, work).await

@@ -45,6 +45,10 @@ pub struct Arguments {
     /// Address and port; port 0 takes any that is free.
     #[arg(long, value_name = "ADDR", env = "FAISS_PROXY_LISTEN", default_value = "127.0.0.1:8000")]
     listen: String,
+    /// Address and port of a second listener, for operators: /metrics, /admin/indices, /admin/tenants, of all tenants, in clear and without a key. Keep it to
+    /// a network that only operators reach.
+    #[arg(long, value_name = "ADDR", env = "FAISS_PROXY_OPERATORS_LISTEN")]
+    operators_listen: Option<String>,
     /// Where the data is; created where it is absent.
     #[arg(long, value_name = "DIR", env = "FAISS_DATA_DIR", default_value = "./data")]
     data_dir: PathBuf,
@@ -112,6 +116,7 @@ enum OpeningArgument {
 pub struct Prepared {
     keys: ApiKeys,
     addresses: Vec<SocketAddr>,
+    operators: Option<Vec<SocketAddr>>,
     backups: Option<BackupConfig>,
     tls: Option<Tls>,
 }
@@ -122,14 +127,18 @@ pub struct Prepared {
 /// All that is wrong with them.
 pub fn prepare(arguments: &Arguments) -> Result<Prepared, Vec<String>> {
     let keys = keys(arguments);
-    let addresses = addresses(&arguments.listen, arguments.dev);
+    let operators = arguments.operators_listen.as_deref().map(|listen| addresses("--operators-listen", listen, arguments.dev));
+    let addresses = addresses("--listen", &arguments.listen, arguments.dev);
     let backups = backups(arguments);
     let tls = tls(arguments);
     let limits: Vec<String> = arguments.limits.problems().collect();
-    match (keys, addresses, backups, tls) {
-        (Ok(keys), Ok(addresses), Ok(backups), Ok(tls)) if limits.is_empty() => Ok(Prepared { keys, addresses, backups, tls }),
-        (keys, addresses, backups, tls) => {
-            Err([keys.err(), addresses.err(), backups.err(), tls.err()].into_iter().flatten().chain(limits).collect())
+    match (keys, addresses, operators.transpose(), backups, tls) {
+        (Ok(keys), Ok(addresses), Ok(operators), Ok(backups), Ok(tls)) if limits.is_empty() => {
+            Ok(Prepared { keys, addresses, operators, backups, tls })
+        }
+        (keys, addresses, operators, backups, tls) => {
+            let problems = [keys.err(), addresses.err(), operators.err(), backups.err(), tls.err()];
+            Err(problems.into_iter().flatten().chain(limits).collect())
         }
     }
 }
@@ -139,7 +148,8 @@ pub fn prepare(arguments: &Arguments) -> Result<Prepared, Vec<String>> {
 /// # Errors
 /// Where it cannot start, or the last checkpoint failed.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
-    let Prepared { keys, addresses, backups, tls } = prepare(&arguments).map_err(|problems| Failure::new(problems.join("\n")))?;
+    let Prepared { keys, addresses, operators, backups, tls } =
+        prepare(&arguments).map_err(|problems| Failure::new(problems.join("\n")))?;
     let tenants = keys.tenants().cloned().collect::<BTreeSet<_>>();
     raise_descriptor_limit();
     let store = open(&arguments)?;
@@ -156,7 +166,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let limits = store.limits().clone();
     let config = ServerConfig { backups, tls, limits, ..ServerConfig::new(gate, arguments.data_dir.clone()) };
     let config = arguments.limits.set_server(config);
-    let served = serve(&runtime, Arc::clone(&store), config, &addresses, arguments);
+    let served = serve(&runtime, Arc::clone(&store), config, &addresses, operators.as_deref(), arguments);
     // Also where it could not serve: what recovery replayed is then checkpointed once, and not replayed at every attempt.
     let closed = close(&runtime, store);
     // A request that did not end in time may still hold a thread, and must not hold up the end.
@@ -238,10 +248,10 @@ fn wrong_certificate(problem: String) -> String {
     format!("--tls-cert, --tls-key: {problem}")
 }
 
-fn addresses(listen: &str, dev: bool) -> Result<Vec<SocketAddr>, String> {
+fn addresses(flag: &str, listen: &str, dev: bool) -> Result<Vec<SocketAddr>, String> {
     let addresses: Vec<SocketAddr> = listen
         .to_socket_addrs()
-        .map_err(|error| format!("--listen {listen:?} is no address like 127.0.0.1:8000: {error}"))?
+        .map_err(|error| format!("{flag} {listen:?} is no address like 127.0.0.1:8000: {error}"))?
         .collect();
     if dev && !addresses.iter().all(|address| address.ip().is_loopback()) {
         return Err(format!("--dev has keys that everybody knows, and listens on loopback addresses only, not on {listen}"));
@@ -274,22 +284,34 @@ fn serve(
     store: Arc<Store>,
     config: ServerConfig,
     addresses: &[SocketAddr],
+    operators: Option<&[SocketAddr]>,
     arguments: Arguments,
 ) -> Result<(), Failure> {
     runtime.block_on(async {
-        let listener = TcpListener::bind(addresses)
-            .await
-            .map_err(|error| Failure::new(format!("cannot listen on {addresses:?}: {error}")))?;
+        let listener = listen(addresses).await?;
+        let operators = match operators {
+            Some(addresses) => Some(listen(addresses).await?),
+            None => None,
+        };
         let shutdown = shutdown().map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
         let scheme = if config.tls.is_some() { "https" } else { "http" };
         let reload = reload(config.gate.clone(), config.tls.clone(), arguments);
         reload.map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))?;
         let address = listener.local_addr().map_err(|error| Failure::new(format!("cannot tell the address: {error}")))?;
         tracing::info!(%address, "listening");
-        announce(scheme, address);
-        api::serve(store, config, listener, shutdown).await;
+        announce(&format!("on {scheme}"), address);
+        if let Some(address) = operators.as_ref().and_then(|operators| operators.local_addr().ok()) {
+            tracing::info!(%address, "listening for operators");
+            announce("for operators on http", address);
+        }
+        api::serve(store, config, listener, operators, shutdown).await;
         Ok(())
     })
+}
+
+async fn listen(addresses: &[SocketAddr]) -> Result<TcpListener, Failure> {
+    let listener = TcpListener::bind(addresses).await;
+    listener.map_err(|error| Failure::new(format!("cannot listen on {addresses:?}: {error}")))
 }
 
 /// At every SIGHUP from now on, has the keys and the certificate read again. Where one is wrong, that of before stays good.
@@ -319,9 +341,9 @@ fn reload(gate: Gate, tls: Option<Tls>, arguments: Arguments) -> std::io::Result
 }
 
 /// On standard output, for whoever started the server with port 0. Nobody may be reading it.
-fn announce(scheme: &str, address: SocketAddr) {
+fn announce(what: &str, address: SocketAddr) {
     let mut stdout = std::io::stdout().lock();
-    if let Err(error) = writeln!(stdout, "listening on {scheme}://{address}").and_then(|()| stdout.flush()) {
+    if let Err(error) = writeln!(stdout, "listening {what}://{address}").and_then(|()| stdout.flush()) {
         tracing::debug!(%error, "standard output");
     }
 }

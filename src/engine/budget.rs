@@ -107,6 +107,7 @@ impl Slots {
         // The checkpoint while it is still open, so that who asks for it need not wait.
         entry.slot.close_idle(checkpoint, |index| match index.make_durable() {
             Ok(()) => {
+                entry.size.note(&index);
                 tracing::debug!(index = %index.id, "closed to keep to the memory budget; the next use opens it");
                 self.forget_memory(entry);
                 Ok(())

@@ -121,6 +121,7 @@ pub(super) fn checkpoint(index: &Index, rotates: bool) -> Result<CheckpointRepor
 }
 
 fn write_or_clean_up(index: &Index, files: &mut Files, frozen: &Frozen, plan: &Plan) -> Result<CheckpointReport> {
+    let _timed = index.stages.checkpoint.start_timer();
     let first_number = files.next_number;
     let done = write_and_publish(index, files, frozen, plan);
     if let Err(error) = &done

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use super::checkpoint::{Files, SealedFile, carry_over, open_new, publish, write_dead, write_segment};
 use super::index::Index;
 use super::policy::{self, Candidate, Job};
+use super::stages::Stages;
 use super::view::{Build, Segment};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Built, IndexFile, SEGMENT_DIRECTORY, SegmentFile, dead_name, index_name, segment_name};
@@ -231,6 +232,8 @@ impl Work<'_> {
         let done = self.write(&directory).and_then(|new| self.finish(&directory, new));
         match &done {
             Ok(()) => {
+                let Stages { build, compaction, .. } = &*self.index.stages;
+                (if self.job.builds { build } else { compaction }).observe(started.elapsed().as_secs_f64());
                 tracing::info!(
                     index = %self.index.id, segments = self.inputs.len(), rewritten = self.job.rewrites, dropped = self.rows_dropped(),
                     ms = started.elapsed().as_millis() as u64, "compacted"

@@ -18,6 +18,7 @@ use super::maintenance::{Maintenance, Task};
 use super::policy::Policy;
 use super::queue::Queue;
 use super::reserve::Reserve;
+use super::stages::Stages;
 use super::writer::{Outcome, Write, Writer};
 use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
@@ -85,6 +86,7 @@ pub struct Index {
     /// `None`: nothing is done unless it is called.
     pub(super) maintenance: Option<Arc<Maintenance>>,
     pub(super) reserve: Arc<Reserve>,
+    pub(super) stages: Arc<Stages>,
     /// Where the state finds the next chunk of rows.
     pub(super) spare: Arc<Mutex<Option<Growing>>>,
     /// An index that outlives its store still writes: no other process may have the directory meanwhile.

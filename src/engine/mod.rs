@@ -31,6 +31,8 @@ mod retention;
 mod search;
 mod slot;
 mod slots;
+mod stages;
+mod standing;
 mod store;
 mod survey;
 mod verify;
@@ -46,6 +48,10 @@ pub use index::Index;
 #[cfg(feature = "server")]
 pub(crate) use limits::check as check_limits;
 pub use repair::{Consent, Repaired};
+#[cfg(feature = "server")]
+pub(crate) use stages::SHORT;
+pub use stages::Stages;
+pub use standing::{IndexSize, Standing, StandingState, Usage};
 pub use store::{Opening, Store, StoreOptions};
 pub use survey::{LogOutline, LogRecord, Outline, SegmentOutline, Survey};
 pub use verify::{Effect, Finding, SampledRecall, Verified};

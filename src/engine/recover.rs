@@ -16,6 +16,7 @@ use super::listeners::Listeners;
 use super::maintenance::Maintenance;
 use super::queue::Queue;
 use super::reserve::Reserve;
+use super::stages::Stages;
 use super::view::{Build, Segment};
 use super::writer::Writer;
 use crate::checkpoint::keys::Answer;
@@ -44,6 +45,7 @@ pub(super) struct Context {
     pub(super) limits: Arc<Limits>,
     pub(super) maintenance: Option<Arc<Maintenance>>,
     pub(super) reserve: Arc<Reserve>,
+    pub(super) stages: Arc<Stages>,
     /// Of the data directory. Whoever can still write into it holds the lock.
     pub(super) lock: Arc<Lock>,
 }
@@ -54,7 +56,7 @@ pub(super) struct Context {
 /// [`Error::Corrupt`] where acknowledged data is damaged: nothing was changed. [`Error::Io`], [`Error::Full`] where the disk refuses.
 pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: PathBuf) -> Result<Arc<Index>> {
     let started = Instant::now();
-    let Context { io, limits, maintenance, reserve, lock } = context.clone();
+    let Context { io, limits, maintenance, reserve, stages, lock } = context.clone();
     let mut root = Root::load(Arc::clone(&io), &directory, id)?;
     let manifest = root.current().clone();
     let settings = manifest.settings.clone();
@@ -79,6 +81,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     root.sweep()?;
     let (view, spare, keys_bytes) = (state.view(), Arc::clone(&state.spare), state.keys.memory_bytes());
     let history = Arc::clone(&state.history);
+    stages.opening.observe(started.elapsed().as_secs_f64());
     tracing::info!(
         %tenant, index = %id, points = view.live(), lsn = view.lsn, checkpoint = manifest.position.lsn,
         replayed = report.replayed_operations, torn_bytes = report.torn_bytes, ms = started.elapsed().as_millis() as u64,
@@ -119,6 +122,7 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         poison: OnceLock::new(),
         maintenance,
         reserve,
+        stages,
         spare,
         _lock: lock,
         scheduled: Scheduled::default(),

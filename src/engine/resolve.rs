@@ -3,7 +3,7 @@
 //! Conditions, keys, filters and patches are decided here, by the leader, in order; what is logged has none of them left.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::apply::{State, find};
 use super::batch::{Batch, check_metadata};
@@ -34,14 +34,20 @@ pub(super) struct Resolved<'a> {
 /// `ids` are those of the state.
 pub(super) fn resolve<'a>(state: &State, ids: &IdMap, limits: &Limits, group: &'a [Write]) -> Vec<Resolved<'a>> {
     let plain = group.iter().map(|write| match &write.request {
-        Request::Upsert(batch) if batch.is_unconditional() && write.options.key.is_none() => Some(batch),
+        Request::Upsert(batch)
+            if batch.is_unconditional() && write.options.key.is_none() && write.options.points_max.is_none() =>
+        {
+            Some(batch)
+        }
         _ => None,
     });
     // Most groups: nothing is to be looked up.
     if let Some(batches) = plain.collect::<Option<Vec<&Batch>>>() {
         return batches.into_iter().map(|batch| Resolved { operation: Some(batch.operation()), answer: None }).collect();
     }
-    let mut turns = Turns { state, ids, limits, lsn: state.lsn, changed: HashMap::new(), answers: HashMap::new() };
+    let is_counted = group.iter().any(|write| write.options.points_max.is_some());
+    let live = is_counted.then(|| state.view().live());
+    let mut turns = Turns { state, ids, limits, lsn: state.lsn, live, changed: HashMap::new(), answers: HashMap::new() };
     group.iter().map(|write| turns.next(write)).collect()
 }
 
@@ -51,6 +57,8 @@ struct Turns<'a, 's> {
     limits: &'s Limits,
     /// The last mutation so far.
     lsn: Lsn,
+    /// Live points so far, where somebody wants to know.
+    live: Option<u64>,
     /// What the group has made so far of the ids that it names; `None`: the point is deleted.
     changed: HashMap<&'a str, Option<Current<'a>>>,
     /// Answers of the group to requests with a key.
@@ -75,7 +83,7 @@ impl<'a> Turns<'a, '_> {
             return Resolved { operation: None, answer: Some(answer) };
         }
         let made = match &write.request {
-            Request::Upsert(batch) => Ok(self.upsert(batch, write)),
+            Request::Upsert(batch) => self.upsert(batch, write),
             Request::Delete { ids, condition } => Ok(self.delete(ids, *condition)),
             Request::DeleteMatching(filter) => self.delete_matching(filter),
             Request::Patch { id, patch, condition } => self.patch(id, patch, *condition),
@@ -108,7 +116,7 @@ impl<'a> Turns<'a, '_> {
         })
     }
 
-    fn upsert(&mut self, batch: &'a Batch, write: &Write) -> Made<'a> {
+    fn upsert(&mut self, batch: &'a Batch, write: &Write) -> Result<Made<'a>> {
         let lsn = self.lsn + 1;
         let mut unmet = Vec::new();
         if !batch.is_unconditional() {
@@ -123,10 +131,22 @@ impl<'a> Turns<'a, '_> {
                 }
             }
             if unmet.len() == batch.len() || (write.options.atomic && !unmet.is_empty()) {
-                return (None, Effect { unmet, ..Effect::default() });
+                return Ok((None, Effect { unmet, ..Effect::default() }));
             }
         }
         let is_kept = |at: u32| unmet.binary_search(&at).is_err();
+        if let Some(live) = self.live {
+            let kept = (0..).zip(batch.ids()).filter(|&(at, _)| is_kept(at)).map(|(_, id)| id);
+            let new: HashSet<&str> = kept.filter(|id| self.lsn_of(id).is_none()).collect();
+            let would_be = live + new.len() as u64;
+            if let Some(max) = write.options.points_max.filter(|&max| !new.is_empty() && would_be > max) {
+                let detail = format!(
+                    "the index would have {would_be} points, and the tenant's quota leaves it {max}; delete some first, or ask for more"
+                );
+                return Err(Error::Quota(detail));
+            }
+            self.live = Some(would_be);
+        }
         let mut last = HashMap::new();
         let mut superseded = Vec::new();
         for (at, (id, metadata, vector)) in (0..).zip(batch.points()).filter(|&(at, _)| is_kept(at)) {
@@ -134,7 +154,7 @@ impl<'a> Turns<'a, '_> {
             self.changed.insert(id, Some(Current { lsn, metadata: metadata.into(), vector: vector.into() }));
         }
         let operation = if unmet.is_empty() { batch.operation() } else { batch.operation_of(|at| is_kept(at as u32)) };
-        (Some(operation), Effect { count: last.len() as u64, superseded, unmet })
+        Ok((Some(operation), Effect { count: last.len() as u64, superseded, unmet }))
     }
 
     fn delete(&mut self, wanted: &'a [String], condition: Condition) -> Made<'a> {
@@ -150,6 +170,7 @@ impl<'a> Turns<'a, '_> {
             }
         }
         let effect = Effect { count: deleted.count.into(), unmet, ..Effect::default() };
+        self.live = self.live.map(|live| live - effect.count);
         (deleted.operation(), effect)
     }
 

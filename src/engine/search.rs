@@ -38,6 +38,7 @@ impl Index {
     /// [`Error::Invalid`] naming `vector`, `k`, one of `params`, or `as_of_lsn` where there is no such state yet. [`Error::Gone`]: that state is no
     /// longer kept.
     pub fn search(&self, query: &Query) -> Result<Vec<Hit>> {
+        let _timed = self.stages.search.start_timer();
         let squared_norm = self.check_query(query)?;
         let view = self.view_at(query.as_of_lsn)?;
         let mut nearest = Nearest::new(self.metric, query, squared_norm);
@@ -50,6 +51,7 @@ impl Index {
     /// # Errors
     /// As [`search`](Self::search).
     pub fn explain(&self, query: &Query) -> Result<(Vec<Hit>, Explanation)> {
+        let _timed = self.stages.search.start_timer();
         let squared_norm = self.check_query(query)?;
         let view = self.view_at(query.as_of_lsn)?;
         let mut nearest = Nearest::new(self.metric, query, squared_norm).explained();
@@ -68,6 +70,7 @@ impl Index {
     /// # Errors
     /// [`Error::Invalid`] naming `queries`, or a field of the first query that is wrong: `queries[3].vector`. None is answered then.
     pub fn search_batch(&self, queries: &[Query]) -> Result<(Vec<Vec<Hit>>, Lsn)> {
+        let _timed = self.stages.search.start_timer();
         let limits = &self.limits;
         if queries.is_empty() || queries.len() > limits.batch_queries_max {
             let detail = format!("a batch has 1 to {} queries, and not {}", limits.batch_queries_max, queries.len());

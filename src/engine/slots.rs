@@ -14,6 +14,7 @@ use super::dormant::{About, may_pass};
 use super::index::Index;
 use super::recover::{self, Context};
 use super::slot::{Slot, State};
+use super::standing::Size;
 use crate::error::{Error, Result, What};
 use crate::format::manifest::CreationKey;
 use crate::types::{IndexCounts, IndexId, IndexSummary, TenantId};
@@ -24,13 +25,14 @@ pub(super) type Key = (TenantId, IndexId);
 /// One index of the store.
 #[derive(Debug)]
 pub(super) struct Entry {
-    key: Key,
-    about: RwLock<About>,
+    pub(super) key: Key,
+    pub(super) about: RwLock<About>,
     pub(super) slot: Slot<Index>,
     /// When it was asked for last, by [`Slots::clock`].
     pub(super) last_used: AtomicU64,
     /// Bytes that the open index took when it was last looked at.
     pub(super) memory: AtomicU64,
+    pub(super) size: Size,
 }
 
 /// The slots of a store.
@@ -215,9 +217,9 @@ impl Slots {
         }
     }
 
-    pub(super) fn opened(&self, tenant: &TenantId) -> Vec<Arc<Index>> {
+    pub(super) fn opened(&self, tenant: Option<&TenantId>) -> Vec<Arc<Index>> {
         let open = |entry: &Arc<Entry>| entry.slot.state().open().cloned();
-        self.all(Some(tenant)).iter().filter_map(open).collect()
+        self.all(tenant).iter().filter_map(open).collect()
     }
 
     pub(super) fn refused(&self, tenant: &TenantId) -> Vec<(IndexId, Error)> {
@@ -251,7 +253,8 @@ impl Slots {
 
 impl Entry {
     fn new(key: Key, about: About, state: State<Index>) -> Self {
-        Self { key, about: RwLock::new(about), slot: Slot::new(state), last_used: AtomicU64::new(0), memory: AtomicU64::new(0) }
+        let (about, slot) = (RwLock::new(about), Slot::new(state));
+        Self { key, about, slot, last_used: AtomicU64::new(0), memory: AtomicU64::new(0), size: Size::default() }
     }
 }
 

@@ -14,6 +14,7 @@ use super::maintenance::Maintenance;
 use super::recover::Context;
 use super::reserve::Reserve;
 use super::slots::{Slots, closed};
+use super::stages::Stages;
 use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
 use crate::error::{Error, Result, What};
@@ -84,7 +85,8 @@ impl Store {
         let lock = lock(&*io, &data_dir)?;
         let maintenance = background.then(Maintenance::start).transpose()?;
         let reserve = Arc::new(Reserve::open(Arc::clone(&io), &data_dir, limits.reserve_bytes));
-        let context = Context { io, limits: Arc::new(limits), maintenance, reserve, lock: Arc::new(lock) };
+        let stages = Arc::new(Stages::new());
+        let context = Context { io, limits: Arc::new(limits), maintenance, reserve, stages, lock: Arc::new(lock) };
         let slots = Arc::new(find::find(context, data_dir, opening)?);
         slots.watch_memory();
         Ok(Self { slots, creating: Mutex::new(()) })
@@ -92,6 +94,11 @@ impl Store {
 
     pub fn limits(&self) -> &Limits {
         &self.slots.context().limits
+    }
+
+    /// How long the steps of the work took.
+    pub fn stages(&self) -> &Stages {
+        &self.slots.context().stages
     }
 
     /// Bytes of memory that the open indices take, as of when each was opened or looked at last: see
@@ -207,8 +214,8 @@ impl Store {
         self.slots.list(tenant)
     }
 
-    /// The tenant's indices that are open.
-    pub fn opened(&self, tenant: &TenantId) -> Vec<Arc<Index>> {
+    /// The indices that are open: those of a tenant, or of all.
+    pub fn opened(&self, tenant: Option<&TenantId>) -> Vec<Arc<Index>> {
         self.slots.opened(tenant)
     }
 

@@ -120,6 +120,7 @@ impl Index {
             let detail = format!("one write takes at most {} bytes of the log", self.limits.operation_bytes_max);
             return Err(Error::invalid(write.field(), "batch_too_large", detail));
         }
+        let _timed = self.stages.commit.start_timer();
         let answer = self.queue.ask(write, self.limits.queued_writes_max, || self.lead());
         answer.unwrap_or(Err(Error::Busy("too many writes wait for this index")))
     }
@@ -146,6 +147,7 @@ impl Index {
             self.poison(&why);
             Err(Error::Closed(why))
         });
+        self.stages.group.observe(turn.requests.len() as f64);
         let outcomes = self.commit_group(&mut writer, &turn.requests);
         drop(writer);
         turn.answer(outcomes);
@@ -194,9 +196,14 @@ impl Index {
             if log.needs_segment() {
                 self.start_log_segment(log)?;
             }
+            let _timed = self.stages.append.start_timer();
             log.append(operations)?;
         }
-        if durable { log.sync() } else { Ok(()) }
+        if !durable {
+            return Ok(());
+        }
+        let _timed = self.stages.sync.start_timer();
+        log.sync()
     }
 
     /// A new segment is named in a manifest before anything is appended to it: a listed segment that is missing is damage, and one that
@@ -220,6 +227,7 @@ impl Index {
     }
 
     fn apply(&self, writer: &mut Writer, resolved: Vec<Resolved<'_>>) -> Vec<Outcome> {
+        let _timed = self.stages.apply.start_timer();
         self.shared.change(|ids| {
             let outcomes = resolved
                 .into_iter()

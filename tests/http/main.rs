@@ -22,6 +22,7 @@ mod import_faiss;
 mod import_parquet;
 mod index_types;
 mod looking;
+mod metrics;
 mod offline;
 mod process;
 mod program;

@@ -18,6 +18,7 @@ const ROLES: [Role; 3] = [Role::Reader, Role::Writer, Role::Admin];
 /// Every call, with a body where it takes one, and the role that it needs. `{}` is an index.
 const CALLS: [(&str, &str, &str, Role); 27] = [
     ("GET", "/v1/metrics", "", Role::Reader),
+    ("GET", "/metrics", "", Role::Admin),
     ("GET", "/v1/index", "", Role::Reader),
     ("GET", "{}", "", Role::Reader),
     ("GET", "{}/ntotal", "", Role::Reader),

@@ -23,6 +23,8 @@ pub const NO_INDEX: &str = "00000000-0000-4000-8000-000000000000";
 /// A server that ends when it is dropped.
 pub struct TestServer {
     pub address: SocketAddr,
+    /// Of the listener for operators.
+    pub operators: SocketAddr,
     data_dir: Option<TempDir>,
     shutdown: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -57,13 +59,14 @@ impl TestServer {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                tell_address.send(listener.local_addr().unwrap()).unwrap();
-                serve(Arc::clone(&store), config, listener, async { drop(shut_down.await) }).await;
+                let operators = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                tell_address.send((listener.local_addr().unwrap(), operators.local_addr().unwrap())).unwrap();
+                serve(Arc::clone(&store), config, listener, Some(operators), async { drop(shut_down.await) }).await;
             });
             store.close().unwrap();
         });
-        let address = address.recv().unwrap();
-        Self { address, data_dir: Some(data_dir), shutdown: Some(shutdown), thread: Some(thread) }
+        let (address, operators) = address.recv().unwrap();
+        Self { address, operators, data_dir: Some(data_dir), shutdown: Some(shutdown), thread: Some(thread) }
     }
 
     /// Asks the server to end; it finishes what runs.

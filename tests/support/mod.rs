@@ -386,7 +386,7 @@ impl Session {
         let Ok(first) = self.store.create_index(&other, &spec(1, Metric::L2)) else { return Ok(false) };
         self.index = first;
         drop(self.store.create_index(&other, &spec(1, Metric::L2)));
-        let is_closed = self.store.opened(&tenant()).is_empty();
+        let is_closed = self.store.opened(Some(&tenant())).is_empty();
         if is_closed {
             assert!(!self.is_poisoned, "an index whose sync failed was closed");
             self.history.durable = self.history.acked;

@@ -50,7 +50,7 @@ async fn wait(
 
 #[tokio::test]
 async fn a_full_queue_turns_away_and_serves_again_when_a_place_is_free() {
-    let queue = Arc::new(Queue::new(1, 0, LONG, "full"));
+    let queue = Arc::new(Queue::new("calls", 1, 0, LONG));
     let (first, release) = start(&queue).await;
     assert_eq!(queue.run(turn("t"), || Ok(2)).await.unwrap_err().status(), 429);
     release.send(()).unwrap();
@@ -61,7 +61,7 @@ async fn a_full_queue_turns_away_and_serves_again_when_a_place_is_free() {
 
 #[tokio::test]
 async fn work_that_panics_is_a_500_and_frees_its_place() {
-    let queue = Queue::new(1, 0, LONG, "full");
+    let queue = Queue::new("calls", 1, 0, LONG);
     let panicked = queue.run::<(), _>(turn("t"), || panic!("as the test wants")).await;
     assert_eq!(panicked.unwrap_err().status(), 500);
     assert_eq!(queue.run(turn("t"), || Ok(1)).await.unwrap(), 1);
@@ -69,7 +69,7 @@ async fn work_that_panics_is_a_500_and_frees_its_place() {
 
 #[tokio::test]
 async fn work_whose_caller_went_away_keeps_its_slot_to_the_end() {
-    let queue = Arc::new(Queue::new(1, 0, LONG, "full"));
+    let queue = Arc::new(Queue::new("calls", 1, 0, LONG));
     let (caller, release) = start(&queue).await;
     caller.abort();
     assert!(caller.await.unwrap_err().is_cancelled());
@@ -82,7 +82,7 @@ async fn work_whose_caller_went_away_keeps_its_slot_to_the_end() {
 
 #[tokio::test]
 async fn a_tenant_that_sends_many_calls_makes_another_wait_for_one_of_them() {
-    let queue = Arc::new(Queue::new(1, 1_000, LONG, "full"));
+    let queue = Arc::new(Queue::new("calls", 1, 1_000, LONG));
     let (first, release) = start(&queue).await;
     let (said, hears) = mpsc::channel();
     let mut calls = wait(&queue, "flood", 100, &said).await;
@@ -100,7 +100,7 @@ async fn a_tenant_that_sends_many_calls_makes_another_wait_for_one_of_them() {
 
 #[tokio::test]
 async fn in_a_full_queue_the_longest_line_makes_room_for_a_shorter_one() {
-    let queue = Arc::new(Queue::new(1, 3, LONG, "full"));
+    let queue = Arc::new(Queue::new("calls", 1, 3, LONG));
     let (first, release) = start(&queue).await;
     let (said, hears) = mpsc::channel();
     let mut flood = wait(&queue, "flood", 3, &said).await;
@@ -119,7 +119,7 @@ async fn in_a_full_queue_the_longest_line_makes_room_for_a_shorter_one() {
 
 #[tokio::test]
 async fn who_goes_away_or_whose_deadline_comes_leaves_the_line() {
-    let queue = Arc::new(Queue::new(1, 10, LONG, "full"));
+    let queue = Arc::new(Queue::new("calls", 1, 10, LONG));
     let (first, release) = start(&queue).await;
     let (said, hears) = mpsc::channel();
     for call in wait(&queue, "gone", 3, &said).await {
@@ -146,7 +146,7 @@ async fn who_goes_away_or_whose_deadline_comes_leaves_the_line() {
 
 #[tokio::test]
 async fn who_would_wait_too_long_is_turned_away_at_once_and_told_when_to_come_back() {
-    let queue = Arc::new(Queue::new(2, 100, Duration::from_secs(10), "slow"));
+    let queue = Arc::new(Queue::new("calls", 2, 100, Duration::from_secs(10)));
     let (first, release_first) = start(&queue).await;
     let (second, release_second) = start(&queue).await;
     queue.lines.lock().call_seconds = 8.0;

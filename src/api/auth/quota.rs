@@ -1,23 +1,27 @@
 //! What a tenant may use.
 
 use std::collections::HashMap;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::bucket::Bucket;
 use crate::api::reply::Problem;
 use crate::types::TenantId;
 
 /// `None`: as much as there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quota {
     /// Indices that a tenant may have.
     pub indices: Option<NonZeroUsize>,
+    /// Points that its indices may have together.
+    pub points: Option<NonZeroU64>,
+    /// Bytes of files from which on its indices take no more points.
+    pub bytes: Option<NonZeroU64>,
     /// Floats in a vector of a new index.
     pub dimension: Option<NonZeroUsize>,
     /// Calls in a second, and as many at one time after a second without.

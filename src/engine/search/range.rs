@@ -15,6 +15,7 @@ impl Index {
     /// # Errors
     /// [`Error::Invalid`] naming `vector`, `radius`, `min_score` or `limit`.
     pub fn range_search(&self, range: &RangeQuery) -> Result<RangeHits> {
+        let _timed = self.stages.search.start_timer();
         let (metric, most) = (self.metric, self.limits.range_hits_max);
         if range.limit == 0 || range.limit > most {
             return Err(Error::invalid("limit", "invalid_limit", format!("must be 1 to {most}, and not {}", range.limit)));
