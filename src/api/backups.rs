@@ -72,13 +72,15 @@ pub async fn make(server: Arc<Server>, turn: Turn, id: String, mut request: Requ
         return Err(Error::Conflict(detail.to_owned()).into());
     };
     let body = request.json_body(&server).await?;
-    let store = Arc::clone(&server.store);
+    let call = Arc::clone(&server);
     let work = move || {
         let text = if body.bytes().is_empty() { "{}" } else { body.text()? };
         let body: BackupBody = decode::body(text)?;
         let to = body.to.map(|raw| decode::string(raw, "to")).transpose()?;
         let to = config.place(to.as_deref())?;
-        Ok(json(StatusCode::OK, &config.back_up(&store, &tenant, id, &to)?))
+        let made = config.back_up(&call.store, &tenant, id, &to);
+        call.metrics.backed_up(made.is_ok());
+        Ok(json(StatusCode::OK, &made?))
     };
     server.backups.run(turn, work).await
 }
@@ -96,10 +98,14 @@ pub async fn keep(server: Arc<Server>, mut ending: watch::Receiver<bool>) {
         }
         for tenant in server.store.tenants() {
             for index in server.store.list(&tenant).unwrap_or_default() {
-                let (store, config, tenant) = (Arc::clone(&server.store), Arc::clone(&config), tenant.clone());
+                let (call, config, tenant) = (Arc::clone(&server), Arc::clone(&config), tenant.clone());
                 let turn = Turn { tenant: tenant.clone(), deadline: None };
                 let work = move || {
-                    match config.back_up(&store, &tenant, index.id, &config.to) {
+                    let made = config.back_up(&call.store, &tenant, index.id, &config.to);
+                    if !matches!(made, Err(Error::NotFound(_))) {
+                        call.metrics.backed_up(made.is_ok());
+                    }
+                    match made {
                         Ok(report) if report.is_new => {
                             let BackupReport { seq, lsn, bytes_moved, .. } = report;
                             tracing::info!(%tenant, index = %index.id, seq, lsn, bytes_moved, "backed up");

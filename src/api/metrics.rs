@@ -19,7 +19,11 @@ use super::reply::Problem;
 use super::service::disk_bytes;
 use crate::Store;
 use crate::engine::SHORT;
+use crate::time::now_us;
 use crate::types::{IndexCounts, IndexInfo, IndexState, TenantId};
+
+/// Of a backup.
+const OUTCOMES: [&str; 2] = ["made", "failed"];
 
 const WORDS: &str = "the names are words";
 
@@ -31,6 +35,9 @@ pub struct Metrics {
     requests: HistogramVec,
     /// By code.
     problems: IntCounterVec,
+    /// By outcome.
+    backups: IntCounterVec,
+    last_backup: Gauge,
 }
 
 impl Metrics {
@@ -39,12 +46,26 @@ impl Metrics {
         let requests = HistogramVec::new(options.buckets(SHORT.to_vec()), &["method", "route", "status"]);
         let options = Opts::new("faiss_proxy_problems_total", "Answers that were problem documents, by their code.");
         let problems = IntCounterVec::new(options, &["code"]);
-        Self { registry: Registry::new(), requests: requests.expect(WORDS), problems: problems.expect(WORDS) }
+        let options = Opts::new("faiss_proxy_backups_total", "Backups of an index that were made, by how they ended.");
+        let backups = IntCounterVec::new(options, &["outcome"]).expect(WORDS);
+        for outcome in OUTCOMES {
+            // There from the start: an alert looks at how it rises.
+            backups.with_label_values(&[outcome]);
+        }
+        let help = "When the last backup of an index ended well, since unix epoch in seconds; 0: none did since the start.";
+        let last_backup = Gauge::new("faiss_proxy_last_backup_timestamp_seconds", help).expect(WORDS);
+        let (requests, problems) = (requests.expect(WORDS), problems.expect(WORDS));
+        Self { registry: Registry::new(), requests, problems, backups, last_backup }
     }
 
     /// Adds what the store and the queues count.
     pub fn register(&self, store: &Store, queues: [&Queue; 5]) {
-        let own: [Box<dyn Collector>; 2] = [Box::new(self.requests.clone()), Box::new(self.problems.clone())];
+        let own: [Box<dyn Collector>; 4] = [
+            Box::new(self.requests.clone()),
+            Box::new(self.problems.clone()),
+            Box::new(self.backups.clone()),
+            Box::new(self.last_backup.clone()),
+        ];
         let registered = own.into_iter().try_for_each(|collector| self.registry.register(collector));
         let registered = registered.and_then(|()| store.stages().register(&self.registry));
         let registered = registered.and_then(|()| queues.iter().try_for_each(|queue| queue.register(&self.registry)));
@@ -53,6 +74,14 @@ impl Metrics {
 
     pub fn answered(&self, method: &str, route: &str, status: StatusCode, after: Duration) {
         self.requests.with_label_values(&[method, route, status.as_str()]).observe(after.as_secs_f64());
+    }
+
+    pub fn backed_up(&self, is_well: bool) {
+        let [well, failed] = OUTCOMES;
+        self.backups.with_label_values(&[if is_well { well } else { failed }]).inc();
+        if is_well {
+            self.last_backup.set(now_us() as f64 / 1e6);
+        }
     }
 
     pub fn refused(&self, problem: &Problem) {

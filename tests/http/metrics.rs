@@ -1,5 +1,7 @@
 //! What operators see: `/metrics`, and the listener that is theirs.
 
+use std::collections::BTreeSet;
+
 use faiss_proxy::api::{ApiKeys, Gate};
 use serde_json::json;
 
@@ -125,4 +127,29 @@ fn operators_see_how_every_index_stands_and_clients_do_not() {
     assert_eq!(operators(&server, "/v1/index").problem(404).0, "route_not_found");
     assert_eq!(Call::new(server.operators, "POST", "/metrics").send().problem(405).0, "method_not_allowed");
     assert_eq!(server.get("/admin/indices").problem(404).0, "route_not_found");
+}
+
+/// The names of metrics in a text.
+fn names(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|word| word.starts_with("faiss_proxy_") || word.starts_with("process_")).collect()
+}
+
+#[test]
+fn what_alerts_and_dashboard_look_at_is_on_the_page_and_each_alert_says_what_to_do() {
+    let server = TestServer::start();
+    let path = server.create_index(1);
+    assert_eq!(server.post(&format!("{path}/search"), &json!({})).status, 422);
+    let page = text(&operators(&server, "/metrics"));
+    let there = names(&page);
+    let read = |path: &str| std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let (alerts, dashboard) = (read("deploy/prometheus/alerts.yml"), read("deploy/grafana/faiss-proxy.json"));
+    for name in names(&alerts).into_iter().chain(names(&dashboard)) {
+        assert!(there.contains(name), "{name} is not on the page");
+    }
+    let operations = read("docs/operations.md");
+    for runbook in alerts.lines().filter_map(|line| line.trim().strip_prefix("runbook: ")) {
+        let anchor = runbook.trim_matches('\'').strip_prefix("docs/operations.md#").expect(runbook);
+        assert!(operations.contains(&format!("<a id=\"{anchor}\"></a>")), "{anchor}");
+    }
 }
