@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::auth::Gate;
 use super::backups::BackupConfig;
+use super::memory::memory_bytes_max;
 use super::tls::Tls;
 use crate::config::Limits;
 
@@ -23,6 +24,8 @@ pub struct ServerConfig {
     pub body_bytes_max: usize,
     /// Bytes of all bodies that are held at one time: many clients with large bodies must not take all memory.
     pub bodies_bytes_max: usize,
+    /// Bytes of memory of the process's own from which on no more points are taken; 0: no limit.
+    pub memory_bytes_max: u64,
     /// Connections that are open at one time; more wait in the kernel until one ends.
     pub connections_max: usize,
     /// Searches that run at one time: each keeps a core busy, so more of them would only slow each other down.
@@ -79,6 +82,7 @@ impl ServerConfig {
             data_dir,
             body_bytes_max: Self::BODY_BYTES_MAX,
             bodies_bytes_max: Self::BODIES_BYTES_MAX,
+            memory_bytes_max: memory_bytes_max(),
             connections_max: 4_096,
             searches_running_max: thread::available_parallelism().map_or(1, |cores| cores.get()),
             searches_waiting_max: 256,

@@ -19,6 +19,7 @@ use super::reply::Problem;
 use super::service::disk_bytes;
 use crate::Store;
 use crate::engine::SHORT;
+use crate::io::os::own_memory_bytes;
 use crate::time::now_us;
 use crate::types::{IndexCounts, IndexInfo, IndexState, TenantId};
 
@@ -173,6 +174,12 @@ fn of_the_server(server: &Server) -> Vec<MetricFamily> {
             "faiss_proxy_memory_bytes",
             "Bytes of memory that open indices take, mapped files not counted.",
             server.store.memory_bytes() as f64,
+        ),
+        ("faiss_proxy_own_memory_bytes", "Bytes of memory of the process's own.", own_memory_bytes() as f64),
+        (
+            "faiss_proxy_own_memory_bytes_max",
+            "From so many on it takes no more points; 0: no limit.",
+            server.memory.bytes_max() as f64,
         ),
         (
             "faiss_proxy_memory_budget_bytes",

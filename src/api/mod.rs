@@ -18,6 +18,7 @@ mod events;
 mod idle;
 mod indices;
 mod listen;
+mod memory;
 mod metrics;
 mod operators;
 mod reply;
@@ -41,6 +42,7 @@ pub use listen::serve;
 pub use tls::Tls;
 
 use self::admission::Queue;
+use self::memory::Memory;
 use self::metrics::Metrics;
 use crate::Store;
 
@@ -66,6 +68,7 @@ struct Server {
     bodies_bytes: Arc<Semaphore>,
     /// A permit is a connection that may be open.
     connections: Arc<Semaphore>,
+    memory: Memory,
     processor: service::Processor,
     metrics: Metrics,
 }
@@ -87,6 +90,7 @@ impl Server {
             streams: Arc::new(Semaphore::new(config.streams_max)),
             ending,
             bodies_bytes: Arc::new(Semaphore::new(config.bodies_bytes_max.min(Semaphore::MAX_PERMITS))),
+            memory: Memory::new(config.memory_bytes_max),
             processor: service::Processor::new(),
             connections: Arc::new(Semaphore::new(config.connections_max.min(Semaphore::MAX_PERMITS))),
             config,

@@ -58,7 +58,12 @@ impl Problem {
 
     /// Worth trying again after so many seconds.
     pub fn busy_for(detail: &str, seconds: u64) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", detail).with_header("retry-after", seconds.to_string())
+        Self::unavailable_for(StatusCode::TOO_MANY_REQUESTS, "busy", detail, seconds)
+    }
+
+    /// Worth trying again after so many seconds.
+    pub fn unavailable_for(status: StatusCode, code: &'static str, detail: &str, seconds: u64) -> Self {
+        Self::new(status, code, detail).with_header("retry-after", seconds.to_string())
     }
 
     pub fn unauthorized(detail: &str) -> Self {

@@ -38,6 +38,7 @@ struct PointBody<'a> {
 }
 
 pub async fn add(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
+    server.memory.check()?;
     let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let condition = request.condition()?;
@@ -228,6 +229,7 @@ pub async fn patch(
     vector_id: String,
     mut request: Request,
 ) -> Result<Response, Problem> {
+    server.memory.check()?;
     let tenant = turn.tenant.clone();
     #[derive(Deserialize)]
     struct PatchBody<'a> {

@@ -72,6 +72,10 @@ pub struct Arguments {
     /// are closed until their next use. 0: no limit.
     #[arg(long, value_name = "MIB", env = "FAISS_PROXY_MEMORY_BUDGET_MB", default_value_t = 0)]
     memory_budget_mb: u64,
+    /// Memory of the process's own, in MiB, from which on it takes no more points, while searches and deletes go on; nine tenths of what the machine or its control group has
+    /// where it is not said. 0: no limit.
+    #[arg(long, value_name = "MIB", env = "FAISS_PROXY_MEMORY_MAX_MB")]
+    memory_max_mb: Option<u64>,
     /// Threads that build one FAISS index; half of the processors where it is not said.
     #[arg(long, value_name = "THREADS", env = "FAISS_PROXY_BUILD_THREADS", value_parser = value_parser!(u16).range(1..=1024))]
     build_threads: Option<u16>,
@@ -165,6 +169,10 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let gate = Gate::new(keys, arguments.key_failures_per_minute);
     let limits = store.limits().clone();
     let config = ServerConfig { backups, tls, limits, ..ServerConfig::new(gate, arguments.data_dir.clone()) };
+    let config = match arguments.memory_max_mb {
+        Some(mib) => ServerConfig { memory_bytes_max: mib.saturating_mul(1 << 20), ..config },
+        None => config,
+    };
     let config = arguments.limits.set_server(config);
     let served = serve(&runtime, Arc::clone(&store), config, &addresses, operators.as_deref(), arguments);
     // Also where it could not serve: what recovery replayed is then checkpointed once, and not replayed at every attempt.

@@ -15,6 +15,16 @@ use super::{Entry, File, Io, Lock, Map, whole};
 #[derive(Clone, Debug, Default)]
 pub struct OsIo;
 
+/// Bytes of memory that are this process's own: what is mapped from files is the kernel's to drop. 0 where the system does not say.
+#[cfg(feature = "server")]
+pub(crate) fn own_memory_bytes() -> u64 {
+    // proc_pid_statm(5): size, resident, shared, in pages.
+    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let mut pages = statm.split_whitespace().skip(1).map(|count| count.parse::<u64>().unwrap_or(0));
+    let (resident, shared) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+    resident.saturating_sub(shared) * rustix::param::page_size() as u64
+}
+
 impl Io for OsIo {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let file = match fs::OpenOptions::new().read(true).write(true).open(path) {

@@ -1,12 +1,13 @@
 //! The program itself: how it starts, refuses to start, and ends.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use serde_json::json;
 
 use crate::program::{ServerProcess, program, refusal};
-use crate::support::KEY;
+use crate::support::{Call, KEY};
 
 #[test]
 fn without_keys_it_does_not_start_and_says_how_to_set_one() {
@@ -146,4 +147,23 @@ fn a_second_signal_ends_it_at_once() {
     while std::net::TcpStream::connect(server.address).is_ok() {}
     server.signal(Signal::TERM);
     assert_eq!(server.wait().code(), Some(130));
+}
+
+#[test]
+fn operators_have_a_listener_of_their_own_that_is_announced_behind_that_of_the_clients() {
+    let data_dir = tempfile::tempdir().unwrap();
+    let arguments = ["--dev", "--listen", "127.0.0.1:0", "--operators-listen"];
+    let mut command = program(data_dir.path());
+    let mut child = command.args(arguments).arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut next = |what: &str| {
+        let line = lines.next().unwrap();
+        line.strip_prefix(what).unwrap_or_else(|| panic!("{line}")).parse().unwrap()
+    };
+    let _server = ServerProcess { child, address: next("listening on http://") };
+    let address = next("listening for operators on http://");
+    let page = Call::new(address, "GET", "/metrics").send();
+    assert!(page.status == 200 && page.body.contains("faiss_proxy_build_info"), "{page:?}");
+    let said = refusal(program(data_dir.path()).args(arguments).arg("0.0.0.0:0"));
+    assert!(said.contains("--operators-listen") || said.contains("loopback"), "{said}");
 }

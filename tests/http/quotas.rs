@@ -119,3 +119,17 @@ fn a_file_with_a_quota_that_is_none_is_refused() {
         assert!(problem.contains(place), "{problem}");
     }
 }
+
+#[test]
+fn a_server_that_has_all_the_memory_that_it_may_takes_no_more_points_and_answers_all_else() {
+    let server = TestServer::start();
+    let path = server.create_index(1);
+    assert_eq!(add(&server, &path, &["x"]).status, 201);
+    let server = TestServer::start_with(server.stop(), |config| config.memory_bytes_max = 1);
+    let refused = add(&server, &path, &["new"]);
+    assert_eq!(refused.problem(503).0, "memory_full");
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(server.call("PATCH", &format!("{path}/vectors/x")).key(KEY).json(&json!({"metadata": {}})).send().status, 503);
+    assert_eq!(server.post(&format!("{path}/search"), &json!({"vector": [1.0]})).json()["results"][0]["id"], "x");
+    assert_eq!(server.delete(&format!("{path}/vectors/x")).status, 204);
+}

@@ -16,7 +16,7 @@ use crate::support::{Call, TestServer};
 const ROLES: [Role; 3] = [Role::Reader, Role::Writer, Role::Admin];
 
 /// Every call, with a body where it takes one, and the role that it needs. `{}` is an index.
-const CALLS: [(&str, &str, &str, Role); 27] = [
+const CALLS: [(&str, &str, &str, Role); 28] = [
     ("GET", "/v1/metrics", "", Role::Reader),
     ("GET", "/metrics", "", Role::Admin),
     ("GET", "/v1/index", "", Role::Reader),
