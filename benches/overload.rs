@@ -19,7 +19,10 @@ use tokio::sync::oneshot;
 const ROWS: usize = 50_000;
 const DIMENSION: usize = 128;
 const SECONDS: Duration = Duration::from_secs(4);
-const CROWDS: [usize; 5] = [2, 16, 64, 256, 1_024];
+/// Clients at one time, and how long one that is turned away waits: it is told to wait for a second.
+const CROWDS: [(usize, Duration); 6] =
+    [(2, TOLD), (16, TOLD), (64, TOLD), (256, TOLD), (1_024, TOLD), (1_024, Duration::from_millis(50))];
+const TOLD: Duration = Duration::from_secs(1);
 
 /// What came of the calls of some clients.
 #[derive(Default)]
@@ -59,27 +62,29 @@ fn main() {
     let clients = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
 
     let mut at_rest = 0.0;
-    for crowd in CROWDS {
-        let Outcome { mut answered, turned_away } = clients.block_on(ask(address, &calls[0], crowd));
+    for (crowd, wait) in CROWDS {
+        let Outcome { mut answered, turned_away } = clients.block_on(ask(address, &calls[0], crowd, wait));
         let rate = answered.len() as f64 / SECONDS.as_secs_f64();
-        at_rest = f64::max(at_rest, if crowd == CROWDS[0] { rate } else { 0.0 });
+        if at_rest == 0.0 {
+            at_rest = rate;
+        }
         let (p50, p99) = (quantile(&mut answered, 0.5), quantile(&mut answered, 0.99));
         println!(
-            "overload: {crowd:>5} clients: {rate:>6.0} answered/s, p50 {p50:>9.2?}, p99 {p99:>9.2?}; turned away {:>5.1} %",
+            "overload: {crowd:>5} clients, back after {wait:>4.0?}: {rate:>6.0} answered/s, p50 {p50:>9.2?}, p99 {p99:>9.2?}; turned away {:>5.1} %",
             100.0 * turned_away as f64 / (turned_away + answered.len()) as f64
         );
-        if crowd == CROWDS[CROWDS.len() - 1] {
+        if crowd == 1_024 && wait == TOLD {
             let what = format!("overload: answered/s with {crowd} clients");
             report(&what, format!("{rate:.0}"), format!("{at_rest:.0}"), rate / at_rest, ">= 0.70");
         }
     }
-    let mut alone = clients.block_on(ask(address, &calls[1], 1)).answered;
+    let mut alone = clients.block_on(ask(address, &calls[1], 1, TOLD)).answered;
     let mut beside = clients.block_on(async {
         let crowd = tokio::spawn({
             let call = calls[0].clone();
-            async move { ask(address, &call, 512).await }
+            async move { ask(address, &call, 512, TOLD).await }
         });
-        let one = ask(address, &calls[1], 1).await;
+        let one = ask(address, &calls[1], 1, TOLD).await;
         crowd.await.expect("it ended");
         assert_eq!(one.turned_away, 0, "a tenant with one call at a time is never turned away");
         one.answered
@@ -98,10 +103,10 @@ fn call(key: &str, index: &str) -> String {
     format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
-/// Clients that each ask again as soon as they are answered; who is turned away waits 50 ms, which is less than it is told to.
-async fn ask(address: SocketAddr, call: &str, clients: usize) -> Outcome {
+/// Clients that each ask again as soon as they are answered, and after `wait` where they are turned away.
+async fn ask(address: SocketAddr, call: &str, clients: usize, wait: Duration) -> Outcome {
     let until = Instant::now() + SECONDS;
-    let tasks: Vec<_> = (0..clients).map(|_| tokio::spawn(client(address, call.to_owned(), until))).collect();
+    let tasks: Vec<_> = (0..clients).map(|_| tokio::spawn(client(address, call.to_owned(), until, wait))).collect();
     let mut all = Outcome::default();
     for task in tasks {
         let Outcome { answered, turned_away } = task.await.expect("a client");
@@ -111,7 +116,7 @@ async fn ask(address: SocketAddr, call: &str, clients: usize) -> Outcome {
     all
 }
 
-async fn client(address: SocketAddr, call: String, until: Instant) -> Outcome {
+async fn client(address: SocketAddr, call: String, until: Instant, wait: Duration) -> Outcome {
     let mut connection = TcpStream::connect(address).await.expect("connected");
     connection.set_nodelay(true).expect("no delay");
     let mut outcome = Outcome::default();
@@ -128,7 +133,7 @@ async fn client(address: SocketAddr, call: String, until: Instant) -> Outcome {
         } else {
             assert!(answer.starts_with(b"HTTP/1.1 429"), "{}", String::from_utf8_lossy(&answer[..length]));
             outcome.turned_away += 1;
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(wait).await;
         }
     }
     outcome

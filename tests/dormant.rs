@@ -283,6 +283,9 @@ fn over_the_budget_the_index_that_was_not_used_for_longest_is_closed_and_opens_a
     let open = || ids.iter().map(|&id| is_open(id)).collect::<Vec<_>>();
     let states: Vec<_> = ids.iter().map(|&id| dump(&store.index(&tenant(), id).unwrap())).collect();
     assert_eq!(open(), [false, false, true, true]);
+    let points: usize = states.iter().map(|state| state.len()).sum();
+    assert_eq!((store.usage(&tenant()).points, store.usage(&tenant()).uncounted), (points as u64, 0), "as they were closed");
+    assert_eq!(open(), [false, false, true, true], "none was opened to be counted");
     store.index(&tenant(), ids[2]).unwrap();
     store.index(&tenant(), ids[0]).unwrap();
     assert_eq!(open(), [true, false, true, false], "2 was used after 3");
