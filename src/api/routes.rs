@@ -12,16 +12,19 @@ use super::admission::Turn;
 use super::auth::Role;
 use super::reply::Problem;
 use super::request::{Arrival, Request};
-use super::{Server, backups, changes, indices, search, service, vectors, writes};
+use super::{Server, backups, changes, docs, indices, openapi, search, service, vectors, writes};
 
 /// What a path names. Its parts are as they came, not percent-decoded, so that a `%2F` in an id is no separator.
 ///
 /// Matched here and not by a chain of warp's filters: each `or` of one doubles the time that the compiler takes for it (six minutes, with
 /// nineteen), and at run time tries all that stand before.
 #[derive(Debug, PartialEq, Eq)]
-enum Target {
+pub enum Target {
     Root,
+    OpenApi,
     Docs,
+    /// A file that the page of `Docs` names.
+    DocsFile(docs::File),
     Health,
     Ready,
     Metrics,
@@ -44,8 +47,35 @@ enum Target {
 }
 
 impl Target {
+    /// Every path of the contract, with the names that its parts have there. What belongs to a page is none.
+    pub const PATHS: &[&str] = &[
+        "/",
+        "/docs",
+        "/openapi.json",
+        "/v1/health",
+        "/v1/health/ready",
+        "/v1/metrics",
+        "/v1/index",
+        "/v1/index/{index_id}",
+        "/v1/index/{index_id}/ntotal",
+        "/v1/index/{index_id}/checkpoint",
+        "/v1/index/{index_id}/compact",
+        "/v1/index/{index_id}/backup",
+        "/v1/index/{index_id}/train",
+        "/v1/index/{index_id}/reset",
+        "/v1/index/{index_id}/search",
+        "/v1/index/{index_id}/search/batch",
+        "/v1/index/{index_id}/range_search",
+        "/v1/index/{index_id}/count",
+        "/v1/index/{index_id}/vectors",
+        "/v1/index/{index_id}/vectors/fetch",
+        "/v1/index/{index_id}/vectors/delete",
+        "/v1/index/{index_id}/vectors/{vector_id}",
+        "/v1/index/{index_id}/changes",
+    ];
+
     /// A slash at the end is none.
-    fn of(path: &str) -> Self {
+    pub fn of(path: &str) -> Self {
         let path = path.strip_prefix('/').unwrap_or(path);
         let path = path.strip_suffix('/').unwrap_or(path);
         if path.is_empty() {
@@ -57,6 +87,8 @@ impl Target {
         }
         match parts[..] {
             ["docs"] => Self::Docs,
+            ["docs", name] => docs::File::named(name).map_or(Self::Nothing, Self::DocsFile),
+            ["openapi.json"] => Self::OpenApi,
             ["v1", "health"] => Self::Health,
             ["v1", "health", "ready"] => Self::Ready,
             ["v1", "metrics"] => Self::Metrics,
@@ -86,11 +118,11 @@ impl Target {
     }
 
     /// The methods it takes, and who may use them. `tests/http/roles.rs` walks it.
-    fn calls(&self) -> &'static [(&'static str, Access)] {
+    pub fn calls(&self) -> &'static [(&'static str, Access)] {
         use Access::{Key, Open};
         use Role::{Admin, Reader, Writer};
         match self {
-            Self::Root | Self::Docs | Self::Health | Self::Ready => &[("GET", Open)],
+            Self::Root | Self::OpenApi | Self::Docs | Self::DocsFile(_) | Self::Health | Self::Ready => &[("GET", Open)],
             Self::Metrics | Self::Changes(_) | Self::Ntotal(_) => &[("GET", Key(Reader))],
             Self::Indices => &[("GET", Key(Reader)), ("POST", Key(Admin))],
             Self::Index(_) => &[("GET", Key(Reader)), ("PATCH", Key(Admin)), ("DELETE", Key(Admin))],
@@ -114,7 +146,7 @@ impl Target {
 
 /// Who may make a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
+pub enum Access {
     Open,
     /// With a key of this role at least.
     Key(Role),
@@ -162,7 +194,9 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
             return match (&target, call) {
                 (_, None) => Err(Problem::method_not_allowed(calls.iter().map(|(method, _)| *method))),
                 (Target::Root, _) => Ok(service::root()),
-                (Target::Docs, _) => Ok(service::docs()),
+                (Target::OpenApi, _) => Ok(openapi::get()),
+                (Target::Docs, _) => Ok(docs::page()),
+                (Target::DocsFile(file), _) => Ok(file.answer(&request.headers)),
                 (Target::Ready, _) => service::ready(server, request).await,
                 _ => Ok(service::health(&server)),
             };
@@ -206,6 +240,10 @@ mod tests {
         for (path, target) in [
             ("/", "Root"),
             ("/docs", "Docs"),
+            ("/docs/start.js", "DocsFile(Start)"),
+            ("/docs/index.html", "Nothing"),
+            ("/docs/../openapi.json", "Nothing"),
+            ("/openapi.json", "OpenApi"),
             ("/v1/health", "Health"),
             ("/v1/health/ready", "Ready"),
             ("/v1/metrics", "Metrics"),

@@ -23,6 +23,7 @@ mod import_parquet;
 mod index_types;
 mod looking;
 mod offline;
+mod openapi;
 mod process;
 mod program;
 mod quotas;
