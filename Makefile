@@ -25,10 +25,10 @@ FUZZ_SECONDS ?= 60
 FUZZ_FLAGS := -max_len=16384 -malloc_limit_mb=64 -detect_leaks=0 -print_final_stats=1
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help run demo test torture fuzz sanitize bench lint sbom dist deb image deps
+.PHONY: help run demo test torture schemathesis fuzz sanitize bench lint sbom dist deb image deps
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 # What `faiss-proxy bench` says it is.
 run: export FAISS_PROXY_COMMIT = $(shell git describe --always --dirty 2>/dev/null)
@@ -50,6 +50,10 @@ torture: deps ## Run the tests in their long forms: hours
 	FAISS_PROXY_MUTATIONS=$(TORTURE_MUTATIONS) FAISS_PROXY_SEQUENCES=20000 FAISS_PROXY_COPIES=200 \
 	FAISS_PROXY_MODEL_SECONDS=$(TORTURE_MODEL_SECONDS) FAISS_PROXY_SCHEDULES=$(TORTURE_SCHEDULES) \
 		$(CARGO) test --locked -- --nocapture
+
+schemathesis: deps ## Compare a running server with its OpenAPI document; installs schemathesis from PyPI
+	$(CARGO) build --locked --bin faiss-proxy
+	scripts/schemathesis
 
 fuzz: deps ## Fuzz every decoder for FUZZ_SECONDS=60 each; needs cargo-fuzz, and builds FAISS once more
 	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is missing: cargo install cargo-fuzz --locked"; exit 1; }

@@ -60,6 +60,7 @@ impl fmt::Display for TenantId {
 
 /// How two vectors are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Metric {
     /// Squared Euclidean distance, as FAISS computes it (no square root). Smaller is nearer.
@@ -357,8 +358,10 @@ pub struct ChangePage {
 
 /// How a search came to its answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Explanation {
     /// The state that it saw.
+    #[cfg_attr(feature = "server", schema(value_type = u64))]
     pub lsn: Lsn,
     /// By the order of their rows.
     pub segments: Vec<Access>,
@@ -366,6 +369,7 @@ pub struct Explanation {
 
 /// How a search looked at one segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Access {
     /// Rows in it, dead ones included.
     pub rows: u64,
@@ -376,6 +380,7 @@ pub struct Access {
 
 /// Ways to look at a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum How {
     /// Through its FAISS index, which leaves out what does not match.
@@ -461,6 +466,7 @@ pub struct IndexInfo {
 
 /// What an index of type `auto` came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct Picked {
     /// FAISS factory string.
     pub factory: String,
@@ -469,10 +475,11 @@ pub struct Picked {
 
 /// How a sealed segment is searched.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct BuildInfo {
     /// Rows of the segment, dead ones included.
     pub rows: u64,
-    /// FAISS factory string of its index; `None`: it is scanned.
+    /// FAISS factory string of its index; where there is none, it is scanned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub factory: Option<String>,
     /// Share of the ten nearest rows that the index found for a sample of the segment's own rows when it was built.
@@ -492,8 +499,10 @@ pub struct BuildInfo {
 
 /// What a compaction did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct CompactReport {
     /// What was deleted or replaced up to this mutation is in no segment any more.
+    #[cfg_attr(feature = "server", schema(value_type = u64))]
     pub lsn: Lsn,
     /// Segments that were written anew, and how many they became.
     pub segments_before: usize,
@@ -507,8 +516,10 @@ pub struct CompactReport {
 
 /// What an erasure did: the receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct EraseReport {
     /// What was deleted or replaced up to this mutation is in no file of the index any more.
+    #[cfg_attr(feature = "server", schema(value_type = u64))]
     pub lsn: Lsn,
     /// Rows that were dead when it began.
     pub rows_erased: u64,
@@ -529,6 +540,7 @@ pub struct IndexSummary {
 
 /// How many indices there are, by what they can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct IndexCounts {
     /// Open: everything of them was verified.
     pub serving: usize,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
+use utoipa::ToSchema;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
@@ -56,9 +57,12 @@ impl BackupConfig {
     }
 }
 
-#[derive(Deserialize)]
-struct BackupBody<'a> {
+#[derive(Deserialize, ToSchema)]
+#[schema(as = BackupPlace, example = json!({"to": "nightly"}))]
+pub(super) struct BackupBody<'a> {
+    /// A place below the operator's; where it is absent, that one.
     #[serde(borrow)]
+    #[schema(value_type = Option<String>)]
     to: Option<&'a RawValue>,
 }
 

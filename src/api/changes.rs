@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::admission::Turn;
 use super::indices::index_id;
+use super::openapi::ChangeOp;
 use super::reply::{Problem, json, stored_json};
 use super::request::Request;
 use super::{Server, events};
@@ -20,16 +22,24 @@ use crate::types::{Change, ChangePage, ChangesQuery, Lsn, Point};
 /// Changes in a page where the client does not say.
 const PAGE_DEFAULT: usize = 1_000;
 
+/// Whole mutations, in order.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ChangePage)]
+pub(super) struct Page {
+    changes: Vec<ChangeDocument>,
+    /// What the next page is asked for with.
+    #[schema(value_type = u64)]
+    next_lsn: Lsn,
+    /// The first mutation that the log has.
+    #[schema(value_type = u64)]
+    oldest_lsn: Lsn,
+    /// The last mutation that a page could have had.
+    #[schema(value_type = u64)]
+    durable_lsn: Lsn,
+}
+
 /// A page of what changed, from an LSN on; or a stream of it, to who accepts that.
 pub async fn changes(server: Arc<Server>, turn: Turn, id: String, request: Request) -> Result<Response, Problem> {
-    #[derive(Serialize)]
-    struct Page {
-        changes: Vec<ChangeDocument>,
-        /// What the next page is asked for with.
-        next_lsn: Lsn,
-        oldest_lsn: Lsn,
-        durable_lsn: Lsn,
-    }
     let id = index_id(&id)?;
     let query = query(&request)?;
     if events::are_wanted(&request.headers) {
@@ -68,14 +78,20 @@ pub(super) fn read(index: &Index, query: &ChangesQuery, log_bytes: usize) -> Res
 }
 
 /// A change, as the API shows it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Change)]
 pub(super) struct ChangeDocument {
+    #[schema(value_type = u64)]
     pub(super) lsn: Lsn,
+    #[schema(value_type = ChangeOp)]
     pub(super) op: &'static str,
     id: String,
+    /// Where `include_values=true` asks for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     values: Option<Vec<f32>>,
+    /// Absent of what was deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object)]
     metadata: Option<Box<RawValue>>,
 }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc::{self, Receiver, Sender};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::Instrument as _;
-use warp::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use warp::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
 use warp::http::{HeaderMap, HeaderValue, StatusCode};
 use warp::reply::{Reply as _, Response};
 
@@ -39,7 +39,7 @@ const HEARTBEAT: &[u8] = b":\n\n";
 
 /// Whether a client wants events.
 pub fn are_wanted(headers: &HeaderMap) -> bool {
-    quality(headers, "text/event-stream") > 0.0
+    quality(headers, ACCEPT, "text/event-stream") > 0.0
 }
 
 /// Begins a stream from `from_lsn` of the query, or behind the last event that the client had. What cannot be begun is answered by its status.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
@@ -23,27 +24,57 @@ use crate::types::{BuildInfo, IndexId, IndexInfo, IndexOptions, IndexSpec, Index
 const LIST_LIMIT_DEFAULT: usize = 100;
 const LIST_LIMIT_MAX: usize = 1_000;
 
-#[derive(Deserialize)]
-struct CreateBody<'a> {
+/// What an index is created with.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewIndex, example = json!({"name": "words", "dimension": 3, "index_type": "HNSW32", "metric": "cosine"}))]
+pub(super) struct CreateBody<'a> {
+    /// Free text for people, at most 255 bytes of UTF-8. It need not be unique.
     #[serde(borrow)]
+    #[schema(value_type = String, required, min_length = 1, max_length = 255)]
     name: Option<&'a RawValue>,
+    /// Floats in a vector.
+    #[schema(value_type = u32, required, minimum = 1, maximum = 65536)]
     dimension: Option<&'a RawValue>,
+    /// A FAISS class name, a FAISS factory string, or `auto`. What FAISS cannot build of this dimension is refused here.
+    #[schema(value_type = Option<String>, default = "IndexFlatL2")]
     index_type: Option<&'a RawValue>,
+    /// The tenant of the API key; another one is a 403.
+    #[schema(value_type = Option<String>)]
     tenant_id: Option<&'a RawValue>,
+    #[schema(value_type = Option<Metric>)]
     metric: Option<&'a RawValue>,
+    #[schema(value_type = Option<OptionsBody>)]
     options: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct OptionsBody<'a> {
+/// What may be set of an index; what is absent, or null, is the default. `docs/index-types.md` has those.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = IndexOptions, example = json!({"ef_search": 64, "min_recall": 0.95}))]
+pub(super) struct OptionsBody<'a> {
+    /// HNSW: rows that are kept in sight while the graph is built (efConstruction).
     #[serde(borrow)]
+    #[schema(value_type = Option<u32>, minimum = 4, maximum = 4096)]
     ef_construction: Option<&'a RawValue>,
+    /// HNSW: where tuning begins.
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 65536)]
     ef_search: Option<&'a RawValue>,
+    /// IVF: where tuning begins.
+    #[schema(value_type = Option<u32>, format = Int64, minimum = 1, maximum = 4294967295_u32)]
     nprobe: Option<&'a RawValue>,
+    /// An index that finds a smaller share of the ten nearest rows is not used.
+    #[schema(value_type = Option<f32>, minimum = 0, maximum = 1)]
     min_recall: Option<&'a RawValue>,
+    /// Rows in memory that are sealed into a segment.
+    #[schema(value_type = Option<u32>, format = Int64, minimum = 1, maximum = 4294967295_u32)]
     seal_rows: Option<&'a RawValue>,
+    /// A segment of which this share is dead is rewritten.
+    #[schema(value_type = Option<f32>, exclusive_minimum = 0, maximum = 1)]
     compact_dead_share: Option<&'a RawValue>,
+    /// Fields of the metadata, as paths, that take no memory of the metadata index.
+    #[schema(value_type = Option<Vec<String>>, max_items = 64)]
     unindexed: Option<&'a RawValue>,
+    /// Bytes of log that a checkpoint leaves for the change feed, at least.
+    #[schema(value_type = Option<u64>)]
     log_retention_bytes: Option<&'a RawValue>,
 }
 
@@ -124,17 +155,28 @@ pub async fn get(server: Arc<Server>, turn: Turn, id: String) -> Result<Response
     server.reads.run(turn, work).await
 }
 
+#[derive(Serialize, ToSchema)]
+pub(super) struct Total {
+    ntotal: u64,
+}
+
 /// How many points there are.
 pub async fn ntotal(server: Arc<Server>, turn: Turn, id: String) -> Result<Response, Problem> {
     let tenant = turn.tenant.clone();
-    #[derive(Serialize)]
-    struct Total {
-        ntotal: u64,
-    }
     let id = index_id(&id)?;
     let store = Arc::clone(&server.store);
     let work = move || Ok(json(StatusCode::OK, &Total { ntotal: store.index(&tenant, id)?.vector_count() }));
     server.reads.run(turn, work).await
+}
+
+/// Indices, oldest first.
+#[derive(Serialize, ToSchema)]
+#[schema(as = IndexPage)]
+pub(super) struct Page {
+    indices: Vec<IndexDocument>,
+    /// What the next page is asked for with; null after the last.
+    #[schema(required)]
+    next_cursor: Option<String>,
 }
 
 /// The tenant's indices that serve, oldest first; `next_cursor` is null on the last page.
@@ -150,11 +192,6 @@ pub async fn list(server: Arc<Server>, turn: Turn, request: Request) -> Result<R
     let after = request.query("cursor")?.map(|cursor| Position::parse(&cursor)).transpose()?;
     let store = Arc::clone(&server.store);
     let work = move || {
-        #[derive(Serialize)]
-        struct Page {
-            indices: Vec<IndexDocument>,
-            next_cursor: Option<String>,
-        }
         let mut listed = store.list(&tenant)?;
         listed.retain(|index| name.as_ref().is_none_or(|name| *name == index.name));
         listed.retain(|index| after.is_none_or(|after| Position::of(index) > after));
@@ -247,7 +284,7 @@ fn check_unchanged(body: &CreateBody, now: &IndexDocument) -> Result<(), Error> 
     let fixed = [
         ("dimension", is(body.dimension, now.dimension.into())),
         ("index_type", is(body.index_type, now.index_type.as_str().into())),
-        ("metric", is(body.metric, now.metric.into())),
+        ("metric", is(body.metric, now.metric.as_str().into())),
         ("tenant_id", is(body.tenant_id, now.tenant_id.as_str().into())),
     ];
     match fixed.iter().find(|(_, is_as_it_is)| !is_as_it_is) {
@@ -267,14 +304,19 @@ pub async fn delete(server: Arc<Server>, turn: Turn, id: String) -> Result<Respo
     server.writes.run(turn, work).await
 }
 
+/// What a checkpoint did.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CheckpointReport)]
+pub(super) struct Done {
+    /// The checkpoint holds every mutation up to this one.
+    lsn: u64,
+    /// To new files; 0 where there was nothing new.
+    bytes_written: u64,
+    log_files_removed: usize,
+}
+
 pub async fn checkpoint(server: Arc<Server>, turn: Turn, id: String) -> Result<Response, Problem> {
     let tenant = turn.tenant.clone();
-    #[derive(Serialize)]
-    struct Done {
-        lsn: u64,
-        bytes_written: u64,
-        log_files_removed: usize,
-    }
     let id = index_id(&id)?;
     let store = Arc::clone(&server.store);
     let work = move || {
@@ -322,46 +364,73 @@ pub fn index_id(part: &str) -> Result<IndexId, Problem> {
     IndexId::try_parse(&part).ok().filter(|_| part.len() == 36).ok_or_else(not_found)
 }
 
+/// Whether an index takes writes.
+#[derive(Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = IndexState)]
+enum StateWord {
+    Ready,
+    /// As ready; rows are being built into a FAISS index, or wait for it.
+    Building,
+    /// Reads go on, and writes are a 503 until the server is restarted.
+    ReadOnly,
+}
+
 /// An index, as the API shows it.
-#[derive(Serialize)]
-struct IndexDocument {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Index)]
+pub(super) struct IndexDocument {
+    #[schema(value_type = String, format = Uuid)]
     id: IndexId,
     name: String,
+    /// Floats in a vector.
     dimension: usize,
+    /// As the client wrote it.
     index_type: String,
     tenant_id: String,
+    /// Live points.
     vector_count: u64,
-    metric: &'static str,
+    metric: Metric,
+    /// The FAISS factory string that `index_type` resolved to.
     factory: String,
-    state: &'static str,
+    state: StateWord,
+    /// Why it is read-only, where it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    #[schema(value_type = OptionsBody)]
     options: IndexOptions,
     /// For `auto`: what it builds from now on, and why.
     #[serde(skip_serializing_if = "Option::is_none")]
     picked: Option<Picked>,
+    /// Rows that a search scans because no FAISS index covers them.
     unindexed_rows: u64,
+    /// The last mutation.
     lsn: u64,
+    /// The last mutation that is synced.
     durable_lsn: u64,
+    /// The last mutation that the newest checkpoint holds.
     checkpoint_lsn: u64,
     segments: usize,
     /// What is built over each sealed segment, with the recall that was measured.
     builds: Vec<BuildInfo>,
+    /// Rows that are dead and still take space.
     tombstones: u64,
     /// What recovery copied aside of the log, in bytes.
     torn_bytes: u64,
+    /// Of the index's files, the log included.
     bytes: u64,
     /// Memory of what answers filters, in bytes.
     metadata_index_bytes: u64,
+    #[schema(format = DateTime)]
     created_at: String,
 }
 
 impl IndexDocument {
     fn of(info: &IndexInfo) -> Self {
         let (state, reason) = match &info.state {
-            IndexState::Ready => ("ready", None),
-            IndexState::Building => ("building", None),
-            IndexState::ReadOnly { reason } => ("read_only", Some(reason.clone())),
+            IndexState::Ready => (StateWord::Ready, None),
+            IndexState::Building => (StateWord::Building, None),
+            IndexState::ReadOnly { reason } => (StateWord::ReadOnly, Some(reason.clone())),
         };
         Self {
             id: info.id,
@@ -370,7 +439,7 @@ impl IndexDocument {
             index_type: info.index_type.clone(),
             tenant_id: info.tenant_id.to_string(),
             vector_count: info.vector_count,
-            metric: info.metric.as_str(),
+            metric: info.metric,
             factory: info.factory.clone(),
             state,
             reason,

@@ -1,7 +1,7 @@
 //! HTTP only: routes, decoding, calls of the store, encoding.
 //!
 //! A request passes `listen` (connection, request id) → `routes` (path and method) → `auth` (which tenant, and whether it may) → a handler in `indices`,
-//! `vectors`, `search`, `changes` (and `events`) or `service`. A handler reads the body (`request`), waits for its turn (`admission`) and then, on a blocking
+//! `vectors`, `search`, `changes` (and `events`), `service`, `openapi` or `docs`. A handler reads the body (`request`), waits for its turn (`admission`) and then, on a blocking
 //! thread, decodes the body (`decode`), calls the store, and encodes the answer (`reply`).
 
 mod admission;
@@ -13,6 +13,7 @@ pub(crate) mod bodies;
 mod changes;
 mod config;
 pub(crate) mod decode;
+mod docs;
 mod drain;
 mod events;
 mod idle;
@@ -20,6 +21,7 @@ mod indices;
 mod listen;
 mod memory;
 mod metrics;
+mod openapi;
 mod operators;
 mod reply;
 mod request;

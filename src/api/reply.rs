@@ -5,7 +5,8 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
-use warp::http::header::{CONTENT_TYPE, ETAG, VARY};
+use utoipa::ToSchema;
+use warp::http::header::{ACCEPT, CONTENT_TYPE, ETAG, VARY};
 use warp::http::{HeaderMap, HeaderValue, StatusCode};
 use warp::reply::Response;
 
@@ -27,6 +28,31 @@ pub struct Problem {
     /// What the status asks for beside the document.
     header: Option<(&'static str, Cow<'static, str>)>,
     more: More,
+}
+
+/// Why a request failed: a problem document (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemDocument<'a> {
+    #[schema(value_type = String)]
+    r#type: &'static str,
+    title: &'static str,
+    status: u16,
+    /// A sentence for people.
+    detail: &'a str,
+    /// A stable word for programs.
+    code: &'static str,
+    /// Under which the request is in the server's log.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    #[schema(required = false)]
+    request_id: &'a str,
+    /// The points of a batch that are at fault, where `atomic=true` refused it.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(required = false)]
+    errors: &'a [PointError],
+    /// The oldest mutation that can still be asked for, where the status is 410.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest_lsn: Option<u64>,
 }
 
 /// What some problems have beside the sentence.
@@ -101,26 +127,12 @@ impl Problem {
 
     /// The problem document. `request_id` is left out where it is empty.
     pub fn document<'a>(&'a self, request_id: &'a str) -> impl Serialize + 'a {
-        #[derive(Serialize)]
-        struct Document<'a> {
-            r#type: &'static str,
-            title: &'static str,
-            status: u16,
-            detail: &'a str,
-            code: &'static str,
-            #[serde(skip_serializing_if = "str::is_empty")]
-            request_id: &'a str,
-            #[serde(skip_serializing_if = "<[_]>::is_empty")]
-            errors: &'a [PointError],
-            #[serde(skip_serializing_if = "Option::is_none")]
-            oldest_lsn: Option<u64>,
-        }
         let (errors, oldest_lsn) = match &self.more {
             More::Nothing => (&[][..], None),
             More::Errors(errors) => (&errors[..], None),
             More::OldestLsn(lsn) => (&[][..], Some(*lsn)),
         };
-        Document {
+        ProblemDocument {
             r#type: "about:blank",
             title: self.status.canonical_reason().unwrap_or("Error"),
             status: self.status.as_u16(),
@@ -172,11 +184,12 @@ impl From<Error> for Problem {
 }
 
 /// What is wrong with one point of a batch, or worth knowing of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct PointError {
     /// In the array that the client sent, from 0.
     pub position: usize,
-    /// Absent where the point has none, or one too long to be an id.
+    /// Null where the point has none, or one too long to be an id.
+    #[schema(required)]
     pub id: Option<String>,
     pub code: &'static str,
     pub detail: String,
@@ -208,8 +221,8 @@ pub enum AnswerVectors {
 impl AnswerVectors {
     /// Behind the JSON, to a client that names the binary form, and JSON not before it.
     pub fn wanted(headers: &HeaderMap) -> Self {
-        let wanted = quality(headers, binary::MEDIA_TYPE);
-        if wanted > 0.0 && wanted >= quality(headers, JSON) { Self::Behind(Vec::new()) } else { Self::Inside }
+        let wanted = quality(headers, ACCEPT, binary::MEDIA_TYPE);
+        if wanted > 0.0 && wanted >= quality(headers, ACCEPT, JSON) { Self::Behind(Vec::new()) } else { Self::Inside }
     }
 
     /// Gives back what is to stand in the JSON of a vector that the answer has next.

@@ -13,7 +13,7 @@ use percent_encoding::percent_decode_str;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 use warp::Stream;
-use warp::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
+use warp::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, IF_MATCH, IF_NONE_MATCH};
 use warp::http::{HeaderMap, Method, StatusCode};
 
 use super::reply::Problem;
@@ -264,12 +264,12 @@ fn unsupported_media_type(detail: &str) -> Problem {
     Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
 }
 
-/// How much a client wants an answer of this media type, from 0 to 1, where it names it; 0 where it does not: a wildcard names none.
-pub fn quality(headers: &HeaderMap, media_type: &str) -> f32 {
-    let accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+/// How much a client wants what `accept` lists, a media type or an encoding, from 0 to 1, where it names it; 0 where it does not: a wildcard names none.
+pub fn quality(headers: &HeaderMap, accept: HeaderName, wanted: &str) -> f32 {
+    let accepts = headers.get_all(accept).iter().filter_map(|value| value.to_str().ok());
     let quality = |range: &str| {
         let mut parts = range.split(';').map(str::trim);
-        let is_named = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case(media_type));
+        let is_named = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case(wanted));
         let weight = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
         if is_named { weight.map_or(1.0, |weight| weight.parse().unwrap_or(0.0)) } else { 0.0 }
     };

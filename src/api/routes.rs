@@ -12,16 +12,19 @@ use super::admission::Turn;
 use super::auth::Role;
 use super::reply::Problem;
 use super::request::{Arrival, Request};
-use super::{Server, backups, changes, indices, search, service, vectors, writes};
+use super::{Server, backups, changes, docs, indices, openapi, search, service, vectors, writes};
 
 /// What a path names. Its parts are as they came, not percent-decoded, so that a `%2F` in an id is no separator.
 ///
 /// Matched here and not by a chain of warp's filters: each `or` of one doubles the time that the compiler takes for it (six minutes, with
 /// nineteen), and at run time tries all that stand before.
 #[derive(Debug, PartialEq, Eq)]
-enum Target {
+pub enum Target {
     Root,
+    OpenApi,
     Docs,
+    /// A file that the page of `Docs` names.
+    DocsFile(docs::File),
     Health,
     Ready,
     Metrics,
@@ -46,8 +49,36 @@ enum Target {
 }
 
 impl Target {
+    /// Every path of the contract, with the names that its parts have there. What belongs to a page is none.
+    pub const PATHS: &[&str] = &[
+        "/",
+        "/docs",
+        "/openapi.json",
+        "/v1/health",
+        "/v1/health/ready",
+        "/v1/metrics",
+        "/metrics",
+        "/v1/index",
+        "/v1/index/{index_id}",
+        "/v1/index/{index_id}/ntotal",
+        "/v1/index/{index_id}/checkpoint",
+        "/v1/index/{index_id}/compact",
+        "/v1/index/{index_id}/backup",
+        "/v1/index/{index_id}/train",
+        "/v1/index/{index_id}/reset",
+        "/v1/index/{index_id}/search",
+        "/v1/index/{index_id}/search/batch",
+        "/v1/index/{index_id}/range_search",
+        "/v1/index/{index_id}/count",
+        "/v1/index/{index_id}/vectors",
+        "/v1/index/{index_id}/vectors/fetch",
+        "/v1/index/{index_id}/vectors/delete",
+        "/v1/index/{index_id}/vectors/{vector_id}",
+        "/v1/index/{index_id}/changes",
+    ];
+
     /// A slash at the end is none.
-    fn of(path: &str) -> Self {
+    pub fn of(path: &str) -> Self {
         let path = path.strip_prefix('/').unwrap_or(path);
         let path = path.strip_suffix('/').unwrap_or(path);
         if path.is_empty() {
@@ -60,6 +91,8 @@ impl Target {
         match parts[..] {
             ["docs"] => Self::Docs,
             ["metrics"] => Self::Exposition,
+            ["docs", name] => docs::File::named(name).map_or(Self::Nothing, Self::DocsFile),
+            ["openapi.json"] => Self::OpenApi,
             ["v1", "health"] => Self::Health,
             ["v1", "health", "ready"] => Self::Ready,
             ["v1", "metrics"] => Self::Metrics,
@@ -95,38 +128,40 @@ impl Target {
         let route = match self {
             Self::Root => "/",
             Self::Docs => "/docs",
+            Self::DocsFile(_) => "/docs/{file}",
+            Self::OpenApi => "/openapi.json",
             Self::Exposition => "/metrics",
             Self::Health => "/v1/health",
             Self::Ready => "/v1/health/ready",
             Self::Metrics => "/v1/metrics",
             Self::Indices => "/v1/index",
-            Self::Index(_) => "/v1/index/{id}",
-            Self::Ntotal(_) => "/v1/index/{id}/ntotal",
-            Self::Checkpoint(_) => "/v1/index/{id}/checkpoint",
-            Self::Compact(_) => "/v1/index/{id}/compact",
-            Self::Backup(_) => "/v1/index/{id}/backup",
-            Self::Train(_) => "/v1/index/{id}/train",
-            Self::Reset(_) => "/v1/index/{id}/reset",
-            Self::Search(_) => "/v1/index/{id}/search",
-            Self::SearchBatch(_) => "/v1/index/{id}/search/batch",
-            Self::RangeSearch(_) => "/v1/index/{id}/range_search",
-            Self::Vectors(_) => "/v1/index/{id}/vectors",
-            Self::Count(_) => "/v1/index/{id}/count",
-            Self::Changes(_) => "/v1/index/{id}/changes",
-            Self::Vector(_, verb) if method == "POST" && verb == "fetch" => "/v1/index/{id}/vectors/fetch",
-            Self::Vector(_, verb) if method == "POST" && verb == "delete" => "/v1/index/{id}/vectors/delete",
-            Self::Vector(..) => "/v1/index/{id}/vectors/{vector_id}",
+            Self::Index(_) => "/v1/index/{index_id}",
+            Self::Ntotal(_) => "/v1/index/{index_id}/ntotal",
+            Self::Checkpoint(_) => "/v1/index/{index_id}/checkpoint",
+            Self::Compact(_) => "/v1/index/{index_id}/compact",
+            Self::Backup(_) => "/v1/index/{index_id}/backup",
+            Self::Train(_) => "/v1/index/{index_id}/train",
+            Self::Reset(_) => "/v1/index/{index_id}/reset",
+            Self::Search(_) => "/v1/index/{index_id}/search",
+            Self::SearchBatch(_) => "/v1/index/{index_id}/search/batch",
+            Self::RangeSearch(_) => "/v1/index/{index_id}/range_search",
+            Self::Vectors(_) => "/v1/index/{index_id}/vectors",
+            Self::Count(_) => "/v1/index/{index_id}/count",
+            Self::Changes(_) => "/v1/index/{index_id}/changes",
+            Self::Vector(_, verb) if method == "POST" && verb == "fetch" => "/v1/index/{index_id}/vectors/fetch",
+            Self::Vector(_, verb) if method == "POST" && verb == "delete" => "/v1/index/{index_id}/vectors/delete",
+            Self::Vector(..) => "/v1/index/{index_id}/vectors/{vector_id}",
             Self::Nothing => "none",
         };
         (method, route)
     }
 
     /// The methods it takes, and who may use them. `tests/http/roles.rs` walks it.
-    fn calls(&self) -> &'static [(&'static str, Access)] {
+    pub fn calls(&self) -> &'static [(&'static str, Access)] {
         use Access::{Key, Open};
         use Role::{Admin, Reader, Writer};
         match self {
-            Self::Root | Self::Docs | Self::Health | Self::Ready => &[("GET", Open)],
+            Self::Root | Self::OpenApi | Self::Docs | Self::DocsFile(_) | Self::Health | Self::Ready => &[("GET", Open)],
             Self::Metrics | Self::Changes(_) | Self::Ntotal(_) => &[("GET", Key(Reader))],
             Self::Exposition => &[("GET", Key(Admin))],
             Self::Indices => &[("GET", Key(Reader)), ("POST", Key(Admin))],
@@ -151,7 +186,7 @@ impl Target {
 
 /// Who may make a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Access {
+pub enum Access {
     Open,
     /// With a key of this role at least.
     Key(Role),
@@ -207,7 +242,9 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
             return match (&target, call) {
                 (_, None) => Err(Problem::method_not_allowed(calls.iter().map(|(method, _)| *method))),
                 (Target::Root, _) => Ok(service::root()),
-                (Target::Docs, _) => Ok(service::docs()),
+                (Target::OpenApi, _) => Ok(openapi::get()),
+                (Target::Docs, _) => Ok(docs::page()),
+                (Target::DocsFile(file), _) => Ok(file.answer(&request.headers)),
                 (Target::Ready, _) => service::ready(server, request).await,
                 _ => Ok(service::health(&server)),
             };
@@ -248,11 +285,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_call_is_labelled_as_the_contract_writes_it() {
+        for path in Target::PATHS {
+            let verb = path.ends_with("/fetch") || path.ends_with("/delete");
+            let method = if verb { Method::POST } else { Method::GET };
+            assert_eq!(Target::of(path).call(&method).1, *path);
+        }
+        assert_eq!(Target::of("/v1/health").call(&Method::from_bytes(b"BREW").unwrap()), ("other", "/v1/health"));
+    }
+
+    #[test]
     fn a_path_names_one_target_and_its_parts_stay_encoded() {
         for (path, target) in [
             ("/", "Root"),
             ("/docs", "Docs"),
             ("/metrics", "Exposition"),
+            ("/docs/start.js", "DocsFile(Start)"),
+            ("/docs/index.html", "Nothing"),
+            ("/docs/../openapi.json", "Nothing"),
+            ("/openapi.json", "OpenApi"),
             ("/v1/health", "Health"),
             ("/v1/health/ready", "Ready"),
             ("/v1/metrics", "Metrics"),

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 use warp::reply::Response;
 
 use super::Server;
 use super::admission::Turn;
 use super::decode::{self, BodyVectors, required};
 use super::indices::index_id;
+use super::openapi::Vector;
 use super::reply::{AnswerVectors, Problem, shortest, stored_json};
 use super::request::{Request, VectorsBody};
 use crate::config::{Limits, RANGE_LIMIT_DEFAULT};
@@ -21,73 +23,114 @@ use crate::types::{Explanation, Hit, Lsn, Query, RangeQuery, SearchParams, Withi
 /// Answers where the client does not say how many.
 const K_DEFAULT: usize = 10;
 
-#[derive(Deserialize)]
-struct SearchBody<'a> {
+/// A search for the nearest points.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Query, example = json!({"vector": [0.1, 0.2, 0.3], "k": 2, "filter": {"year": {"$gte": 2020}}}))]
+pub(super) struct SearchBody<'a> {
     #[serde(borrow)]
+    #[schema(value_type = Vector, required)]
     vector: Option<&'a RawValue>,
+    /// Points at most.
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 10000, default = 10)]
     k: Option<&'a RawValue>,
+    /// Only points whose metadata match are counted among the k: `{"field": value}`, or operators, as `docs/filters.md` has them.
+    #[schema(value_type = Option<Object>)]
     filter: Option<&'a RawValue>,
+    /// Looks at all rows, whatever FAISS index there is.
+    #[schema(value_type = Option<bool>, default = false)]
     exact: Option<&'a RawValue>,
+    #[schema(value_type = Option<bool>, default = false)]
     include_values: Option<&'a RawValue>,
+    #[schema(value_type = Option<bool>, default = true)]
     include_metadata: Option<&'a RawValue>,
+    /// Points with a lower score are not found.
+    #[schema(value_type = Option<f64>)]
     min_score: Option<&'a RawValue>,
+    /// Searches the state after this mutation, as long as it is kept.
+    #[schema(value_type = Option<u64>)]
     as_of_lsn: Option<&'a RawValue>,
+    #[schema(value_type = Option<Params>)]
     params: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct Params<'a> {
+/// How hard a search looks. What the index type has no use for is ignored.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = SearchParams)]
+pub(super) struct Params<'a> {
+    /// HNSW: rows that are kept in sight (efSearch).
     #[serde(borrow)]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 65536)]
     ef: Option<&'a RawValue>,
+    /// IVF: lists that are looked into.
+    #[schema(value_type = Option<u32>, format = Int64, minimum = 1, maximum = 4294967295_u32)]
     nprobe: Option<&'a RawValue>,
+    /// Quantised types: whether more candidates are taken, to be ranked by their raw vectors.
+    #[schema(value_type = Option<bool>, default = true)]
     rescore: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct BatchBody<'a> {
+/// Searches that are answered together, as of one LSN.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = QueryBatch, example = json!({"queries": [{"vector": [0.1, 0.2, 0.3], "k": 1}, {"vector": [0.3, 0.2, 0.1], "k": 1}]}))]
+pub(super) struct BatchBody<'a> {
     #[serde(borrow)]
+    #[schema(value_type = Vec<SearchBody>, required, min_items = 1, max_items = 1000)]
     queries: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct RangeBody<'a> {
+/// A search for all points that are near enough: `radius` or `min_score`.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = RangeQuery, example = json!({"vector": [0.1, 0.2, 0.3], "min_score": 0.5, "limit": 100}))]
+pub(super) struct RangeBody<'a> {
     #[serde(borrow)]
+    #[schema(value_type = Vector, required)]
     vector: Option<&'a RawValue>,
+    /// L2: a squared distance of at most this; inner product and cosine: a product or a cosine of at least this.
+    #[schema(value_type = Option<f64>)]
     radius: Option<&'a RawValue>,
+    #[schema(value_type = Option<f64>)]
     min_score: Option<&'a RawValue>,
+    #[schema(value_type = Option<Object>)]
     filter: Option<&'a RawValue>,
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 10000, default = 1000)]
     limit: Option<&'a RawValue>,
+    #[schema(value_type = Option<bool>, default = false)]
     include_values: Option<&'a RawValue>,
+    #[schema(value_type = Option<bool>, default = true)]
     include_metadata: Option<&'a RawValue>,
 }
 
 /// The answer to a search.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Found {
+    /// Best first.
     results: Vec<FoundPoint>,
+    /// Where `explain=true` asks for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     explain: Option<Explained>,
 }
 
 /// The answer to a batch of searches, in the order of its queries.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct FoundTogether {
     results: Vec<Found>,
     /// The state in which all of them were found.
+    #[schema(value_type = u64)]
     lsn: Lsn,
 }
 
 /// The answer to a range search.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct FoundWithin {
     results: Vec<FoundPoint>,
     /// Whether there are more than the limit.
     truncated: bool,
+    #[schema(value_type = u64)]
     lsn: Lsn,
 }
 
-/// How the answer was found: see [`Explanation`].
-#[derive(Serialize)]
+/// How the answer was found.
+#[derive(Serialize, ToSchema)]
 struct Explained {
     #[serde(flatten)]
     explanation: Explanation,
@@ -95,14 +138,17 @@ struct Explained {
     matched: u64,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct FoundPoint {
     id: String,
+    /// Higher is better. L2: `1 / (1 + distance)`; inner product and cosine: the distance.
     #[serde(serialize_with = "shortest")]
     score: f64,
+    /// L2: squared; inner product: the product; cosine: the cosine.
     #[serde(serialize_with = "shortest")]
     distance: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object)]
     metadata: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     values: Option<Vec<f32>>,

@@ -7,8 +7,8 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use serde::Serialize;
 use sysinfo::{MINIMUM_CPU_UPDATE_INTERVAL, System};
-use warp::http::header::CONTENT_TYPE;
-use warp::http::{HeaderValue, StatusCode};
+use utoipa::ToSchema;
+use warp::http::StatusCode;
 use warp::reply::Response;
 
 use super::Server;
@@ -20,27 +20,24 @@ use super::request::Request;
 use crate::Usage;
 use crate::types::{IndexCounts, IndexId};
 
+#[derive(Serialize, ToSchema)]
+pub(super) struct Greeting {
+    status: &'static str,
+    message: &'static str,
+}
+
 pub fn root() -> Response {
-    #[derive(Serialize)]
-    struct Greeting {
-        status: &'static str,
-        message: &'static str,
-    }
     json(StatusCode::OK, &Greeting { status: "ok", message: "FAISS Proxy Server is running; /docs lists the calls" })
 }
 
-pub fn docs() -> Response {
-    let mut response = Response::new(include_str!("docs.html").into());
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    response
+#[derive(Serialize, ToSchema)]
+pub(super) struct Health {
+    status: &'static str,
+    /// Seconds since the server began to serve.
+    uptime: f64,
 }
 
 pub fn health(server: &Server) -> Response {
-    #[derive(Serialize)]
-    struct Health {
-        status: &'static str,
-        uptime: f64,
-    }
     json(StatusCode::OK, &Health { status: "ok", uptime: uptime_s(server) })
 }
 
@@ -49,24 +46,29 @@ pub fn uptime_s(server: &Server) -> f64 {
     (server.started.elapsed().as_secs_f64() * 1_000.0).round() / 1_000.0
 }
 
+#[derive(Serialize, ToSchema)]
+pub(super) struct Ready {
+    status: &'static str,
+    indices: IndexCounts,
+    /// Of the tenant's indices, to a key of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<Vec<Refused>>,
+    /// Why it is not known which indices the tenant has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// An index that cannot be opened, and why.
+#[derive(Serialize, ToSchema)]
+struct Refused {
+    #[schema(value_type = String, format = Uuid)]
+    id: IndexId,
+    reason: String,
+}
+
 /// The server listens only after every index was recovered or looked at, so who is answered finds it ready. Everybody learns how many
 /// indices serve, how many are not verified yet and how many refuse; a tenant learns it of its own, and which refuse, and why.
 pub async fn ready(server: Arc<Server>, request: Request) -> Result<Response, Problem> {
-    #[derive(Serialize)]
-    struct Ready {
-        status: &'static str,
-        indices: IndexCounts,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        refused: Option<Vec<Refused>>,
-        /// Why it is not known which indices the tenant has.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        reason: Option<String>,
-    }
-    #[derive(Serialize)]
-    struct Refused {
-        id: IndexId,
-        reason: String,
-    }
     let Ok(Caller { tenant, .. }) = server.config.gate.caller(&request.headers, request.peer) else {
         // A probe must not wait behind other calls, and counting waits for nobody.
         let indices = server.store.counts(None);
@@ -87,9 +89,10 @@ pub async fn ready(server: Arc<Server>, request: Request) -> Result<Response, Pr
     server.reads.run(turn, work).await
 }
 
-#[derive(Serialize)]
-struct Metrics {
+#[derive(Serialize, ToSchema)]
+pub(super) struct Metrics {
     system: SystemFigures,
+    /// Seconds since the server began to serve.
     uptime: f64,
     /// The tenant's own figures; none of anybody else's.
     indices: usize,
@@ -102,7 +105,7 @@ struct Metrics {
     quota: Quota,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct SystemFigures {
     cpu_percent: f64,
     memory_percent: f64,

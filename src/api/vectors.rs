@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
@@ -40,12 +41,16 @@ pub async fn get(server: Arc<Server>, turn: Turn, id: String, vector_id: String,
 }
 
 /// A point, as the API shows it.
-#[derive(Serialize)]
-struct PointDocument {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Point)]
+pub(super) struct PointDocument {
     id: String,
+    /// Bit for bit the f32 that were stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     values: Option<Vec<f32>>,
+    #[schema(value_type = Object)]
     metadata: Box<RawValue>,
+    /// The mutation that stored it.
     lsn: u64,
 }
 
@@ -56,9 +61,11 @@ impl PointDocument {
     }
 }
 
-#[derive(Deserialize)]
-struct IdsBody<'a> {
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Ids, example = json!({"ids": ["a", "b"]}))]
+pub(super) struct IdsBody<'a> {
     #[serde(borrow)]
+    #[schema(value_type = Vec<String>, required, max_items = 10000)]
     ids: Option<&'a RawValue>,
 }
 
@@ -75,14 +82,17 @@ pub(super) fn decode_ids(ids: &RawValue, limits: &Limits) -> Result<Vec<String>,
     items.into_iter().map(|item| decode::string(item, "ids")).collect()
 }
 
+#[derive(Serialize, ToSchema)]
+#[schema(as = Points)]
+pub(super) struct Fetched {
+    vectors: Vec<PointDocument>,
+    /// The state that they are of.
+    lsn: u64,
+}
+
 /// The points of some ids; those that do not exist are left out.
 pub async fn fetch(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
     let tenant = turn.tenant.clone();
-    #[derive(Serialize)]
-    struct Fetched {
-        vectors: Vec<PointDocument>,
-        lsn: u64,
-    }
     let id = index_id(&id)?;
     let body = request.json_body(&server).await?;
     let mut rows = AnswerVectors::wanted(&request.headers);
@@ -97,16 +107,20 @@ pub async fn fetch(server: Arc<Server>, turn: Turn, id: String, mut request: Req
     server.reads.run(turn, work).await
 }
 
+#[derive(Serialize, ToSchema)]
+#[schema(as = PointPage)]
+pub(super) struct Listed {
+    vectors: Vec<PointDocument>,
+    /// What the next page is asked for with; null after the last.
+    #[schema(required)]
+    next_cursor: Option<String>,
+    /// The state that the page is of.
+    lsn: u64,
+}
+
 /// Points in pages: by their ids, each page of the state that is present then, or by the mutations that stored them, all of one state.
 pub async fn list(server: Arc<Server>, turn: Turn, id: String, request: Request) -> Result<Response, Problem> {
     let tenant = turn.tenant.clone();
-    #[derive(Serialize)]
-    struct Listed {
-        vectors: Vec<PointDocument>,
-        /// What the next page is asked for with; null after the last.
-        next_cursor: Option<String>,
-        lsn: u64,
-    }
     let id = index_id(&id)?;
     let limit = request.number("limit", "invalid_limit")?.unwrap_or(PAGE_DEFAULT);
     let filter = request.query("filter")?.map(|filter| Filter::parse(&filter)).transpose()?;
@@ -182,20 +196,28 @@ fn wrong_cursor() -> Error {
     Error::invalid("cursor", "invalid_cursor", "this cursor is none that the server gave, or of another order")
 }
 
+#[derive(Deserialize, ToSchema)]
+#[schema(as = CountQuery, example = json!({"filter": {"year": {"$gte": 2020}}}))]
+pub(super) struct CountBody<'a> {
+    /// Without it, all are counted.
+    #[serde(borrow)]
+    #[schema(value_type = Option<Object>)]
+    filter: Option<&'a RawValue>,
+    /// Counts in the state after this mutation, as long as it is kept.
+    #[schema(value_type = Option<u64>)]
+    as_of_lsn: Option<&'a RawValue>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct Counted {
+    count: u64,
+    /// The state in which they were counted.
+    lsn: u64,
+}
+
 /// How many points match a filter.
 pub async fn count(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
     let tenant = turn.tenant.clone();
-    #[derive(Deserialize)]
-    struct CountBody<'a> {
-        #[serde(borrow)]
-        filter: Option<&'a RawValue>,
-        as_of_lsn: Option<&'a RawValue>,
-    }
-    #[derive(Serialize)]
-    struct Counted {
-        count: u64,
-        lsn: u64,
-    }
     let id = index_id(&id)?;
     let body = request.json_body(&server).await?;
     let store = Arc::clone(&server.store);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 use warp::http::StatusCode;
 use warp::reply::Response;
 
@@ -12,6 +13,7 @@ use super::admission::Turn;
 use super::auth::Quota;
 use super::decode::{self, BodyVectors, required};
 use super::indices::index_id;
+use super::openapi::Vector;
 use super::reply::{PointError, Problem, json, no_content, with_etag, with_lsn};
 use super::request::{JsonBody, Request, VectorsBody, decode_percent};
 use super::vectors::decode_ids;
@@ -21,19 +23,32 @@ use crate::error::{Error, What};
 use crate::segment::filter::Filter;
 use crate::types::{Condition, Deleted, TenantId, WriteOptions};
 
-#[derive(Deserialize)]
-struct AddBody<'a> {
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewPoints, example = json!({"vectors": [{"id": "a", "values": [0.1, 0.2, 0.3], "metadata": {"year": 2024}}]}))]
+pub(super) struct AddBody<'a> {
     #[serde(borrow)]
+    #[schema(value_type = Vec<PointBody>, required, max_items = 10000)]
     vectors: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct PointBody<'a> {
+/// A point to store, in the place of the one of its id if there is one.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewPoint)]
+pub(super) struct PointBody<'a> {
+    /// At most 512 bytes of UTF-8.
     #[serde(borrow)]
+    #[schema(value_type = String, required, min_length = 1, max_length = 512)]
     id: Option<&'a RawValue>,
+    #[schema(value_type = Vector, required)]
     values: Option<&'a RawValue>,
+    /// At most 64 KiB of JSON, 32 deep; `{}` where it is absent.
+    #[schema(value_type = Option<Object>)]
     metadata: Option<&'a RawValue>,
+    /// Only where this mutation stored the point that is there.
+    #[schema(value_type = Option<u64>)]
     if_match: Option<&'a RawValue>,
+    /// Only where there is no point of this id.
+    #[schema(value_type = Option<bool>, default = false)]
     if_absent: Option<&'a RawValue>,
 }
 
@@ -75,7 +90,7 @@ fn within_quota(server: &Server, tenant: &TenantId, index: &Index, options: Writ
 }
 
 /// The answer to an upsert.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct Added {
     /// Whether no point failed.
     success: bool,
@@ -84,6 +99,7 @@ pub(super) struct Added {
     errors: Vec<PointError>,
     warnings: Vec<PointError>,
     /// Null where nothing was stored.
+    #[schema(required)]
     lsn: Option<u64>,
 }
 
@@ -221,6 +237,21 @@ fn warnings(superseded: &[(usize, Condition)], points: &[Result<PointBody, Strin
     superseded.iter().map(warning).collect()
 }
 
+#[derive(Deserialize, ToSchema)]
+#[schema(as = MetadataPatch, example = json!({"metadata": {"year": 2025, "draft": null}}))]
+pub(super) struct PatchBody<'a> {
+    /// A merge patch (RFC 7396): null removes, objects are merged, anything else replaces.
+    #[serde(borrow)]
+    #[schema(value_type = Object, required)]
+    metadata: Option<&'a RawValue>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub(super) struct Patched {
+    id: String,
+    lsn: u64,
+}
+
 /// Merges a patch into the metadata of a point.
 pub async fn patch(
     server: Arc<Server>,
@@ -231,16 +262,6 @@ pub async fn patch(
 ) -> Result<Response, Problem> {
     server.memory.check()?;
     let tenant = turn.tenant.clone();
-    #[derive(Deserialize)]
-    struct PatchBody<'a> {
-        #[serde(borrow)]
-        metadata: Option<&'a RawValue>,
-    }
-    #[derive(Serialize)]
-    struct Patched {
-        id: String,
-        lsn: u64,
-    }
     let id = index_id(&id)?;
     let vector_id = decode_percent(&vector_id, "vector_id")?;
     let condition = request.condition()?;
@@ -273,17 +294,23 @@ pub async fn delete_many(server: Arc<Server>, turn: Turn, id: String, mut reques
     server.writes.run(turn, work).await
 }
 
+/// Which points to delete: `ids`, or a `filter`, and not both.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Deletion, example = json!({"ids": ["a"]}))]
+pub(super) struct DeleteBody<'a> {
+    #[serde(borrow)]
+    #[schema(value_type = Option<Vec<String>>, max_items = 10000)]
+    ids: Option<&'a RawValue>,
+    /// `{}` matches all.
+    #[schema(value_type = Option<Object>)]
+    filter: Option<&'a RawValue>,
+}
+
 /// Deletes what a body names.
 ///
 /// # Errors
 /// 400 and 422 for the body; those of the store.
 pub(super) fn delete_points(index: &Index, limits: &Limits, body: &JsonBody, options: WriteOptions) -> Result<Deleted, Problem> {
-    #[derive(Deserialize)]
-    struct DeleteBody<'a> {
-        #[serde(borrow)]
-        ids: Option<&'a RawValue>,
-        filter: Option<&'a RawValue>,
-    }
     let body: DeleteBody = decode::body(body.text()?)?;
     match (body.ids, body.filter) {
         (Some(_), Some(_)) => Err(Error::invalid("filter", "invalid_body", "give ids or a filter, and not both").into()),
@@ -309,8 +336,10 @@ pub async fn reset(server: Arc<Server>, turn: Turn, id: String, request: Request
 }
 
 /// The answer to a delete of several points.
-#[derive(Serialize)]
-struct DeletedDocument {
+#[derive(Serialize, ToSchema)]
+#[schema(as = Deleted)]
+pub(super) struct DeletedDocument {
+    /// Points that existed and are gone.
     deleted_count: usize,
     lsn: u64,
 }

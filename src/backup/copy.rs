@@ -23,11 +23,14 @@ use crate::wal::archive::{self, Extent};
 
 /// What a backup did, or would do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
 pub struct BackupReport {
     /// Which backup of the index in this repository it is.
     pub seq: u64,
     /// Every mutation up to this one is in it.
+    #[cfg_attr(feature = "server", schema(value_type = u64))]
     pub lsn: Lsn,
+    #[cfg_attr(feature = "server", schema(value_type = u64))]
     pub checkpoint_lsn: Lsn,
     /// Whether there was something new. Where there was not, it is the last one that was made.
     pub is_new: bool,

@@ -264,7 +264,7 @@ fn a_path_that_names_nothing_is_a_404_and_a_wrong_method_a_405_that_says_which()
         refused.problem(405);
         assert_eq!(refused.header("allow"), Some(allow), "{method} {path}");
     }
-    for open in ["/", "/docs", "/v1/health", "/v1/health/ready"] {
+    for open in ["/", "/docs", "/openapi.json", "/docs/start.js", "/v1/health", "/v1/health/ready"] {
         server.call("DELETE", open).send().problem(405);
     }
     assert_eq!(server.get(&index).status, 200);

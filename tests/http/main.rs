@@ -24,6 +24,7 @@ mod index_types;
 mod looking;
 mod metrics;
 mod offline;
+mod openapi;
 mod process;
 mod program;
 mod quotas;

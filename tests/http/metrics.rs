@@ -40,7 +40,7 @@ fn each_stage_of_a_call_is_timed_and_each_answer_counted() {
     assert!(page.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
     let page = text(&page);
     let of_search = |status: u16| {
-        format!(r#"faiss_proxy_request_seconds_count{{method="POST",route="/v1/index/{{id}}/search",status="{status}"}}"#)
+        format!(r#"faiss_proxy_request_seconds_count{{method="POST",route="/v1/index/{{index_id}}/search",status="{status}"}}"#)
     };
     let id = path.rsplit('/').next().unwrap();
     for (series, expected) in [

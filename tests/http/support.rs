@@ -200,7 +200,7 @@ impl Response {
         let mut response = Self { status, headers, body: String::new(), bytes: Vec::new() };
         let mut body = vec![0; response.header("content-length").map_or(0, |length| length.parse().unwrap())];
         connection.read_exact(&mut body)?;
-        if response.header("content-type") == Some("application/octet-stream") {
+        if response.header("content-type") == Some("application/octet-stream") || response.header("content-encoding").is_some() {
             response.bytes = body;
         } else {
             response.body = String::from_utf8(body).unwrap();

@@ -7,26 +7,33 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::bucket::Bucket;
 use crate::api::reply::Problem;
 use crate::types::TenantId;
 
 /// `None`: as much as there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Quota {
     /// Indices that a tenant may have.
+    #[schema(value_type = Option<u64>, minimum = 1)]
     pub indices: Option<NonZeroUsize>,
     /// Points that its indices may have together.
+    #[schema(value_type = Option<u64>, minimum = 1)]
     pub points: Option<NonZeroU64>,
     /// Bytes of files from which on its indices take no more points.
+    #[schema(value_type = Option<u64>, minimum = 1)]
     pub bytes: Option<NonZeroU64>,
     /// Floats in a vector of a new index.
+    #[schema(value_type = Option<u64>, minimum = 1)]
     pub dimension: Option<NonZeroUsize>,
     /// Calls in a second, and as many at one time after a second without.
+    #[schema(value_type = Option<u64>, minimum = 1)]
     pub requests_per_second: Option<NonZeroU32>,
     /// Calls that run or wait at one time.
+    #[schema(value_type = Option<u64>, minimum = 1)]
     pub requests_in_flight: Option<NonZeroU32>,
 }
 
