@@ -26,7 +26,7 @@ use super::drain::DrainedBody;
 use super::idle::Activity;
 use super::request::{Arrival, RequestId};
 use super::tls::Tls;
-use super::{Server, ServerConfig, backups, routes};
+use super::{Connections, Server, ServerConfig, backups, routes};
 use crate::Store;
 
 /// What a connection of HTTP/2 may have under way at one time.
@@ -40,12 +40,12 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 const HTTP_2_PREFACE: &[u8] = b"PRI";
 
 /// Serves the store on `listener` until `shutdown` is ready; then accepts nothing more, has builds and compactions stopped, ends the
-/// streams of changes, and returns when the requests that run are answered, or after [`ServerConfig::shutdown_timeout`]. The store stays open: it is the caller's to close.
+/// streams of changes, and returns when the requests that run are answered, or after [`Connections::shutdown_timeout`]. The store stays open: it is the caller's to close.
 ///
 /// HTTP/1.1 and HTTP/2: with TLS the client's choice in the handshake, without by the first bytes.
 pub async fn serve(store: Arc<Store>, config: ServerConfig, listener: TcpListener, shutdown: impl Future<Output = ()>) {
-    let shutdown_timeout = config.shutdown_timeout;
-    let connections_max = u32::try_from(config.connections_max).unwrap_or(u32::MAX);
+    let shutdown_timeout = config.connections.shutdown_timeout;
+    let connections_max = u32::try_from(config.connections.connections_max).unwrap_or(u32::MAX);
     let connections = Arc::new(Semaphore::new(connections_max as usize));
     let (end, ending) = watch::channel(false);
     let protocols = Arc::new(Protocols::new(&config, ending.clone()));
@@ -125,16 +125,16 @@ async fn keep(
 impl Protocols {
     fn new(config: &ServerConfig, ending: watch::Receiver<bool>) -> Self {
         let mut http_1 = http1::Builder::new();
-        http_1.timer(TokioTimer::new()).header_read_timeout(config.head_timeout);
+        http_1.timer(TokioTimer::new()).header_read_timeout(config.connections.head_timeout);
         let mut http_2 = http2::Builder::new(TokioExecutor::new());
         http_2
             .timer(TokioTimer::new())
-            .keep_alive_interval(config.head_timeout)
-            .keep_alive_timeout(config.head_timeout)
+            .keep_alive_interval(config.connections.head_timeout)
+            .keep_alive_timeout(config.connections.head_timeout)
             .max_concurrent_streams(STREAMS_MAX)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
-        let &ServerConfig { beginning_timeout, head_timeout, .. } = config;
+        let &Connections { beginning_timeout, head_timeout, .. } = &config.connections;
         Self { tls: config.tls.clone(), http_1, http_2, beginning_timeout, head_timeout, ending }
     }
 

@@ -34,7 +34,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub use auth::{ApiKeys, Entry, Gate, Quota, Role};
 pub use backups::BackupConfig;
-pub use config::ServerConfig;
+pub use config::{Connections, Queues, ServerConfig};
 pub use listen::serve;
 pub use tls::Tls;
 
@@ -65,18 +65,19 @@ struct Server {
 
 impl Server {
     fn new(store: Arc<Store>, config: ServerConfig, ending: watch::Receiver<bool>) -> Self {
-        let queue = |running_max, waiting_max, full| admission::Queue::new(running_max, waiting_max, config.queue_wait_max, full);
+        let queues = &config.queues;
+        let queue = |running_max, waiting_max, full| admission::Queue::new(running_max, waiting_max, queues.queue_wait_max, full);
         // Of these, one takes minutes, and who asks for it knows that.
         let slow_queue = |running_max, waiting_max, full| admission::Queue::new(running_max, waiting_max, Duration::MAX, full);
         Self {
             store,
             started: Instant::now(),
-            writes: queue(config.writes_running_max, config.writes_waiting_max, "too many writes wait already"),
-            rewrites: slow_queue(config.rewrites_running_max, config.rewrites_waiting_max, "too many compactions wait already"),
-            backups: slow_queue(config.backups_running_max, config.backups_waiting_max, "too many backups wait already"),
-            searches: queue(config.searches_running_max, config.searches_waiting_max, "too many searches wait already"),
-            reads: queue(config.reads_running_max, config.reads_waiting_max, "too many reads wait already"),
-            streams: Arc::new(Semaphore::new(config.streams_max)),
+            writes: queue(queues.writes_running_max, queues.writes_waiting_max, "too many writes wait already"),
+            rewrites: slow_queue(queues.rewrites_running_max, queues.rewrites_waiting_max, "too many compactions wait already"),
+            backups: slow_queue(queues.backups_running_max, queues.backups_waiting_max, "too many backups wait already"),
+            searches: queue(queues.searches_running_max(), queues.searches_waiting_max, "too many searches wait already"),
+            reads: queue(queues.reads_running_max, queues.reads_waiting_max, "too many reads wait already"),
+            streams: Arc::new(Semaphore::new(config.connections.streams_max)),
             ending,
             bodies_bytes: Arc::new(Semaphore::new(config.bodies_bytes_max.min(Semaphore::MAX_PERMITS))),
             processor: service::Processor::new(),

@@ -17,7 +17,7 @@ use warp::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_NONE
 use warp::http::{HeaderMap, Method, StatusCode};
 
 use super::reply::Problem;
-use super::{Server, ServerConfig, binary};
+use super::{Connections, Server, binary};
 use crate::error::Error;
 use crate::types::{Condition, IdempotencyKey, WriteOptions};
 
@@ -199,11 +199,11 @@ impl Request {
         }
         let mut bytes = BytesMut::new();
         let mut memory: Option<OwnedSemaphorePermit> = None;
-        let &ServerConfig { body_timeout, body_rate_min, .. } = &server.config;
+        let &Connections { body_timeout, body_rate_min, .. } = &server.config.connections;
         let began = Instant::now();
         loop {
             // Else one byte at a time would keep a connection, and what it holds, for ever.
-            let slowest = body_timeout.saturating_add(Duration::from_secs_f64(bytes.len() as f64 / body_rate_min));
+            let slowest = body_timeout.saturating_add(Duration::from_secs_f64(bytes.len() as f64 / body_rate_min as f64));
             let left = slowest.checked_sub(began.elapsed()).ok_or_else(body_too_slow)?;
             let Some(chunk) = self.next_chunk(body_timeout.min(left)).await? else { break };
             if bytes.len() + chunk.len() > max {

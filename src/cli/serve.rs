@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::{Failure, key};
-use crate::api::{self, ApiKeys, BackupConfig, Gate, ServerConfig, Tls};
+use crate::api::{self, ApiKeys, BackupConfig, Connections, Gate, Queues, ServerConfig, Tls};
 use crate::backup::Location;
 use crate::config::Limits;
 use crate::engine::{Opening, Store, StoreOptions};
@@ -88,6 +88,10 @@ pub struct Arguments {
     dev: bool,
     #[command(flatten)]
     limits: limits::LimitArguments,
+    #[command(flatten)]
+    queues: Queues,
+    #[command(flatten)]
+    connections: Connections,
 }
 
 impl Arguments {
@@ -150,11 +154,15 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             tracing::error!(%tenant, index = %id, %reason, "an index refuses; the others serve");
         }
     }
-    let runtime = Builder::new_multi_thread().enable_all().build();
+    // One more closes the store.
+    let threads = arguments.queues.threads() + 1;
+    let runtime = Builder::new_multi_thread().max_blocking_threads(threads).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
     let gate = Gate::new(keys, arguments.key_failures_per_minute);
     let limits = store.limits().clone();
-    let config = ServerConfig { backups, tls, limits, ..ServerConfig::new(gate, arguments.data_dir.clone()) };
+    let (queues, connections) = (arguments.queues.clone(), arguments.connections.clone());
+    let config = ServerConfig::new(gate, arguments.data_dir.clone());
+    let config = ServerConfig { backups, tls, limits, queues, connections, ..config };
     let config = arguments.limits.set_server(config);
     let served = serve(&runtime, Arc::clone(&store), config, &addresses, arguments);
     // Also where it could not serve: what recovery replayed is then checkpointed once, and not replayed at every attempt.
