@@ -90,9 +90,15 @@ pub struct Server {
 impl Server {
     /// `program` is `faiss-proxy`; the directory need not be there.
     pub fn start(program: &str, data_dir: &Path) -> Self {
+        Self::start_with(program, data_dir, |_| {})
+    }
+
+    /// The same with more options.
+    pub fn start_with(program: &str, data_dir: &Path, change: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
         command.env("FAISS_PROXY_API_KEYS", format!("{KEY}:bench")).env("RUST_LOG", "warn");
+        change(&mut command);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program runs");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("it says where it listens");

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
-use tracing::Span;
+use tracing::Instrument as _;
 use warp::http::StatusCode;
 
+use super::listen::STAGES;
 use super::reply::Problem;
 use crate::types::TenantId;
 
@@ -91,8 +92,8 @@ impl Queue {
         T: Send + 'static,
         F: FnOnce() -> Result<T, Problem> + Send + 'static,
     {
-        let slot = self.slot(&turn).await?;
-        let span = Span::current();
+        let slot = self.slot(&turn).instrument(tracing::info_span!(target: STAGES, "queue")).await?;
+        let span = tracing::info_span!(target: STAGES, "work").or_current();
         let call = tokio::task::spawn_blocking(move || {
             let _held = slot;
             span.in_scope(work)

@@ -29,6 +29,8 @@ pub struct ServerConfig {
     pub bodies_bytes_max: usize,
     pub queues: Queues,
     pub connections: Connections,
+    /// A search, a count or a delete that takes so long, from when it comes to its queue, is told of in the log.
+    pub slow_call: Duration,
     /// `None`: this server makes no backups.
     pub backups: Option<BackupConfig>,
 }
@@ -38,6 +40,8 @@ impl ServerConfig {
     pub const BODY_BYTES_MAX: usize = 64 << 20;
     /// Of 16 clients that send as much as they may.
     pub const BODIES_BYTES_MAX: usize = 1 << 30;
+    /// A search takes some milliseconds, also where a million rows are scanned: one that takes a second has a reason that somebody will look for, and then it is there.
+    pub const SLOW_CALL: Duration = Duration::from_secs(1);
 
     pub fn new(gate: Gate, data_dir: PathBuf) -> Self {
         Self {
@@ -49,6 +53,7 @@ impl ServerConfig {
             bodies_bytes_max: Self::BODIES_BYTES_MAX,
             queues: Queues::default(),
             connections: Connections::default(),
+            slow_call: Self::SLOW_CALL,
             backups: None,
         }
     }

@@ -5,9 +5,9 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -25,6 +25,7 @@ use warp::reply::Response;
 use super::drain::DrainedBody;
 use super::idle::Activity;
 use super::request::{Arrival, RequestId};
+use super::spans::Spans;
 use super::tls::Tls;
 use super::{Connections, Server, ServerConfig, backups, routes};
 use crate::Store;
@@ -35,6 +36,13 @@ const STREAMS_MAX: u32 = 128;
 /// Bytes of bodies that come before a handler asks for them: of a stream, and of all streams of a connection.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
+
+/// The target of the spans of requests, of the level error, which their lines in the log are in.
+pub const REQUESTS: &str = "faiss_proxy::request";
+/// The target of the lines, of the level debug, that tell of each request that was answered.
+pub const ACCESS_LOG: &str = "faiss_proxy::access";
+/// The target of the spans that a request's time is divided into, of the level info. They are for traces; the log leaves them out.
+pub const STAGES: &str = "faiss_proxy::stage";
 
 /// What HTTP/2 without TLS begins with (RFC 9113), as far as no request of HTTP/1.1 does.
 const HTTP_2_PREFACE: &[u8] = b"PRI";
@@ -218,15 +226,22 @@ async fn answer<S>(routes: S, peer: IpAddr, mut request: hyper::Request<Incoming
 where
     S: Service<hyper::Request<DrainedBody>, Response = Response, Error = Infallible>,
 {
+    let began = Instant::now();
     let id = RequestId::of(request.headers());
-    let span = tracing::info_span!("request", id = id.as_str(), method = %request.method(), path = request.uri().path());
-    request.extensions_mut().insert(Arrival { id: id.clone(), peer });
+    let spans = Spans::new(&id, request.method(), request.uri().path(), request.headers());
+    request.extensions_mut().insert(Arrival { id: id.clone(), peer, spans: spans.clone() });
     let (head, body) = request.into_parts();
     let body = DrainedBody::new(body, &head);
-    let mut response = routes.call(hyper::Request::from_parts(head, body)).instrument(span.clone()).await?;
+    // The trace's span is the inner one: what is within is its child.
+    let answered = routes.call(hyper::Request::from_parts(head, body)).instrument(spans.trace.clone());
+    let mut response = answered.instrument(spans.log.clone()).await?;
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert("x-request-id", value);
     }
-    span.in_scope(|| tracing::debug!(status = response.status().as_u16(), "answered"));
+    let (status, bytes) = (response.status().as_u16(), response.body().size_hint().exact());
+    spans.end(status);
+    spans.log.in_scope(|| {
+        tracing::debug!(target: ACCESS_LOG, status, bytes, micros = began.elapsed().as_micros() as u64, "answered");
+    });
     Ok(response)
 }

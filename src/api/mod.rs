@@ -23,6 +23,8 @@ mod request;
 mod routes;
 mod search;
 mod service;
+mod slow;
+mod spans;
 mod tls;
 mod vectors;
 mod writes;
@@ -35,7 +37,7 @@ use tokio::sync::{Semaphore, watch};
 pub use auth::{ApiKeys, Entry, Gate, Quota, Role};
 pub use backups::BackupConfig;
 pub use config::{Connections, Queues, ServerConfig};
-pub use listen::serve;
+pub use listen::{ACCESS_LOG, REQUESTS, STAGES, serve};
 pub use tls::Tls;
 
 use crate::Store;

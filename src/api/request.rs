@@ -17,6 +17,7 @@ use warp::http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH, IF_NONE
 use warp::http::{HeaderMap, Method, StatusCode};
 
 use super::reply::Problem;
+use super::spans::Spans;
 use super::{Connections, Server, binary};
 use crate::error::Error;
 use crate::types::{Condition, IdempotencyKey, WriteOptions};
@@ -46,6 +47,7 @@ pub struct Arrival {
     pub id: RequestId,
     /// Whoever has the other end of the connection: perhaps a proxy.
     pub peer: IpAddr,
+    pub spans: Spans,
 }
 
 type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
@@ -54,6 +56,7 @@ type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>
 pub struct Request {
     pub id: RequestId,
     pub peer: IpAddr,
+    pub spans: Spans,
     came: Instant,
     pub method: Method,
     pub headers: HeaderMap,
@@ -63,13 +66,13 @@ pub struct Request {
 
 impl Request {
     pub fn new(
-        Arrival { id, peer }: Arrival,
+        Arrival { id, peer, spans }: Arrival,
         method: Method,
         headers: HeaderMap,
         query: String,
         body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,
     ) -> Self {
-        Self { id, peer, came: Instant::now(), method, headers, query, body: Box::pin(Chunks(Box::pin(body))) }
+        Self { id, peer, spans, came: Instant::now(), method, headers, query, body: Box::pin(Chunks(Box::pin(body))) }
     }
 
     /// The value of a query parameter, decoded; the first where it is there more than once.

@@ -85,6 +85,33 @@ impl Target {
         }
     }
 
+    /// The path, with names in the place of ids.
+    fn route(&self) -> &'static str {
+        match self {
+            Self::Root => "/",
+            Self::Docs => "/docs",
+            Self::Health => "/v1/health",
+            Self::Ready => "/v1/health/ready",
+            Self::Metrics => "/v1/metrics",
+            Self::Indices => "/v1/index",
+            Self::Index(_) => "/v1/index/{id}",
+            Self::Ntotal(_) => "/v1/index/{id}/ntotal",
+            Self::Checkpoint(_) => "/v1/index/{id}/checkpoint",
+            Self::Compact(_) => "/v1/index/{id}/compact",
+            Self::Backup(_) => "/v1/index/{id}/backup",
+            Self::Train(_) => "/v1/index/{id}/train",
+            Self::Reset(_) => "/v1/index/{id}/reset",
+            Self::Search(_) => "/v1/index/{id}/search",
+            Self::SearchBatch(_) => "/v1/index/{id}/search/batch",
+            Self::RangeSearch(_) => "/v1/index/{id}/range_search",
+            Self::Vectors(_) => "/v1/index/{id}/vectors",
+            Self::Count(_) => "/v1/index/{id}/count",
+            Self::Changes(_) => "/v1/index/{id}/changes",
+            Self::Vector(..) => "/v1/index/{id}/vectors/{vector_id}",
+            Self::Nothing => "",
+        }
+    }
+
     /// The methods it takes, and who may use them. `tests/http/roles.rs` walks it.
     fn calls(&self) -> &'static [(&'static str, Access)] {
         use Access::{Key, Open};
@@ -147,11 +174,13 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
     if calls.is_empty() {
         return Err(Problem::no_such_route());
     }
+    request.spans.are_for(&request.method, target.route());
     let call = calls.iter().find(|(method, _)| *method == request.method.as_str());
     let _pass;
     let turn = match call.or(calls.first()) {
         Some((_, Access::Key(role))) => {
             let caller = server.config.gate.caller(&request.headers, request.peer)?;
+            request.spans.are_of(&caller.tenant);
             if call.is_some() {
                 caller.check(*role)?;
             }

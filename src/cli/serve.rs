@@ -18,6 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use super::logging::LogArguments;
 use super::{Failure, key};
 use crate::api::{self, ApiKeys, BackupConfig, Connections, Gate, Queues, ServerConfig, Tls};
 use crate::backup::Location;
@@ -87,6 +88,8 @@ pub struct Arguments {
     #[arg(long)]
     dev: bool,
     #[command(flatten)]
+    log: LogArguments,
+    #[command(flatten)]
     limits: limits::LimitArguments,
     #[command(flatten)]
     queues: Queues,
@@ -98,6 +101,10 @@ impl Arguments {
     /// Where the server listens, as it was said.
     pub fn listen(&self) -> &str {
         &self.listen
+    }
+
+    pub fn log(&self) -> &LogArguments {
+        &self.log
     }
 
     pub fn speaks_tls(&self) -> bool {
@@ -129,7 +136,7 @@ pub fn prepare(arguments: &Arguments) -> Result<Prepared, Vec<String>> {
     let addresses = addresses(&arguments.listen, arguments.dev);
     let backups = backups(arguments);
     let tls = tls(arguments);
-    let limits: Vec<String> = arguments.limits.problems().collect();
+    let limits: Vec<String> = arguments.limits.problems().chain(arguments.log.problem()).collect();
     match (keys, addresses, backups, tls) {
         (Ok(keys), Ok(addresses), Ok(backups), Ok(tls)) if limits.is_empty() => Ok(Prepared { keys, addresses, backups, tls }),
         (keys, addresses, backups, tls) => {
@@ -162,7 +169,8 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let limits = store.limits().clone();
     let (queues, connections) = (arguments.queues.clone(), arguments.connections.clone());
     let config = ServerConfig::new(gate, arguments.data_dir.clone());
-    let config = ServerConfig { backups, tls, limits, queues, connections, ..config };
+    let slow_call = arguments.log.slow_call();
+    let config = ServerConfig { backups, tls, limits, queues, connections, slow_call, ..config };
     let config = arguments.limits.set_server(config);
     let served = serve(&runtime, Arc::clone(&store), config, &addresses, arguments);
     // Also where it could not serve: what recovery replayed is then checkpointed once, and not replayed at every attempt.
