@@ -116,6 +116,19 @@ impl Server {
     }
 }
 
+impl Server {
+    /// The same to the nanosecond, of the threads that there are: they must be those of before.
+    pub fn run_time(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        let nanoseconds = tasks.map(|task| {
+            let stat =
+                std::fs::read_to_string(task.expect("a thread").path().join("schedstat")).expect("a kernel with schedstat");
+            stat.split_ascii_whitespace().next().and_then(|first| first.parse::<u64>().ok()).expect("a number")
+        });
+        Duration::from_nanos(nanoseconds.sum())
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
