@@ -32,7 +32,7 @@ fn main() {
     let nothing = baseline.quickest;
     for ((what, _, most), client) in WAYS.iter().zip(clients) {
         let taken = client.quickest;
-        let what = format!("logging: {what}: processor time of a search");
+        let what = format!("logging: {what}: a search");
         report(&what, format!("{taken:.1} µs"), format!("{nothing:.1} µs"), taken / nothing, &format!("<= {most} µs more"));
     }
 }
