@@ -102,12 +102,12 @@ fn batches(metric: Metric) {
         let (mut together, mut single) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             let started = Instant::now();
-            let (answers, _) = index.search_batch(queries).expect("searched");
+            let found = index.search_batch(queries).expect("searched");
             together.push(started.elapsed());
             let started = Instant::now();
             let singles: Vec<_> = queries.iter().map(|query| index.search(query).expect("searched")).collect();
             single.push(started.elapsed());
-            assert_eq!(answers, singles, "the answers are the same");
+            assert_eq!(found.answers, singles, "the answers are the same");
         }
         let (together, single) = (quantile(&mut together, 0.5), quantile(&mut single, 0.5));
         let ratio = together.as_secs_f64() / single.as_secs_f64();

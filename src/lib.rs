@@ -97,6 +97,7 @@ mod format;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 pub mod io;
+mod plan;
 pub mod segment;
 mod sync;
 mod time;
@@ -114,10 +115,11 @@ pub use engine::{
     SampledRecall, SegmentOutline, Stages, Standing, StandingState, Store, StoreOptions, Survey, Usage, Verified,
 };
 pub use error::{Damage, Error, Fault, Result, What};
+pub use plan::{Access, Explanation, How, Plan};
 pub use segment::filter::Filter;
 pub use types::{
-    Access, BuildInfo, Change, ChangePage, ChangesQuery, CheckpointReport, CompactReport, Condition, Deleted, Durability,
-    EraseReport, Explanation, Hit, How, IdempotencyKey, IndexConfig, IndexCounts, IndexId, IndexInfo, IndexOptions, IndexSpec,
-    IndexState, IndexSummary, Lsn, Metric, PageQuery, Picked, Point, PointPage, Query, RangeHits, RangeQuery, ScanPage,
-    ScanPosition, ScanQuery, SearchParams, TenantId, Upserted, Within, WriteOptions,
+    BatchHits, BuildInfo, Change, ChangePage, ChangesQuery, CheckpointReport, CompactReport, Condition, Deleted, Durability,
+    EraseReport, Hit, IdempotencyKey, IndexConfig, IndexCounts, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState,
+    IndexSummary, Lsn, Metric, PageQuery, Picked, Point, PointPage, Query, RangeHits, RangeQuery, ScanPage, ScanPosition,
+    ScanQuery, SearchParams, TenantId, Upserted, Within, WriteOptions,
 };

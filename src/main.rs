@@ -1,11 +1,9 @@
 //! Arguments, logging, exit code.
 
 use std::env;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use faiss_proxy::cli;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     // First of all: FAISS is compiled for these, and without them its first call would end the process without a word.
@@ -19,15 +17,17 @@ fn main() -> ExitCode {
         Ok(read) => read,
         Err(failure) => return tell(&failure),
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(arguments.log_level())))
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    match arguments.run(&given) {
+    let logging = arguments.start_logging();
+    let code = match arguments.run(&given) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if logging.is_json() => {
+            tracing::error!("{failure}");
+            failure.code()
+        }
         Err(failure) => tell(&failure),
-    }
+    };
+    logging.end();
+    code
 }
 
 fn tell(failure: &cli::Failure) -> ExitCode {

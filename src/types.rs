@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result, quoted};
+use crate::plan::Plan;
 
 pub use crate::write_options::{Condition, Durability, IdempotencyKey, WriteOptions};
 
@@ -243,6 +244,17 @@ pub enum Within {
     MinScore(f64),
 }
 
+/// Answers to several queries.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BatchHits {
+    /// Of each query, best first.
+    pub answers: Vec<Vec<Hit>>,
+    /// The one state in which they were found.
+    pub lsn: Lsn,
+    /// Of all queries together.
+    pub plan: Plan,
+}
+
 /// Answer to a [`RangeQuery`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct RangeHits {
@@ -252,6 +264,7 @@ pub struct RangeHits {
     pub truncated: bool,
     /// The state in which they were found.
     pub lsn: Lsn,
+    pub plan: Plan,
 }
 
 /// Which points a page has.
@@ -354,41 +367,6 @@ pub struct ChangePage {
     pub oldest_lsn: Lsn,
     /// The last mutation that a page could have had.
     pub durable_lsn: Lsn,
-}
-
-/// How a search came to its answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub struct Explanation {
-    /// The state that it saw.
-    #[cfg_attr(feature = "server", schema(value_type = u64))]
-    pub lsn: Lsn,
-    /// By the order of their rows.
-    pub segments: Vec<Access>,
-}
-
-/// How a search looked at one segment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-pub struct Access {
-    /// Rows in it, dead ones included.
-    pub rows: u64,
-    /// Live rows that match the filter: all that are live, where there is none.
-    pub matched: u64,
-    pub how: How,
-}
-
-/// Ways to look at a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "server", derive(utoipa::ToSchema))]
-#[serde(rename_all = "lowercase")]
-pub enum How {
-    /// Through its FAISS index, which leaves out what does not match.
-    Index,
-    /// Each row that matches, by its exact distance.
-    Matches,
-    /// All rows, by their exact distances; those that do not match are left out.
-    Scan,
 }
 
 /// Answer to an upsert: durable as asked for, and visible to every search that starts from now on.

@@ -7,7 +7,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use faiss_proxy::io::os::OsIo;
-use faiss_proxy::{Durability, Filter, How, Index, IndexOptions, IndexSpec, Metric, PageQuery, Query, config::Limits};
+use faiss_proxy::{
+    Durability, Filter, How, Index, IndexOptions, IndexSpec, Metric, PageQuery, Plan, Query, RangeQuery, SearchParams, Within,
+    config::Limits,
+};
 use support::{Chance, open_store, tenant};
 
 const ROWS: usize = 12_000;
@@ -203,6 +206,80 @@ fn a_search_of_few_matches_goes_from_match_to_match_and_one_of_many_asks_the_ind
     assert_eq!(hits(Some(all[3].score)).len(), 4, "a score that is reached is enough");
     assert!(hits(Some(2.0)).is_empty());
     assert!(all.iter().all(|hit| hit.values.as_ref() == Some(&index.get(&hit.id).unwrap().unwrap().values)));
+}
+
+#[test]
+fn a_plan_says_what_was_asked_scanned_and_visited() {
+    let in_memory = 1_500;
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_store(OsIo, directory.path(), &Limits { unbuilt_rows_max: 1 << 40, ..Limits::default() }).unwrap();
+    let options = IndexOptions { ef_search: Some(40), min_recall: Some(0.0), ..IndexOptions::default() };
+    let spec = IndexSpec { index_type: "HNSW16".to_owned(), options, ..support::spec(DIMENSION, Metric::L2) };
+    let index = store.create_index(&tenant(), &spec).unwrap();
+    let mut chance = Chance::new(5);
+    fill(&index, 0..ROWS - in_memory, &mut chance);
+    index.compact().unwrap();
+    fill(&index, ROWS - in_memory..ROWS, &mut chance);
+    let query = |filter: &str, exact| {
+        let filter = Some(Filter::parse(filter).unwrap());
+        Query { vector: vec![1.0; DIMENSION], k: K, filter, exact, ..Query::default() }
+    };
+    let plan = |query: &Query| {
+        let (hits, plan) = index.search_planned(query).unwrap();
+        assert_eq!(hits, index.search(query).unwrap());
+        assert_eq!(plan, index.explain(query).unwrap().1.plan);
+        plan
+    };
+    let (sealed, growing) = ((ROWS - in_memory) as u64, in_memory as u64);
+    let matching = |parts: usize| (0..ROWS).filter(|row| row * 7919 % parts == 0).count() as u64;
+    let segments = index.info().segments as u64;
+
+    let scanned = plan(&query("{}", true));
+    let all = Plan { matched: sealed + growing, memory_rows: growing, ..Plan::default() };
+    assert_eq!(scanned, Plan { scan_segments: segments, scan_rows: sealed + growing, ..all });
+    let asked = plan(&query("{}", false));
+    let through_index = Plan { index_segments: 1, index_rows: sealed, scan_segments: segments - 1, scan_rows: growing, ..all };
+    assert_eq!(asked, Plan { ef: Some(40), ..through_index });
+    let wider = Query { params: SearchParams { ef: Some(99), ..SearchParams::default() }, ..query("{}", false) };
+    assert_eq!(plan(&wider), Plan { ef: Some(99), ..through_index });
+
+    // Twice the candidates, where one of two is hidden.
+    let half = plan(&query("{\"p2\":0}", false));
+    assert_eq!((half.matched, half.index_rows, half.second_looks), (matching(2), sealed, 0));
+    assert!(half.ef.is_some_and(|ef| (79..=81).contains(&ef)), "{half:?}");
+    let few = plan(&query("{\"p200\":0}", false));
+    let visited = Plan { matched: matching(200), matches_segments: segments, matches_rows: matching(200), ..Plan::default() };
+    assert_eq!(few, Plan { memory_rows: growing, ..visited });
+
+    let queries = [query("{}", true), query("{}", false), query("{\"p200\":0}", false)];
+    let together = index.search_batch(&queries).unwrap().plan;
+    assert_eq!(together.matched, scanned.matched + asked.matched + few.matched);
+    assert_eq!(
+        (together.index_rows, together.scan_rows, together.matches_rows, together.ef),
+        (sealed, sealed + 2 * growing, matching(200), Some(40))
+    );
+    let within =
+        RangeQuery { vector: vec![1.0; DIMENSION], within: Within::Radius(1.0), filter: None, limit: K, include_values: false };
+    assert_eq!(index.range_search(&within).unwrap().plan, scanned);
+}
+
+#[test]
+fn a_plan_says_that_an_index_found_too_few_and_the_rows_were_looked_at_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open_store(OsIo, directory.path(), &Limits { unbuilt_rows_max: 1 << 40, ..Limits::default() }).unwrap();
+    let options = IndexOptions { min_recall: Some(0.0), ..IndexOptions::default() };
+    let spec = IndexSpec { index_type: "IVF64,Flat".to_owned(), options, ..support::spec(DIMENSION, Metric::L2) };
+    let index = store.create_index(&tenant(), &spec).unwrap();
+    fill(&index, 0..ROWS, &mut Chance::new(5));
+    index.compact().unwrap();
+    let plan = |k| {
+        let params = SearchParams { nprobe: Some(1), ..SearchParams::default() };
+        index.search_planned(&Query { vector: vec![1.0; DIMENSION], k, params, ..Query::default() }).unwrap().1
+    };
+    let rows = ROWS as u64;
+    let asked = Plan { matched: rows, nprobe: Some(1), ..Plan::default() };
+    assert_eq!(plan(1), Plan { index_segments: 1, index_rows: rows, ..asked });
+    assert_eq!(plan(ROWS / 2), Plan { scan_segments: 1, scan_rows: rows, second_looks: 1, ..asked });
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use faiss_proxy::io::os::OsIo;
 use faiss_proxy::{
-    Durability, Error, Filter, Hit, Index, IndexOptions, IndexSpec, Metric, Query, RangeQuery, SearchParams, Store, Within,
-    config::Limits,
+    BatchHits, Durability, Error, Filter, Hit, Index, IndexOptions, IndexSpec, Metric, Query, RangeQuery, SearchParams, Store,
+    Within, config::Limits,
 };
 use support::{Chance, open_store, tenant};
 
@@ -82,7 +82,7 @@ fn check(spec: &IndexSpec) {
     let single: Vec<Vec<Hit>> = queries.iter().map(|query| index.search(query).unwrap()).collect();
     assert!(single.iter().filter(|hits| hits.len() >= 10).count() > 80, "there is something to find");
     for some in [300, 20, 3] {
-        let (together, lsn) = index.search_batch(&queries[..some]).unwrap();
+        let BatchHits { answers: together, lsn, .. } = index.search_batch(&queries[..some]).unwrap();
         assert_eq!(lsn, index.info().lsn);
         assert_eq!(together.len(), some);
         for (at, (together, single)) in together.iter().zip(&single).enumerate() {
@@ -131,7 +131,7 @@ fn a_batch_with_a_wrong_query_is_refused_as_a_whole_and_the_query_is_named() {
     assert_eq!(wrong(&[]), "queries");
     assert_eq!(wrong(&vec![right.clone(); 1_001]), "queries");
     assert_eq!(wrong(&vec![Query { k: 10_000, ..right.clone() }; 11]), "queries");
-    assert_eq!(index.search_batch(&vec![right; 1_000]).unwrap().0.len(), 1_000);
+    assert_eq!(index.search_batch(&vec![right; 1_000]).unwrap().answers.len(), 1_000);
 }
 
 /// All live points that match, by a search that leaves none out.

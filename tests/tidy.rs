@@ -19,7 +19,7 @@ const ARROW_EXCEPTIONS: &[(&str, &str, &str)] =
     &[("src/types.rs", "segment", "a Query carries the filter that it is asked with")];
 
 /// Words that every layer shares. They use no layer.
-const SHARED: [&str; 6] = ["config", "error", "sync", "time", "types", "write_options"];
+const SHARED: [&str; 7] = ["config", "error", "plan", "sync", "time", "types", "write_options"];
 
 const UNSAFE_FILES: [&str; 2] = ["src/segment/faiss.rs", "src/io/map.rs"];
 

@@ -90,9 +90,15 @@ pub struct Server {
 impl Server {
     /// `program` is `faiss-proxy`; the directory need not be there.
     pub fn start(program: &str, data_dir: &Path) -> Self {
+        Self::start_with(program, data_dir, |_| {})
+    }
+
+    /// The same with more options.
+    pub fn start_with(program: &str, data_dir: &Path, change: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(data_dir);
         command.env("FAISS_PROXY_API_KEYS", format!("{KEY}:bench")).env("RUST_LOG", "warn");
+        change(&mut command);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("the program runs");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("it says where it listens");
@@ -107,6 +113,19 @@ impl Server {
         let fields = stat.rsplit(')').next().expect("fields").split_ascii_whitespace();
         let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
         Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second())
+    }
+}
+
+impl Server {
+    /// The same to the nanosecond, of the threads that there are: they must be those of before.
+    pub fn run_time(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        let nanoseconds = tasks.map(|task| {
+            let stat =
+                std::fs::read_to_string(task.expect("a thread").path().join("schedstat")).expect("a kernel with schedstat");
+            stat.split_ascii_whitespace().next().and_then(|first| first.parse::<u64>().ok()).expect("a number")
+        });
+        Duration::from_nanos(nanoseconds.sum())
     }
 }
 

@@ -8,9 +8,10 @@ use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts, IntCounter, Opts, Registry};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
-use tracing::Span;
+use tracing::Instrument as _;
 use warp::http::StatusCode;
 
+use super::listen::STAGES;
 use super::reply::Problem;
 use crate::engine::SHORT;
 use crate::types::TenantId;
@@ -131,9 +132,9 @@ impl Queue {
         F: FnOnce() -> Result<T, Problem> + Send + 'static,
     {
         let came = Instant::now();
-        let slot = self.slot(&turn).await?;
+        let slot = self.slot(&turn).instrument(tracing::info_span!(target: STAGES, "queue")).await?;
         self.wait.observe(came.elapsed().as_secs_f64());
-        let span = Span::current();
+        let span = tracing::info_span!(target: STAGES, "work").or_current();
         let call = tokio::task::spawn_blocking(move || {
             let _held = slot;
             span.in_scope(work)

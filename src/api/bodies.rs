@@ -7,6 +7,7 @@ use super::reply::{AnswerVectors, Problem};
 pub(crate) use super::request::VectorsBody;
 use super::request::{JsonBody, decode_percent};
 use super::search;
+use super::slow::Done;
 use super::writes;
 use crate::config::Limits;
 use crate::engine::{Index, Store};
@@ -26,19 +27,22 @@ pub(crate) fn add(body: &VectorsBody, index: &Index, atomic: bool) -> Result<Val
 
 /// The answer to the body of a `POST …/search`.
 pub(crate) fn search(body: &VectorsBody, index: &Index) -> Result<Value, u16> {
-    let found = search::find(index, &Limits::default(), body, true, &mut AnswerVectors::Inside).map_err(status)?;
+    let found =
+        search::find(index, &Limits::default(), body, true, &mut AnswerVectors::Inside, &mut Done::default()).map_err(status)?;
     Ok(serde_json::to_value(found).expect("an answer is JSON"))
 }
 
 /// The answer to the body of a `POST …/search/batch`.
 pub(crate) fn batch(body: &VectorsBody, index: &Index) -> Result<Value, u16> {
-    let found = search::find_together(index, &Limits::default(), body, &mut AnswerVectors::Inside).map_err(status)?;
+    let found = search::find_together(index, &Limits::default(), body, &mut AnswerVectors::Inside, &mut Done::default())
+        .map_err(status)?;
     Ok(serde_json::to_value(found).expect("an answer is JSON"))
 }
 
 /// The answer to the body of a `POST …/range_search`.
 pub(crate) fn range(body: &VectorsBody, index: &Index) -> Result<Value, u16> {
-    let found = search::find_within(index, &Limits::default(), body, &mut AnswerVectors::Inside).map_err(status)?;
+    let found =
+        search::find_within(index, &Limits::default(), body, &mut AnswerVectors::Inside, &mut Done::default()).map_err(status)?;
     Ok(serde_json::to_value(found).expect("an answer is JSON"))
 }
 
@@ -50,7 +54,8 @@ pub(crate) fn change(body: &[u8], store: &Store, tenant: &TenantId, id: IndexId)
 
 /// What the body of a `POST …/vectors/delete` came to.
 pub(crate) fn delete(body: &[u8], index: &Index) -> Result<Deleted, u16> {
-    writes::delete_points(index, &Limits::default(), &JsonBody::of(body), WriteOptions::default()).map_err(status)
+    writes::delete_points(index, &Limits::default(), &JsonBody::of(body), WriteOptions::default(), &mut Done::default())
+        .map_err(status)
 }
 
 /// A part of a path or of a query, decoded.

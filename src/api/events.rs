@@ -124,7 +124,7 @@ impl Stream {
             () = self.sender.closed() => return None,
             _ = self.ending.wait_for(|ending| *ending) => return None,
             changed = poll_fn(|context| self.listener.poll_durable(next_lsn, context)) => changed,
-            () = tokio::time::sleep(config.stream_heartbeat) => return Some(Ok(Page { text: HEARTBEAT.to_vec(), next_lsn })),
+            () = tokio::time::sleep(config.connections.stream_heartbeat) => return Some(Ok(Page { text: HEARTBEAT.to_vec(), next_lsn })),
         };
         match changed {
             Ok(()) => {}
@@ -132,7 +132,9 @@ impl Stream {
             Err(Error::Closed(_)) => return None,
             Err(error) => return Some(Err(error.into())),
         }
-        let room = async { matches!(tokio::time::timeout(config.stream_stall_timeout, self.sender.reserve()).await, Ok(Ok(_))) };
+        let room = async {
+            matches!(tokio::time::timeout(config.connections.stream_stall_timeout, self.sender.reserve()).await, Ok(Ok(_)))
+        };
         let has_room = tokio::select! {
             has_room = room => has_room,
             _ = self.ending.wait_for(|ending| *ending) => false,
@@ -151,7 +153,7 @@ impl Stream {
 
     /// Whether the client still takes what is sent, before the server ends.
     async fn send(&mut self, text: Vec<u8>) -> bool {
-        let sent = tokio::time::timeout(self.server.config.stream_stall_timeout, self.sender.send(text.into()));
+        let sent = tokio::time::timeout(self.server.config.connections.stream_stall_timeout, self.sender.send(text.into()));
         tokio::select! {
             sent = sent => matches!(sent, Ok(Ok(()))),
             _ = self.ending.wait_for(|ending| *ending) => false,

@@ -5,9 +5,9 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -25,8 +25,9 @@ use warp::reply::Response;
 use super::drain::DrainedBody;
 use super::idle::Activity;
 use super::request::{Arrival, RequestId};
+use super::spans::Spans;
 use super::tls::Tls;
-use super::{Server, ServerConfig, backups, operators, routes};
+use super::{Connections, Server, ServerConfig, backups, operators, routes};
 use crate::Store;
 
 /// What a connection of HTTP/2 may have under way at one time.
@@ -38,12 +39,18 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 
 /// Connections that operators may have open.
 const OPERATORS_MAX: usize = 64;
+/// The target of the spans of requests, of the level error, which their lines in the log are in.
+pub const REQUESTS: &str = "faiss_proxy::request";
+/// The target of the lines, of the level debug, that tell of each request that was answered.
+pub const ACCESS_LOG: &str = "faiss_proxy::access";
+/// The target of the spans that a request's time is divided into, of the level info. They are for traces; the log leaves them out.
+pub const STAGES: &str = "faiss_proxy::stage";
 
 /// What HTTP/2 without TLS begins with (RFC 9113), as far as no request of HTTP/1.1 does.
 const HTTP_2_PREFACE: &[u8] = b"PRI";
 
 /// Serves the store on `listener` until `shutdown` is ready; then accepts nothing more, has builds and compactions stopped, ends the
-/// streams of changes, and returns when the requests that run are answered, or after [`ServerConfig::shutdown_timeout`]. The store stays open: it is the caller's to close.
+/// streams of changes, and returns when the requests that run are answered, or after [`Connections::shutdown_timeout`]. The store stays open: it is the caller's to close.
 ///
 /// HTTP/1.1 and HTTP/2: with TLS the client's choice in the handshake, without by the first bytes. On `operators`, what operators look at, in clear and without
 /// a key: whoever reaches it sees all tenants.
@@ -54,7 +61,7 @@ pub async fn serve(
     operators: Option<TcpListener>,
     shutdown: impl Future<Output = ()>,
 ) {
-    let shutdown_timeout = config.shutdown_timeout;
+    let shutdown_timeout = config.connections.shutdown_timeout;
     let (end, ending) = watch::channel(false);
     let protocols = Arc::new(Protocols::new(&config, config.tls.clone(), ending.clone()));
     let in_clear = Arc::new(Protocols::new(&config, None, ending.clone()));
@@ -152,16 +159,16 @@ async fn keep(
 impl Protocols {
     fn new(config: &ServerConfig, tls: Option<Tls>, ending: watch::Receiver<bool>) -> Self {
         let mut http_1 = http1::Builder::new();
-        http_1.timer(TokioTimer::new()).header_read_timeout(config.head_timeout);
+        http_1.timer(TokioTimer::new()).header_read_timeout(config.connections.head_timeout);
         let mut http_2 = http2::Builder::new(TokioExecutor::new());
         http_2
             .timer(TokioTimer::new())
-            .keep_alive_interval(config.head_timeout)
-            .keep_alive_timeout(config.head_timeout)
+            .keep_alive_interval(config.connections.head_timeout)
+            .keep_alive_timeout(config.connections.head_timeout)
             .max_concurrent_streams(STREAMS_MAX)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW);
-        let &ServerConfig { beginning_timeout, head_timeout, .. } = config;
+        let &Connections { beginning_timeout, head_timeout, .. } = &config.connections;
         Self { tls, http_1, http_2, beginning_timeout, head_timeout, ending }
     }
 
@@ -245,15 +252,22 @@ async fn answer<S>(routes: S, peer: IpAddr, mut request: hyper::Request<Incoming
 where
     S: Service<hyper::Request<DrainedBody>, Response = Response, Error = Infallible>,
 {
+    let began = Instant::now();
     let id = RequestId::of(request.headers());
-    let span = tracing::info_span!("request", id = id.as_str(), method = %request.method(), path = request.uri().path());
-    request.extensions_mut().insert(Arrival { id: id.clone(), peer });
+    let spans = Spans::new(&id, request.method(), request.uri().path(), request.headers());
+    request.extensions_mut().insert(Arrival { id: id.clone(), peer, spans: spans.clone() });
     let (head, body) = request.into_parts();
     let body = DrainedBody::new(body, &head);
-    let mut response = routes.call(hyper::Request::from_parts(head, body)).instrument(span.clone()).await?;
+    // The trace's span is the inner one: what is within is its child.
+    let answered = routes.call(hyper::Request::from_parts(head, body)).instrument(spans.trace.clone());
+    let mut response = answered.instrument(spans.log.clone()).await?;
     if let Ok(value) = HeaderValue::from_str(id.as_str()) {
         response.headers_mut().insert("x-request-id", value);
     }
-    span.in_scope(|| tracing::debug!(status = response.status().as_u16(), "answered"));
+    let (status, bytes) = (response.status().as_u16(), response.body().size_hint().exact());
+    spans.end(status);
+    spans.log.in_scope(|| {
+        tracing::debug!(target: ACCESS_LOG, status, bytes, micros = began.elapsed().as_micros() as u64, "answered");
+    });
     Ok(response)
 }

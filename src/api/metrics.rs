@@ -154,9 +154,9 @@ fn of_the_server(server: &Server) -> Vec<MetricFamily> {
             "faiss_proxy_connections",
             "Connections that are open.",
             // One place is held for who comes next.
-            held(config.connections_max, server.connections.available_permits() + 1),
+            held(config.connections.connections_max, server.connections.available_permits() + 1),
         ),
-        ("faiss_proxy_connections_max", "Connections that may be open.", config.connections_max as f64),
+        ("faiss_proxy_connections_max", "Connections that may be open.", config.connections.connections_max as f64),
         (
             "faiss_proxy_bodies_bytes",
             "Bytes of request bodies that are held.",
@@ -166,7 +166,7 @@ fn of_the_server(server: &Server) -> Vec<MetricFamily> {
         (
             "faiss_proxy_streams",
             "Streams of changes that are open.",
-            held(config.streams_max, server.streams.available_permits()),
+            held(config.connections.streams_max, server.streams.available_permits()),
         ),
         ("faiss_proxy_disk_bytes", "Bytes of the disk that has the data directory.", disk_total),
         ("faiss_proxy_disk_free_bytes", "Bytes of it that are free.", disk_total - disk_used),

@@ -28,6 +28,8 @@ mod request;
 mod routes;
 mod search;
 mod service;
+mod slow;
+mod spans;
 mod tls;
 mod vectors;
 mod writes;
@@ -39,8 +41,8 @@ use tokio::sync::{Semaphore, watch};
 
 pub use auth::{ApiKeys, Entry, Gate, Quota, Role};
 pub use backups::BackupConfig;
-pub use config::ServerConfig;
-pub use listen::serve;
+pub use config::{Connections, Queues, ServerConfig};
+pub use listen::{ACCESS_LOG, REQUESTS, STAGES, serve};
 pub use tls::Tls;
 
 use self::admission::Queue;
@@ -77,24 +79,25 @@ struct Server {
 
 impl Server {
     fn new(store: Arc<Store>, config: ServerConfig, ending: watch::Receiver<bool>) -> Self {
-        let queue = |name, running_max, waiting_max| Queue::new(name, running_max, waiting_max, config.queue_wait_max);
+        let queues = &config.queues;
+        let queue = |name, running_max, waiting_max| Queue::new(name, running_max, waiting_max, queues.queue_wait_max);
         // Of these, one takes minutes, and who asks for it knows that.
         let slow_queue = |name, running_max, waiting_max| Queue::new(name, running_max, waiting_max, Duration::MAX);
         let server = Self {
             metrics: Metrics::new(),
             store,
             started: Instant::now(),
-            writes: queue("writes", config.writes_running_max, config.writes_waiting_max),
-            rewrites: slow_queue("compactions", config.rewrites_running_max, config.rewrites_waiting_max),
-            backups: slow_queue("backups", config.backups_running_max, config.backups_waiting_max),
-            searches: queue("searches", config.searches_running_max, config.searches_waiting_max),
-            reads: queue("reads", config.reads_running_max, config.reads_waiting_max),
-            streams: Arc::new(Semaphore::new(config.streams_max)),
+            writes: queue("writes", queues.writes_running_max, queues.writes_waiting_max),
+            rewrites: slow_queue("compactions", queues.rewrites_running_max, queues.rewrites_waiting_max),
+            backups: slow_queue("backups", queues.backups_running_max, queues.backups_waiting_max),
+            searches: queue("searches", queues.searches_running_max(), queues.searches_waiting_max),
+            reads: queue("reads", queues.reads_running_max, queues.reads_waiting_max),
+            streams: Arc::new(Semaphore::new(config.connections.streams_max)),
             ending,
             bodies_bytes: Arc::new(Semaphore::new(config.bodies_bytes_max.min(Semaphore::MAX_PERMITS))),
             memory: Memory::new(config.memory_bytes_max),
             processor: service::Processor::new(),
-            connections: Arc::new(Semaphore::new(config.connections_max.min(Semaphore::MAX_PERMITS))),
+            connections: Arc::new(Semaphore::new(config.connections.connections_max.min(Semaphore::MAX_PERMITS))),
             config,
         };
         server.metrics.register(&server.store, server.queues());

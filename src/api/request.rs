@@ -17,7 +17,8 @@ use warp::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, IF_MATCH, IF_
 use warp::http::{HeaderMap, Method, StatusCode};
 
 use super::reply::Problem;
-use super::{Server, ServerConfig, binary};
+use super::spans::Spans;
+use super::{Connections, Server, binary};
 use crate::error::Error;
 use crate::types::{Condition, IdempotencyKey, WriteOptions};
 
@@ -46,6 +47,7 @@ pub struct Arrival {
     pub id: RequestId,
     /// Whoever has the other end of the connection: perhaps a proxy.
     pub peer: IpAddr,
+    pub spans: Spans,
 }
 
 type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
@@ -54,6 +56,7 @@ type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>
 pub struct Request {
     pub id: RequestId,
     pub peer: IpAddr,
+    pub spans: Spans,
     pub came: Instant,
     pub method: Method,
     pub headers: HeaderMap,
@@ -63,13 +66,13 @@ pub struct Request {
 
 impl Request {
     pub fn new(
-        Arrival { id, peer }: Arrival,
+        Arrival { id, peer, spans }: Arrival,
         method: Method,
         headers: HeaderMap,
         query: String,
         body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,
     ) -> Self {
-        Self { id, peer, came: Instant::now(), method, headers, query, body: Box::pin(Chunks(Box::pin(body))) }
+        Self { id, peer, spans, came: Instant::now(), method, headers, query, body: Box::pin(Chunks(Box::pin(body))) }
     }
 
     /// The value of a query parameter, decoded; the first where it is there more than once.
@@ -200,11 +203,11 @@ impl Request {
         }
         let mut bytes = BytesMut::new();
         let mut memory: Option<OwnedSemaphorePermit> = None;
-        let &ServerConfig { body_timeout, body_rate_min, .. } = &server.config;
+        let &Connections { body_timeout, body_rate_min, .. } = &server.config.connections;
         let began = Instant::now();
         loop {
             // Else one byte at a time would keep a connection, and what it holds, for ever.
-            let slowest = body_timeout.saturating_add(Duration::from_secs_f64(bytes.len() as f64 / body_rate_min));
+            let slowest = body_timeout.saturating_add(Duration::from_secs_f64(bytes.len() as f64 / body_rate_min as f64));
             let left = slowest.checked_sub(began.elapsed()).ok_or_else(body_too_slow)?;
             let Some(chunk) = self.next_chunk(body_timeout.min(left)).await? else { break };
             if bytes.len() + chunk.len() > max {

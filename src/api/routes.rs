@@ -208,6 +208,7 @@ pub fn routes(server: Arc<Server>) -> impl Filter<Extract = (Response,), Error =
             let server = Arc::clone(&server);
             let (id, came) = (request.id.clone(), request.came);
             let (method, route) = target.call(&request.method);
+            request.spans.are_for(method, route);
             async move {
                 let response = dispatch(Arc::clone(&server), target, request).await.unwrap_or_else(|problem| {
                     server.metrics.refused(&problem);
@@ -232,6 +233,7 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
     let turn = match call.or(calls.first()) {
         Some((_, Access::Key(role))) => {
             let caller = server.config.gate.caller(&request.headers, request.peer)?;
+            request.spans.are_of(&caller.tenant);
             if call.is_some() {
                 caller.check(*role)?;
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use tracing::span::EnteredSpan;
 use utoipa::ToSchema;
 use warp::reply::Response;
 
@@ -11,14 +12,17 @@ use super::Server;
 use super::admission::Turn;
 use super::decode::{self, BodyVectors, required};
 use super::indices::index_id;
+use super::listen::STAGES;
 use super::openapi::Vector;
 use super::reply::{AnswerVectors, Problem, shortest, stored_json};
 use super::request::{Request, VectorsBody};
+use super::slow::{Done, watched};
 use crate::config::{Limits, RANGE_LIMIT_DEFAULT};
 use crate::engine::Index;
 use crate::error::Error;
+use crate::plan::Explanation;
 use crate::segment::filter::Filter;
-use crate::types::{Explanation, Hit, Lsn, Query, RangeQuery, SearchParams, Within};
+use crate::types::{BatchHits, Hit, Lsn, Query, RangeQuery, SearchParams, Within};
 
 /// Answers where the client does not say how many.
 const K_DEFAULT: usize = 10;
@@ -163,46 +167,45 @@ impl FoundPoint {
 }
 
 pub async fn search(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
-    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let explains = request.flag("explain")?;
     let body = request.vectors_body(&server).await?;
     let mut vectors = AnswerVectors::wanted(&request.headers);
-    let call = Arc::clone(&server);
-    let work = move || {
-        let index = call.store.index(&tenant, id)?;
-        let found = find(&index, &call.config.limits, &body, explains, &mut vectors)?;
-        Ok(vectors.answer(&found))
+    let work = move |server: &Server, index: &Index, done: &mut Done| {
+        let found = find(index, &server.config.limits, &body, explains, &mut vectors, done)?;
+        Ok(encoded(vectors, &found))
     };
-    server.searches.run(turn, work).await
+    watched(&server, &server.searches, turn, "search", id, work).await
 }
 
 pub async fn batch(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
-    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let body = request.vectors_body(&server).await?;
     let mut vectors = AnswerVectors::wanted(&request.headers);
-    let call = Arc::clone(&server);
-    let work = move || {
-        let index = call.store.index(&tenant, id)?;
-        let found = find_together(&index, &call.config.limits, &body, &mut vectors)?;
-        Ok(vectors.answer(&found))
+    let work = move |server: &Server, index: &Index, done: &mut Done| {
+        let found = find_together(index, &server.config.limits, &body, &mut vectors, done)?;
+        Ok(encoded(vectors, &found))
     };
-    server.searches.run(turn, work).await
+    watched(&server, &server.searches, turn, "search/batch", id, work).await
 }
 
 pub async fn range(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
-    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let body = request.vectors_body(&server).await?;
     let mut vectors = AnswerVectors::wanted(&request.headers);
-    let call = Arc::clone(&server);
-    let work = move || {
-        let index = call.store.index(&tenant, id)?;
-        let found = find_within(&index, &call.config.limits, &body, &mut vectors)?;
-        Ok(vectors.answer(&found))
+    let work = move |server: &Server, index: &Index, done: &mut Done| {
+        let found = find_within(index, &server.config.limits, &body, &mut vectors, done)?;
+        Ok(encoded(vectors, &found))
     };
-    server.searches.run(turn, work).await
+    watched(&server, &server.searches, turn, "range_search", id, work).await
+}
+
+fn encoded(vectors: AnswerVectors, found: &impl Serialize) -> Response {
+    tracing::info_span!(target: STAGES, "encode").in_scope(|| vectors.answer(found))
+}
+
+fn decoding() -> EnteredSpan {
+    tracing::info_span!(target: STAGES, "decode").entered()
 }
 
 /// Answers the search that a body asks for, but for the vectors, which are placed in `vectors`.
@@ -215,16 +218,23 @@ pub(super) fn find(
     body: &VectorsBody,
     explains: bool,
     vectors: &mut AnswerVectors,
+    done: &mut Done,
 ) -> Result<Found, Problem> {
+    let decode = decoding();
     let (text, behind) = body.parts()?;
     let body = decode::body(text)?;
     let (query, with_metadata) = decode_query(&body, 0, &BodyVectors::new(behind, 1, index.dimension())?, limits)?;
-    if !explains {
-        return Ok(Found { results: points(index.search(&query)?, with_metadata, vectors)?, explain: None });
-    }
-    let (hits, explanation) = index.explain(&query)?;
-    let matched = explanation.segments.iter().map(|segment| segment.matched).sum();
-    Ok(Found { results: points(hits, with_metadata, vectors)?, explain: Some(Explained { explanation, matched }) })
+    drop(decode);
+    done.k = query.k;
+    let (hits, explain);
+    (hits, done.plan, explain) = if explains {
+        let (hits, explanation) = done.by_engine(|| index.explain(&query))?;
+        (hits, explanation.plan, Some(Explained { matched: explanation.plan.matched, explanation }))
+    } else {
+        let (hits, plan) = done.by_engine(|| index.search_planned(&query))?;
+        (hits, plan, None)
+    };
+    Ok(Found { results: points(hits, with_metadata, vectors)?, explain })
 }
 
 /// Answers the batch of searches that a body asks for.
@@ -236,7 +246,9 @@ pub(super) fn find_together(
     limits: &Limits,
     body: &VectorsBody,
     vectors: &mut AnswerVectors,
+    done: &mut Done,
 ) -> Result<FoundTogether, Problem> {
+    let decode = decoding();
     let (text, behind) = body.parts()?;
     let body: BatchBody = decode::body(text)?;
     let items = decode::objects(required(body.queries, "queries")?, "queries", limits.batch_queries_max)?;
@@ -249,7 +261,10 @@ pub(super) fn find_together(
         queries.push(query);
         with_metadata.push(with);
     }
-    let (answers, lsn) = index.search_batch(&queries)?;
+    drop(decode);
+    done.k = queries.iter().map(|query| query.k).sum();
+    let BatchHits { answers, lsn, plan } = done.by_engine(|| index.search_batch(&queries))?;
+    done.plan = plan;
     let results = answers.into_iter().zip(with_metadata);
     let results = results.map(|(hits, with)| Ok(Found { results: points(hits, with, vectors)?, explain: None }));
     Ok(FoundTogether { results: results.collect::<Result<_, Problem>>()?, lsn })
@@ -264,7 +279,9 @@ pub(super) fn find_within(
     limits: &Limits,
     body: &VectorsBody,
     vectors: &mut AnswerVectors,
+    done: &mut Done,
 ) -> Result<FoundWithin, Problem> {
+    let decode = decoding();
     let (text, behind) = body.parts()?;
     let body: RangeBody = decode::body(text)?;
     let asked = BodyVectors::new(behind, 1, index.dimension())?;
@@ -284,7 +301,10 @@ pub(super) fn find_within(
         include_values: body.include_values.map_or(Ok(false), |raw| decode::boolean(raw, "include_values"))?,
     };
     let include_metadata = body.include_metadata.map_or(Ok(true), |raw| decode::boolean(raw, "include_metadata"))?;
-    let found = index.range_search(&range)?;
+    drop(decode);
+    done.k = range.limit;
+    let found = done.by_engine(|| index.range_search(&range))?;
+    done.plan = found.plan;
     Ok(FoundWithin { results: points(found.hits, include_metadata, vectors)?, truncated: found.truncated, lsn: found.lsn })
 }
 

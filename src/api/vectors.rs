@@ -14,7 +14,9 @@ use super::decode::{self, required};
 use super::indices::index_id;
 use super::reply::{AnswerVectors, Problem, json, stored_json, with_etag};
 use super::request::{JsonBody, Request, decode_percent};
+use super::slow::{Done, watched};
 use crate::config::Limits;
+use crate::engine::Index;
 use crate::error::{Error, What};
 use crate::segment::filter::Filter;
 use crate::types::{PageQuery, Point, ScanPosition, ScanQuery};
@@ -217,17 +219,16 @@ pub(super) struct Counted {
 
 /// How many points match a filter.
 pub async fn count(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
-    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let body = request.json_body(&server).await?;
-    let store = Arc::clone(&server.store);
-    let work = move || {
+    let work = move |_: &Server, index: &Index, done: &mut Done| {
         let body: CountBody = decode::body(body.text()?)?;
         let filter = Filter::parse(body.filter.map_or("{}", RawValue::get))?;
         let as_of_lsn = body.as_of_lsn.map(|raw| decode::lsn(raw, "as_of_lsn")).transpose()?;
-        let index = store.index(&tenant, id)?;
-        let (count, lsn) = as_of_lsn.map_or_else(|| Ok(index.count(&filter)), |lsn| index.count_as_of(&filter, lsn))?;
+        let counted = || as_of_lsn.map_or_else(|| Ok(index.count(&filter)), |lsn| index.count_as_of(&filter, lsn));
+        let (count, lsn) = done.by_engine(counted)?;
+        done.plan.matched = count;
         Ok(json(StatusCode::OK, &Counted { count, lsn }))
     };
-    server.searches.run(turn, work).await
+    watched(&server, &server.searches, turn, "count", id, work).await
 }

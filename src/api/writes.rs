@@ -16,6 +16,7 @@ use super::indices::index_id;
 use super::openapi::Vector;
 use super::reply::{PointError, Problem, json, no_content, with_etag, with_lsn};
 use super::request::{JsonBody, Request, VectorsBody, decode_percent};
+use super::slow::{Done, watched};
 use super::vectors::decode_ids;
 use crate::config::Limits;
 use crate::engine::{Batch, Index};
@@ -281,17 +282,14 @@ pub async fn patch(
 
 /// Deletes the points of some ids, or those that match a filter, as one mutation.
 pub async fn delete_many(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
-    let tenant = turn.tenant.clone();
     let id = index_id(&id)?;
     let body = request.json_body(&server).await?;
     let options = request.write_options(&[body.bytes()])?;
-    let call = Arc::clone(&server);
-    let work = move || {
-        let index = call.store.index(&tenant, id)?;
-        let deleted = delete_points(&index, &call.config.limits, &body, options)?;
+    let work = move |server: &Server, index: &Index, done: &mut Done| {
+        let deleted = delete_points(index, &server.config.limits, &body, options, done)?;
         Ok(json(StatusCode::OK, &DeletedDocument::of(deleted)))
     };
-    server.writes.run(turn, work).await
+    watched(&server, &server.writes, turn, "delete", id, work).await
 }
 
 /// Which points to delete: `ids`, or a `filter`, and not both.
@@ -310,14 +308,27 @@ pub(super) struct DeleteBody<'a> {
 ///
 /// # Errors
 /// 400 and 422 for the body; those of the store.
-pub(super) fn delete_points(index: &Index, limits: &Limits, body: &JsonBody, options: WriteOptions) -> Result<Deleted, Problem> {
+pub(super) fn delete_points(
+    index: &Index,
+    limits: &Limits,
+    body: &JsonBody,
+    options: WriteOptions,
+    done: &mut Done,
+) -> Result<Deleted, Problem> {
     let body: DeleteBody = decode::body(body.text()?)?;
     match (body.ids, body.filter) {
         (Some(_), Some(_)) => Err(Error::invalid("filter", "invalid_body", "give ids or a filter, and not both").into()),
-        (None, Some(filter)) => Ok(index.delete_matching(&Filter::parse(filter.get())?, options)?),
+        (None, Some(filter)) => {
+            let filter = Filter::parse(filter.get())?;
+            let deleted = done.by_engine(|| index.delete_matching(&filter, options))?;
+            done.plan.matched = deleted.deleted_count as u64;
+            Ok(deleted)
+        }
         (ids, None) => {
             let ids = decode_ids(required(ids, "ids")?, limits)?;
-            Ok(index.delete(&ids.iter().map(String::as_str).collect::<Vec<_>>(), options)?)
+            let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+            done.k = ids.len();
+            Ok(done.by_engine(|| index.delete(&ids, options))?)
         }
     }
 }

@@ -66,8 +66,10 @@ fn line(given: &Given, option: &clap::Arg, name: &str) -> String {
     format!("{name} = {value} # {}", source.escape_debug())
 }
 
-/// As TOML has it.
+/// As TOML has it: a number where that says the same.
 fn literal(text: &str) -> String {
-    let number = text.parse::<i64>().ok().map(|number| number.to_string());
+    let whole = text.parse::<i64>().ok().map(|number| number.to_string());
+    let number =
+        whole.or_else(|| text.contains('.').then(|| text.parse::<f64>().ok()).flatten().map(|number| number.to_string()));
     number.filter(|number| number == text).unwrap_or_else(|| toml::Value::from(text).to_string())
 }

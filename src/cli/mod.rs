@@ -10,8 +10,11 @@ pub mod health;
 pub mod import;
 pub mod inspect;
 pub mod key;
+pub mod logging;
 pub mod ls;
 pub mod offline;
+#[cfg(feature = "otlp")]
+mod otlp;
 pub mod read_faiss;
 #[cfg(feature = "parquet")]
 pub mod read_parquet;
@@ -33,6 +36,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
+use logging::Logging;
 use offline::Work;
 use selection::Selection;
 
@@ -93,9 +97,12 @@ enum Command {
 }
 
 impl Arguments {
-    /// What is logged where `RUST_LOG` does not say. A command tells what it does itself.
-    pub fn log_level(&self) -> &'static str {
-        if matches!(self.command, Command::Serve(_)) { "info" } else { "warn" }
+    /// Logs from now on: what the server does, and of a command, which tells what it does itself, only what is wrong.
+    pub fn start_logging(&self) -> Logging {
+        match &self.command {
+            Command::Serve(arguments) => Logging::start("info", Some(arguments.log())),
+            _ => Logging::start("warn", None),
+        }
     }
 
     /// Does what was asked for.

@@ -18,8 +18,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use super::logging::LogArguments;
 use super::{Failure, key};
-use crate::api::{self, ApiKeys, BackupConfig, Gate, ServerConfig, Tls};
+use crate::api::{self, ApiKeys, BackupConfig, Connections, Gate, Queues, ServerConfig, Tls};
 use crate::backup::Location;
 use crate::config::Limits;
 use crate::engine::{Opening, Store, StoreOptions};
@@ -76,6 +77,9 @@ pub struct Arguments {
     /// where it is not said. 0: no limit.
     #[arg(long, value_name = "MIB", env = "FAISS_PROXY_MEMORY_MAX_MB")]
     memory_max_mb: Option<u64>,
+    /// Open indices of which /metrics tells each for itself: those with the most points.
+    #[arg(long, value_name = "COUNT", env = "FAISS_PROXY_METRICS_INDICES_MAX", default_value_t = ServerConfig::METRICS_INDICES_MAX)]
+    metrics_indices_max: usize,
     /// Threads that build one FAISS index; half of the processors where it is not said.
     #[arg(long, value_name = "THREADS", env = "FAISS_PROXY_BUILD_THREADS", value_parser = value_parser!(u16).range(1..=1024))]
     build_threads: Option<u16>,
@@ -95,13 +99,23 @@ pub struct Arguments {
     #[arg(long)]
     dev: bool,
     #[command(flatten)]
+    log: LogArguments,
+    #[command(flatten)]
     limits: limits::LimitArguments,
+    #[command(flatten)]
+    queues: Queues,
+    #[command(flatten)]
+    connections: Connections,
 }
 
 impl Arguments {
     /// Where the server listens, as it was said.
     pub fn listen(&self) -> &str {
         &self.listen
+    }
+
+    pub fn log(&self) -> &LogArguments {
+        &self.log
     }
 
     pub fn speaks_tls(&self) -> bool {
@@ -135,7 +149,7 @@ pub fn prepare(arguments: &Arguments) -> Result<Prepared, Vec<String>> {
     let addresses = addresses("--listen", &arguments.listen, arguments.dev);
     let backups = backups(arguments);
     let tls = tls(arguments);
-    let limits: Vec<String> = arguments.limits.problems().collect();
+    let limits: Vec<String> = arguments.limits.problems().chain(arguments.log.problem()).collect();
     match (keys, addresses, operators.transpose(), backups, tls) {
         (Ok(keys), Ok(addresses), Ok(operators), Ok(backups), Ok(tls)) if limits.is_empty() => {
             Ok(Prepared { keys, addresses, operators, backups, tls })
@@ -164,15 +178,19 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             tracing::error!(%tenant, index = %id, %reason, "an index refuses; the others serve");
         }
     }
-    let runtime = Builder::new_multi_thread().enable_all().build();
+    // One more closes the store.
+    let threads = arguments.queues.threads() + 1;
+    let runtime = Builder::new_multi_thread().max_blocking_threads(threads).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
     let gate = Gate::new(keys, arguments.key_failures_per_minute);
     let limits = store.limits().clone();
-    let config = ServerConfig { backups, tls, limits, ..ServerConfig::new(gate, arguments.data_dir.clone()) };
-    let config = match arguments.memory_max_mb {
-        Some(mib) => ServerConfig { memory_bytes_max: mib.saturating_mul(1 << 20), ..config },
-        None => config,
-    };
+    let (queues, connections) = (arguments.queues.clone(), arguments.connections.clone());
+    let config = ServerConfig::new(gate, arguments.data_dir.clone());
+    let slow_call = arguments.log.slow_call();
+    let memory_bytes_max = arguments.memory_max_mb.map_or(config.memory_bytes_max, |mib| mib.saturating_mul(1 << 20));
+    let metrics_indices_max = arguments.metrics_indices_max;
+    let config =
+        ServerConfig { backups, tls, limits, queues, connections, slow_call, memory_bytes_max, metrics_indices_max, ..config };
     let config = arguments.limits.set_server(config);
     let served = serve(&runtime, Arc::clone(&store), config, &addresses, operators.as_deref(), arguments);
     // Also where it could not serve: what recovery replayed is then checkpointed once, and not replayed at every attempt.

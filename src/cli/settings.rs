@@ -169,11 +169,12 @@ fn typed(option: &Arg, value: &Value) -> Result<Option<String>, String> {
         Value::Boolean(is_set) if matches!(option.get_action(), ArgAction::SetTrue) => return Ok(is_set.then(|| long(option))),
         Value::String(text) if takes_value => text.clone(),
         Value::Integer(number) if takes_value => number.to_string(),
+        Value::Float(number) if takes_value => number.to_string(),
         Value::Array(items) if option.get_id() == API_KEYS => {
             let items: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
             items.ok_or("must be strings, \"key:tenant\" each")?.join(",")
         }
-        other if takes_value => return Err(format!("must be a string or a whole number, and is a {}", other.type_str())),
+        other if takes_value => return Err(format!("must be a string or a number, and is a {}", other.type_str())),
         other => return Err(format!("must be true or false, and is a {}", other.type_str())),
     };
     Ok(Some(format!("{}={text}", long(option))))

@@ -22,9 +22,10 @@ use super::index::Index;
 use super::view::{Segment, View};
 use crate::config::EF_MAX;
 use crate::error::{Error, Result};
+use crate::plan::{Access, Explanation, How, Plan};
 use crate::segment::filter::Filter;
 use crate::segment::positions::Positions;
-use crate::types::{Access, Explanation, Hit, How, Lsn, Metric, Query};
+use crate::types::{BatchHits, Hit, Metric, Query};
 use nearest::{BLOCK_ROWS, Candidate, Nearest};
 use sieve::Sieve;
 
@@ -38,15 +39,24 @@ impl Index {
     /// [`Error::Invalid`] naming `vector`, `k`, one of `params`, or `as_of_lsn` where there is no such state yet. [`Error::Gone`]: that state is no
     /// longer kept.
     pub fn search(&self, query: &Query) -> Result<Vec<Hit>> {
+        Ok(self.search_planned(query)?.0)
+    }
+
+    /// The same, and what was done for it.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search).
+    pub fn search_planned(&self, query: &Query) -> Result<(Vec<Hit>, Plan)> {
         let _timed = self.stages.search.start_timer();
         let squared_norm = self.check_query(query)?;
         let view = self.view_at(query.as_of_lsn)?;
         let mut nearest = Nearest::new(self.metric, query, squared_norm);
         seek(&view, self.metric, std::slice::from_mut(&mut nearest));
-        hits(&view, self.metric, nearest)
+        let plan = nearest.plan;
+        Ok((hits(&view, self.metric, nearest)?, plan))
     }
 
-    /// The same, and how the answer was found.
+    /// The same, and how each segment was looked at.
     ///
     /// # Errors
     /// As [`search`](Self::search).
@@ -59,17 +69,18 @@ impl Index {
         let mut ways = nearest.ways.take().unwrap_or_default();
         ways.sort_by_key(|(at, _)| *at);
         let segments = ways.into_iter().map(|(_, access)| access).collect();
-        Ok((hits(&view, self.metric, nearest)?, Explanation { lsn: view.lsn, segments }))
+        let explanation = Explanation { lsn: view.lsn, plan: nearest.plan, segments };
+        Ok((hits(&view, self.metric, nearest)?, explanation))
     }
 
-    /// The answers to several queries, in their order, and the LSN of the one state in which they were found. Each is what [`search`](Self::search) finds;
+    /// The answers to several queries, in their order, found in one state. Each is what [`search`](Self::search) finds;
     /// together they take less time: scans by FAISS's matrix kernels, FAISS indexes and equal filters asked once.
     ///
     /// At most [`Limits::batch_queries_max`](crate::config::Limits) queries, for [`Limits::batch_hits_max`](crate::config::Limits) points together.
     ///
     /// # Errors
     /// [`Error::Invalid`] naming `queries`, or a field of the first query that is wrong: `queries[3].vector`. None is answered then.
-    pub fn search_batch(&self, queries: &[Query]) -> Result<(Vec<Vec<Hit>>, Lsn)> {
+    pub fn search_batch(&self, queries: &[Query]) -> Result<BatchHits> {
         let _timed = self.stages.search.start_timer();
         let limits = &self.limits;
         if queries.is_empty() || queries.len() > limits.batch_queries_max {
@@ -90,16 +101,17 @@ impl Index {
             return Err(Error::invalid("queries", "invalid_batch", detail));
         }
         let view = self.view_at(as_of_lsn)?;
-        let mut answers = Vec::with_capacity(queries.len());
+        let (mut answers, mut plan) = (Vec::with_capacity(queries.len()), Plan::default());
         for (queries, squared_norms) in queries.chunks(QUERIES_AT_ONCE).zip(squared_norms.chunks(QUERIES_AT_ONCE)) {
             let nearest = queries.iter().zip(squared_norms).map(|(query, &norm)| Nearest::new(self.metric, query, norm));
             let mut nearest: Vec<Nearest<'_>> = nearest.collect();
             seek(&view, self.metric, &mut nearest);
             for nearest in nearest {
+                plan.add(&nearest.plan);
                 answers.push(hits(&view, self.metric, nearest)?);
             }
         }
-        Ok((answers, view.lsn))
+        Ok(BatchHits { answers, lsn: view.lsn, plan })
     }
 
     /// The squared norm of a query that can be answered.
@@ -158,6 +170,7 @@ fn look<'p, 'n, 'q>(
         }
     }
     for (nearest, how) in queries.iter_mut().zip(ways) {
+        nearest.plan.count(how, part.segment.len as u64, part.count as u64, part.segment.rows.is_sealed());
         if let Some(ways) = &mut nearest.ways {
             ways.push((part.at, Access { rows: part.segment.len as u64, matched: part.count as u64, how }));
         }
@@ -188,11 +201,14 @@ fn ask(part: &Part<'_>, hidden: &Positions, asking: &mut [(&mut Nearest<'_>, &mu
     if let Err(error) = &searched {
         tracing::warn!(%error, "FAISS failed; the segment is scanned");
     }
+    let (ef, nprobe) = ann.searched_with(&params, hidden);
     for ((nearest, how), found) in asking.iter_mut().zip(found) {
+        (nearest.plan.ef, nearest.plan.nprobe) = (nearest.plan.ef.max(ef), nearest.plan.nprobe.max(nprobe));
         // Too few where a graph is not connected, where too few lists were looked into, or where FAISS cannot leave dead rows out.
         if searched.is_ok() && found.len() >= wanted {
             nearest.take(part, &found);
         } else {
+            nearest.plan.second_looks += 1;
             **how = part.without_index();
         }
     }

@@ -36,6 +36,10 @@ pub(crate) enum Rows {
 }
 
 impl Rows {
+    pub(crate) fn is_sealed(&self) -> bool {
+        matches!(self, Self::Sealed(_))
+    }
+
     pub(crate) fn first_row(&self) -> Row {
         match self {
             Self::Growing(growing) => growing.first_row(),

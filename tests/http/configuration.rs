@@ -136,3 +136,50 @@ fn a_server_keeps_to_its_file() {
     assert_eq!(send(&format!("{path}/search"), json!({"vector": [1, 2], "k": 1})).status, 200);
     assert_eq!(send(&format!("{path}/search"), json!({"vector": [1, 2], "k": 1, "filler": "x".repeat(1000)})).status, 413);
 }
+
+#[test]
+fn what_a_queue_or_a_timeout_cannot_be_is_told_by_flag_or_key() {
+    let dir = with_file(
+        "dev = true\n[queues]\nsearches_running_max = 0\nwrites_running_max = 1025\nreads_waiting_max = -1\nqueue_wait_max = 0.0\n[connections]\n\
+         connections_max = 0\nhead_timeout = \"soon\"\nbody_timeout = 1e9\nbody_rate_min = 0\nshutdown_timeout = true\n",
+    );
+    let said = wrong(&config("check", &dir, &["--config", "f.toml"]).output().unwrap());
+    for complaint in [
+        "queues.searches_running_max: invalid value '0'",
+        "queues.writes_running_max: invalid value '1025'",
+        "queues.reads_waiting_max: invalid value '-1'",
+        "queues.queue_wait_max: invalid value '0'",
+        "connections.connections_max: invalid value '0'",
+        "connections.head_timeout: invalid value 'soon'",
+        "connections.body_timeout: invalid value '1000000000'",
+        "must be a number of seconds, 0.001 to 86400",
+        "connections.body_rate_min: invalid value '0'",
+        "connections.shutdown_timeout: must be a string or a number",
+    ] {
+        assert!(said.contains(complaint), "{complaint} in {said}");
+    }
+    let typed = wrong(&config("check", &dir, &["--dev", "--streams-max", "1000001"]).output().unwrap());
+    assert!(typed.contains("--streams-max"), "{typed}");
+}
+
+#[test]
+fn numbers_of_a_file_may_have_a_fraction_and_a_server_has_as_many_streams_as_it_says() {
+    let dir = with_file(
+        "dev = true\nlisten = \"127.0.0.1:0\"\n[connections]\nhead_timeout = 2.5\nstreams_max = 0\n[queues]\nreads_running_max = 1\n",
+    );
+    let said = config("print", &dir, &["--config", "f.toml"]).output().unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(
+        said.contains("[queues]\n")
+            && said.contains("head_timeout = 2.5 # f.toml")
+            && said.contains("body_timeout = 30 # default"),
+        "{said}"
+    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_faiss-proxy"));
+    without_settings(&mut command).args(["serve", "--config", "f.toml"]).current_dir(dir.path());
+    let server = ServerProcess::start(&mut command);
+    let created = server.call("POST", "/v1/index").key(KEY).json(&json!({"name": "n", "dimension": 2})).send();
+    let changes = format!("/v1/index/{}/changes", created.json()["id"].as_str().unwrap());
+    let streamed = server.call("GET", &changes).key(KEY).header("accept", "text/event-stream").send();
+    assert_eq!(streamed.problem(429).0, "busy");
+}

@@ -95,8 +95,8 @@ fn bodies_that_take_too_much_memory_together_are_a_429() {
 #[test]
 fn a_full_queue_is_a_429_that_says_when_to_come_back() {
     let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| {
-        config.searches_running_max = 0;
-        config.searches_waiting_max = 0;
+        config.queues.searches_running_max = Some(0);
+        config.queues.searches_waiting_max = 0;
     });
     let index = server.create_index(1);
     let refused = server.post(&format!("{index}/search"), &json!({"vector": [1]}));
@@ -107,7 +107,9 @@ fn a_full_queue_is_a_429_that_says_when_to_come_back() {
 
 #[test]
 fn a_body_that_stops_coming_is_a_408() {
-    let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| config.body_timeout = std::time::Duration::ZERO);
+    let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| {
+        config.connections.body_timeout = std::time::Duration::ZERO
+    });
     let mut connection = TcpStream::connect(server.address).unwrap();
     connection.write_all(head("POST", "/v1/index", "content-length: 10\r\n").as_bytes()).unwrap();
     Response::read(&mut connection).problem(408);
@@ -116,8 +118,8 @@ fn a_body_that_stops_coming_is_a_408() {
 #[test]
 fn a_body_that_comes_byte_by_byte_for_ever_is_a_408() {
     let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| {
-        config.body_timeout = std::time::Duration::from_millis(50);
-        config.body_rate_min = f64::INFINITY;
+        config.connections.body_timeout = std::time::Duration::from_millis(50);
+        config.connections.body_rate_min = u64::MAX;
     });
     let mut connection = TcpStream::connect(server.address).unwrap();
     connection.write_all(head("POST", "/v1/index", "transfer-encoding: chunked\r\n").as_bytes()).unwrap();
@@ -131,8 +133,9 @@ fn a_body_that_comes_byte_by_byte_for_ever_is_a_408() {
 
 #[test]
 fn a_client_that_sends_no_request_is_disconnected() {
-    let server =
-        TestServer::start_with(tempfile::tempdir().unwrap(), |config| config.head_timeout = std::time::Duration::from_millis(1));
+    let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| {
+        config.connections.head_timeout = std::time::Duration::from_millis(1)
+    });
     let mut connection = TcpStream::connect(server.address).unwrap();
     let mut rest = Vec::new();
     let ended = connection.read_to_end(&mut rest);
@@ -169,7 +172,7 @@ fn one_connection_serves_many_requests() {
 
 #[test]
 fn more_connections_than_the_limit_wait_their_turn() {
-    let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| config.connections_max = 1);
+    let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| config.connections.connections_max = 1);
     let mut first = TcpStream::connect(server.address).unwrap();
     first.write_all(head("GET", "/v1/health", "").as_bytes()).unwrap();
     assert_eq!(Response::read(&mut first).status, 200);

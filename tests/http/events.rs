@@ -100,7 +100,7 @@ fn put(server: &TestServer, path: &str, ids: &[&str]) {
 
 #[test]
 fn a_stream_has_what_there_is_and_then_what_comes_and_goes_on_after_the_last_whole_mutation() {
-    let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| config.stream_heartbeat = NEVER);
+    let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| config.connections.stream_heartbeat = NEVER);
     let path = server.create_index(1);
     put(&server, &path, &["a"]);
     let mut events = Events::open(server.call("GET", &format!("{path}/changes")));
@@ -127,7 +127,7 @@ fn a_stream_has_what_there_is_and_then_what_comes_and_goes_on_after_the_last_who
 
 #[test]
 fn metadata_with_line_breaks_is_one_event_and_what_a_filter_hides_is_not_asked_for_again() {
-    let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| config.stream_heartbeat = NEVER);
+    let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| config.connections.stream_heartbeat = NEVER);
     let path = server.create_index(1);
     let body = "{\"vectors\": [{\"id\": \"a\", \"values\": [1], \"metadata\": {\"n\":\r\n 1,\n\n\"text\": \"\\n\"}}]}";
     assert_eq!(server.call("POST", &format!("{path}/vectors")).key(KEY).body(body).send().status, 201);
@@ -143,7 +143,7 @@ fn metadata_with_line_breaks_is_one_event_and_what_a_filter_hides_is_not_asked_f
 
 #[test]
 fn what_cannot_be_streamed_is_answered_by_its_status_and_by_an_event_where_it_ends_later() {
-    let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| config.stream_heartbeat = NEVER);
+    let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| config.connections.stream_heartbeat = NEVER);
     let path = server.create_index(1);
     put(&server, &path, &["a"]);
     let ask = |query: &str, last_id: Option<&str>| {
@@ -171,8 +171,8 @@ fn what_cannot_be_streamed_is_answered_by_its_status_and_by_an_event_where_it_en
 #[test]
 fn a_quiet_stream_has_a_heartbeat_and_streams_are_as_many_as_they_may() {
     let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| {
-        config.stream_heartbeat = Duration::from_millis(10);
-        config.streams_max = 1;
+        config.connections.stream_heartbeat = Duration::from_millis(10);
+        config.connections.streams_max = 1;
     });
     let path = server.create_index(1);
     let url = format!("{path}/changes");
@@ -198,8 +198,8 @@ fn wait_for_a_place(server: &TestServer, url: &str) {
 #[test]
 fn streams_end_when_the_server_does() {
     let mut server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| {
-        config.stream_heartbeat = NEVER;
-        config.shutdown_timeout = NEVER;
+        config.connections.stream_heartbeat = NEVER;
+        config.connections.shutdown_timeout = NEVER;
     });
     let path = server.create_index(1);
     let mut events = Events::open(server.call("GET", &format!("{path}/changes")));
@@ -232,9 +232,9 @@ fn large_log() -> (tempfile::TempDir, String) {
 fn a_client_that_does_not_read_costs_a_page_and_then_its_place() {
     let (data_dir, path) = large_log();
     let server = TestServer::start_with(data_dir, |config| {
-        config.streams_max = 1;
-        config.stream_heartbeat = NEVER;
-        config.stream_stall_timeout = Duration::from_millis(50);
+        config.connections.streams_max = 1;
+        config.connections.stream_heartbeat = NEVER;
+        config.connections.stream_stall_timeout = Duration::from_millis(50);
     });
     let mut events = Events::open(server.call("GET", &format!("{path}/changes?include_values=true")));
     wait_for_a_place(&server, &format!("{path}/changes"));
@@ -252,8 +252,8 @@ fn a_client_that_does_not_read_costs_a_page_and_then_its_place() {
 fn a_client_that_is_too_slow_learns_where_the_log_begins() {
     let (data_dir, path) = large_log();
     let server = TestServer::start_with(data_dir, |config| {
-        config.stream_heartbeat = NEVER;
-        config.stream_stall_timeout = NEVER;
+        config.connections.stream_heartbeat = NEVER;
+        config.connections.stream_stall_timeout = NEVER;
     });
     let mut events = Events::open(server.call("GET", &format!("{path}/changes?include_values=true")));
     assert_eq!(events.next().unwrap().id.as_deref(), Some("1"));

@@ -21,6 +21,7 @@ mod import_faiss;
 #[cfg(feature = "parquet")]
 mod import_parquet;
 mod index_types;
+mod logs;
 mod looking;
 mod metrics;
 mod offline;

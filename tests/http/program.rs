@@ -1,4 +1,5 @@
 //! The program, run as a process of its own.
+#![allow(dead_code, reason = "tests/processes and tests/otlp.rs have these too, and use some")]
 
 use std::env;
 use std::io::{BufRead as _, BufReader};
@@ -40,7 +41,15 @@ impl ServerProcess {
     /// # Errors
     /// What it said, and how it ended, where it does not come to listen.
     pub fn try_start(command: &mut Command) -> Result<Self, String> {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        Self::try_start_logging(command, Stdio::null())
+    }
+
+    /// The same, with its log going there.
+    ///
+    /// # Errors
+    /// As [`try_start`](Self::try_start).
+    pub fn try_start_logging(command: &mut Command, log: impl Into<Stdio>) -> Result<Self, String> {
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim_end().split_once("://").map(|(_, address)| address).and_then(|address| address.parse().ok());

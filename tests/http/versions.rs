@@ -99,7 +99,9 @@ fn requests_of_one_http_2_connection_run_beside_each_other() {
 
 #[test]
 fn an_http_2_connection_on_which_nothing_is_asked_for_is_closed() {
-    let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| config.head_timeout = Duration::from_millis(50));
+    let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| {
+        config.connections.head_timeout = Duration::from_millis(50)
+    });
     block_on(async {
         let stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
         let (sender, connection) =
@@ -113,7 +115,8 @@ fn an_http_2_connection_on_which_nothing_is_asked_for_is_closed() {
 #[test]
 fn half_open_connections_are_closed_and_nobody_waits_for_them() {
     let server = TestServer::start_with(tempfile::tempdir().unwrap(), |config| {
-        (config.beginning_timeout, config.head_timeout) = (Duration::from_millis(200), Duration::from_millis(200));
+        (config.connections.beginning_timeout, config.connections.head_timeout) =
+            (Duration::from_millis(200), Duration::from_millis(200));
     });
     let beginnings: [&[u8]; 4] = [b"", b"P", b"PRI * HTTP/2.0\r\n\r\nSM\r\n", b"GET / HTTP/1.1\r\nx-half:"];
     let mut half_open: Vec<TcpStream> = (0..200)

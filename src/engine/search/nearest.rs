@@ -8,9 +8,10 @@ use std::ops::Range;
 use super::part::Part;
 use super::sieve::Sieve;
 use crate::engine::view::View;
+use crate::plan::{Access, Plan};
 use crate::segment::faiss::{self, Kernel};
 use crate::segment::norm;
-use crate::types::{Access, Metric, Query, Row};
+use crate::types::{Metric, Query, Row};
 
 /// Rows whose distances are computed at once: their floats and their distances stay in the first-level cache's reach.
 pub(super) const BLOCK_ROWS: usize = 256;
@@ -68,6 +69,7 @@ pub(super) struct Nearest<'q> {
     farthest: f32,
     /// Memory of one vector.
     scratch: Vec<f32>,
+    pub(super) plan: Plan,
     /// How it looked at which segment, where somebody wants to know.
     pub(super) ways: Option<Vec<(usize, Access)>>,
 }
@@ -88,6 +90,7 @@ impl<'q> Nearest<'q> {
             heap: BinaryHeap::new(),
             farthest: f32::INFINITY,
             scratch: Vec::new(),
+            plan: Plan::default(),
             ways: None,
         }
     }

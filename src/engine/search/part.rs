@@ -1,10 +1,11 @@
 //! A segment as one filter leaves it.
 
 use crate::engine::view::{Segment, View};
+use crate::plan::How;
 use crate::segment::bits::Bits;
 use crate::segment::filter::Filter;
 use crate::segment::positions::Positions;
-use crate::types::{How, Query};
+use crate::types::Query;
 
 /// Where one row of fewer than this many matches, it is cheaper to go from match to match than to scan them all: a scan streams.
 const SCAN_SHARE: usize = 4;

@@ -7,7 +7,8 @@ use super::{hit, reaches, scored};
 use crate::engine::batch::check_vector;
 use crate::engine::index::Index;
 use crate::error::{Error, Result};
-use crate::types::{How, Metric, Query, RangeHits, RangeQuery, Within};
+use crate::plan::How;
+use crate::types::{Metric, Query, RangeHits, RangeQuery, Within};
 
 impl Index {
     /// All points that are near enough, best first, up to a limit. Exact: rows are scanned, or visited from match to match, whatever index there is.
@@ -33,18 +34,21 @@ impl Index {
         for at in 0..view.segments.len() {
             sweep(metric, &Part::new(&view, at, range.filter.as_ref()), &mut nearest);
         }
+        let plan = nearest.plan;
         let mut candidates = nearest.into_candidates(&view);
         candidates.retain(|candidate| is_within(metric, range.within, scored(metric, candidate.key)));
         let truncated = candidates.len() > range.limit;
         candidates.truncate(range.limit);
         let hits = candidates.iter().map(|candidate| hit(&view, metric, candidate, range.include_values));
-        Ok(RangeHits { hits: hits.collect::<Result<_>>()?, truncated, lsn: view.lsn })
+        Ok(RangeHits { hits: hits.collect::<Result<_>>()?, truncated, lsn: view.lsn, plan })
     }
 }
 
 /// Takes the rows of a segment that are near enough, at their f64 distances.
 fn sweep(metric: Metric, part: &Part<'_>, nearest: &mut Nearest<'_>) {
-    if nearest.is_extreme || part.without_index() == How::Matches {
+    let how = if nearest.is_extreme { How::Matches } else { part.without_index() };
+    nearest.plan.count(how, part.segment.len as u64, part.count as u64, part.segment.rows.is_sealed());
+    if how == How::Matches {
         return nearest.take_in_f64(part, part.visible());
     }
     nearest.take_in_f64(part, part.extreme());

@@ -198,13 +198,15 @@ impl Ann {
         if first < most { vec![first, most] } else { vec![most] }
     }
 
-    /// For each query at most `fetch` rows that are not hidden, with FAISS's distances.
-    fn fetch(&self, queries: &[&[f32]], fetch: usize, params: &Params, hidden: &Positions) -> Result<Vec<Vec<(usize, f32)>>> {
+    /// The `ef` of a graph and the `nprobe` of lists that it is searched with; `None`: it has none.
+    pub(crate) fn searched_with(&self, params: &Params, hidden: &Positions) -> (Option<u32>, Option<u32>) {
+        let (ef, nprobe) = self.effort(params, hidden);
+        (self.recipe.is_graph().then_some(ef), self.recipe.lists().map(|_| nprobe))
+    }
+
+    /// `ef` and `nprobe`, whether it has them or not.
+    fn effort(&self, params: &Params, hidden: &Positions) -> (u32, u32) {
         let rows = self.sealed.len();
-        // NSG fills its pool with rows drawn at random until it has as many: of a pool as large as the segment it would never finish.
-        if self.recipe.is_nsg() && fetch > rows / 2 {
-            return Ok(vec![Vec::new(); queries.len()]);
-        }
         // Hidden rows take places among the candidates, and in the lists.
         let grown = |value: u32| {
             let visible = (rows as u64).saturating_sub(hidden.len()).max(1);
@@ -213,7 +215,17 @@ impl Ann {
         };
         let ef = grown(params.ef.unwrap_or(self.tuning.ef));
         let ef = ef.clamp(1, EF_MAX).min(u32::try_from(rows).unwrap_or(u32::MAX));
-        let nprobe = grown(params.nprobe.unwrap_or(self.tuning.nprobe)).clamp(1, self.recipe.lists().unwrap_or(1));
+        (ef, grown(params.nprobe.unwrap_or(self.tuning.nprobe)).clamp(1, self.recipe.lists().unwrap_or(1)))
+    }
+
+    /// For each query at most `fetch` rows that are not hidden, with FAISS's distances.
+    fn fetch(&self, queries: &[&[f32]], fetch: usize, params: &Params, hidden: &Positions) -> Result<Vec<Vec<(usize, f32)>>> {
+        let rows = self.sealed.len();
+        // NSG fills its pool with rows drawn at random until it has as many: of a pool as large as the segment it would never finish.
+        if self.recipe.is_nsg() && fetch > rows / 2 {
+            return Ok(vec![Vec::new(); queries.len()]);
+        }
+        let (ef, nprobe) = self.effort(params, hidden);
         let pages: Vec<Option<&Page>> =
             if self.recipe.takes_selector() && !hidden.is_empty() { hidden.pages().collect() } else { Vec::new() };
         let mut distances = vec![0.0; queries.len() * fetch];
