@@ -63,8 +63,11 @@ fn take(connection: TcpStream) -> (String, Vec<u8>) {
     (head.lines().next().unwrap().to_owned(), body)
 }
 
+/// Path and body of a request.
+type Post = (String, Vec<u8>);
+
 /// A collector, and all that comes to it until `end` does.
-fn collector() -> (String, JoinHandle<Vec<(String, Vec<u8>)>>) {
+fn collector() -> (String, JoinHandle<Vec<Post>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let taken = thread::spawn(move || {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
-use sysinfo::{Process, ProcessRefreshKind, ProcessesToUpdate, System, get_current_pid};
+use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, get_current_pid};
 use warp::http::header::CONTENT_TYPE;
 use warp::http::{HeaderValue, StatusCode};
 use warp::reply::Response;
@@ -112,15 +112,10 @@ fn of_the_process() -> Vec<MetricFamily> {
     system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, kind);
     let Some(process) = system.process(pid) else { return Vec::new() };
     let files = |count: Option<usize>| count.unwrap_or(0) as f64;
-    let gauges: [(&str, &str, fn(&Process) -> f64); 3] = [
-        ("process_resident_memory_bytes", "Resident memory size in bytes.", |process| process.memory() as f64),
-        ("process_virtual_memory_bytes", "Virtual memory size in bytes.", |process| process.virtual_memory() as f64),
-        ("process_start_time_seconds", "Start time of the process since unix epoch in seconds.", |process| {
-            process.start_time() as f64
-        }),
-    ];
-    let mut families: Vec<MetricFamily> =
-        gauges.iter().flat_map(|(name, help, value)| gauge(name, help, value(process))).collect();
+    let mut families = gauge("process_resident_memory_bytes", "Resident memory size in bytes.", process.memory() as f64);
+    families.extend(gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", process.virtual_memory() as f64));
+    let help = "Start time of the process since unix epoch in seconds.";
+    families.extend(gauge("process_start_time_seconds", help, process.start_time() as f64));
     families.extend(gauge("process_open_fds", "Number of open file descriptors.", files(process.open_files())));
     families.extend(gauge("process_max_fds", "Maximum number of open file descriptors.", files(process.open_files_limit())));
     let cpu =

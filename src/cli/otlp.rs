@@ -46,11 +46,14 @@ const ANSWER_BYTES_MAX: u64 = 64 << 10;
 #[derive(Debug)]
 pub struct Exporting(SdkTracerProvider);
 
+/// What hands spans on.
+pub type BoxedLayer<S> = Box<dyn Layer<S> + Send + Sync>;
+
 /// Begins to export, where an option or a variable says where to. `endpoint` is the option's.
 ///
 /// # Errors
 /// What is wrong with the variables.
-pub fn start<S>(endpoint: Option<&str>) -> Result<Option<(Exporting, Box<dyn Layer<S> + Send + Sync>)>, String>
+pub fn start<S>(endpoint: Option<&str>) -> Result<Option<(Exporting, BoxedLayer<S>)>, String>
 where
     S: Subscriber + for<'span> LookupSpan<'span> + Send + Sync,
 {
