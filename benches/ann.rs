@@ -4,8 +4,6 @@
 //! `examples/words` where `FAISS_PROXY_WORDS` names a file of all of them (`make_words.py --count all`), else on generated clusters.
 
 mod harness;
-#[path = "../examples/words/reader.rs"]
-mod words;
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -20,10 +18,10 @@ use faiss_proxy::config::Limits;
 use faiss_proxy::{
     Durability, Index, IndexId, IndexOptions, IndexSpec, Metric, Opening, Query, SearchParams, Store, StoreOptions,
 };
+use harness::data::{Data, QUERIES};
 use harness::{directory, files, floats, quantile, report, tenant};
 
 const K: usize = 10;
-const QUERIES: usize = 500;
 const ROUNDS: usize = 4;
 /// What recall is compared at.
 const RECALL: f64 = 0.95;
@@ -53,53 +51,6 @@ fn main() {
     }
     if runs("quantised") {
         quantised(&data);
-    }
-}
-
-/// Rows, and queries that are none of them.
-struct Data {
-    name: &'static str,
-    dimension: usize,
-    rows: Vec<f32>,
-    queries: Vec<f32>,
-}
-
-impl Data {
-    fn load() -> Self {
-        let Some(path) = std::env::var_os("FAISS_PROXY_WORDS") else { return Self::clusters(100_000, 100) };
-        let words = words::read(path.as_ref()).expect("a file of words");
-        let (dimension, every) = (words.dimension, words.words.len() / QUERIES);
-        let (mut rows, mut queries) = (Vec::new(), Vec::new());
-        for (number, vector) in words.vectors.chunks(dimension).enumerate() {
-            let is_query = number % every == every / 2 && queries.len() < QUERIES * dimension;
-            if is_query { queries.extend_from_slice(vector) } else { rows.extend_from_slice(vector) }
-        }
-        Self { name: "words", dimension, rows, queries }
-    }
-
-    /// Points around centres, as embeddings are: evenly spread ones have no neighbours worth the name.
-    fn clusters(count: usize, dimension: usize) -> Self {
-        let centres = floats(1_000 * dimension, 11);
-        let noise = floats((count + QUERIES) * dimension, 12);
-        let mut all: Vec<f32> = noise;
-        for (number, vector) in all.chunks_mut(dimension).enumerate() {
-            let centre = &centres[(number * 7919) % 1_000 * dimension..][..dimension];
-            vector.iter_mut().zip(centre).for_each(|(x, c)| *x = 0.8 * *x + 0.6 * c);
-        }
-        let queries = all.split_off(count * dimension);
-        Self { name: "clusters", dimension, rows: all, queries }
-    }
-
-    fn rows(&self) -> usize {
-        self.rows.len() / self.dimension
-    }
-
-    fn first(&self, rows: usize) -> &[f32] {
-        &self.rows[..rows.min(self.rows()) * self.dimension]
-    }
-
-    fn queries(&self) -> std::slice::Chunks<'_, f32> {
-        self.queries.chunks(self.dimension)
     }
 }
 

@@ -4,6 +4,8 @@
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
+pub mod data;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
