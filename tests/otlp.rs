@@ -118,7 +118,7 @@ fn a_collector_gets_a_requests_stages_in_the_trace_that_the_client_began() {
         let body: Vec<u8> = taken.into_iter().flat_map(|(_, body)| body).collect();
         let name = if by_option { "faiss-proxy" } else { "shop-search" };
         let stages = ["queue", "work", "decode", "engine", "encode"];
-        for text in [name, "POST /v1/index/{id}/search", "find-1", "tenant-1"].iter().chain(&stages) {
+        for text in [name, "POST /v1/index/{index_id}/search", "find-1", "tenant-1"].iter().chain(&stages) {
             assert!(contains(&body, text.as_bytes()), "{text} in {}", String::from_utf8_lossy(&body));
         }
         assert!(contains(&body, &bytes(TRACE_ID)) && contains(&body, &bytes(SPAN_ID)));
