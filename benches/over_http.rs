@@ -71,11 +71,13 @@ fn set(raw: &mut IndexImpl, parameter: &str, value: u32) {
 
 /// The same rows with a graph and without.
 fn fill(path: &Path, data: &Data) -> [IndexId; 2] {
-    let store = Store::open(StoreOptions::new(path)).expect("the store opens");
+    // Nothing is sealed or built before all is there: one segment.
+    let options = StoreOptions { background: false, ..StoreOptions::new(path) };
+    let store = Store::open(options).expect("the store opens");
     let made = ["HNSW16", "Flat"].map(|index_type| {
         let options = match index_type {
             "Flat" => IndexOptions::default(),
-            _ => IndexOptions { ef_construction: Some(EF_CONSTRUCTION), seal_rows: Some(1 << 30), ..IndexOptions::default() },
+            _ => IndexOptions { ef_construction: Some(EF_CONSTRUCTION), ..IndexOptions::default() },
         };
         let spec = IndexSpec {
             name: "bench".into(),
