@@ -1,14 +1,17 @@
 //! Who may work now, who waits, and who is turned away: every queue has a limit, and tenants take turns in it.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts, IntCounter, Opts, Registry};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
-use tracing::Instrument as _;
+use tracing::Span;
 use warp::http::StatusCode;
 
 use super::listen::STAGES;
@@ -27,11 +30,11 @@ pub struct Turn {
     pub deadline: Option<Instant>,
 }
 
-/// A bounded queue in front of the blocking threads, in which tenants take turns: who sends a thousand calls at one time makes others wait for one of them, and
+/// A bounded queue in front of what blocks, in which tenants take turns: who sends a thousand calls at one time makes others wait for one of them, and
 /// not for all.
 ///
 /// The store blocks on disks and on other writers, and a search keeps a core busy: neither may happen on the threads that serve
-/// sockets.
+/// sockets while nobody else does.
 #[derive(Debug)]
 pub struct Queue {
     /// What the calls are, as the metrics have it.
@@ -61,18 +64,57 @@ struct Lines {
     call_seconds: f64,
 }
 
-#[derive(Debug)]
 struct Ticket {
     number: u64,
-    /// Dropped, it turns away who waits with it.
-    call: oneshot::Sender<Slot>,
+    /// Dropped, it turns away who waits for it.
+    job: Box<dyn Job>,
 }
 
-/// Held by a call while it runs; the next one's turn comes when it is dropped.
-#[derive(Debug)]
-struct Slot {
-    lines: Arc<Mutex<Lines>>,
-    began: Instant,
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// What a blocking thread does for a call.
+trait Job: Send {
+    fn run(&mut self);
+    /// Tells whoever waits for it, once the place is free or another's.
+    fn answer(self: Box<Self>);
+}
+
+struct Call<T, F> {
+    work: Option<F>,
+    result: Option<Result<T, Problem>>,
+    tell: oneshot::Sender<Result<T, Problem>>,
+    came: Instant,
+    wait: Histogram,
+    /// The span of its wait, which ends when it begins, and the span that it came in.
+    waiting: Option<Span>,
+    parent: Span,
+}
+
+impl<T, F> Job for Call<T, F>
+where
+    T: Send,
+    F: FnOnce() -> Result<T, Problem> + Send,
+{
+    fn run(&mut self) {
+        self.wait.observe(self.came.elapsed().as_secs_f64());
+        self.waiting = None;
+        let Some(work) = self.work.take() else { return };
+        let span = tracing::info_span!(target: STAGES, parent: &self.parent, "work");
+        let span = if span.is_disabled() { &self.parent } else { &span };
+        let done = panic::catch_unwind(AssertUnwindSafe(|| span.in_scope(work)));
+        self.result = Some(done.unwrap_or_else(|_| Err(span.in_scope(|| Problem::internal(&"a call panicked")))));
+    }
+
+    fn answer(self: Box<Self>) {
+        if let Some(result) = self.result {
+            // Whoever waited may have gone away.
+            let _ = self.tell.send(result);
+        }
+    }
 }
 
 /// A call in its line, which it leaves when it is dropped.
@@ -119,10 +161,10 @@ impl Queue {
         registry.register(Box::new(self.turned_away.clone()))
     }
 
-    /// Runs `work` on a blocking thread when its turn comes.
+    /// Runs `work` when its turn comes, where it may block.
     ///
     /// Whoever waits may go away (the future is dropped): before the turn, nothing happens; after it, `work` runs to its end and
-    /// holds its slot until then.
+    /// holds its place until then.
     ///
     /// # Errors
     /// 429 where the queue is full or too slow; 504 where the deadline came before the turn; else what `work` returns.
@@ -131,47 +173,63 @@ impl Queue {
         T: Send + 'static,
         F: FnOnce() -> Result<T, Problem> + Send + 'static,
     {
-        let came = Instant::now();
-        let slot = self.slot(&turn).instrument(tracing::info_span!(target: STAGES, "queue")).await?;
-        self.wait.observe(came.elapsed().as_secs_f64());
-        let span = tracing::info_span!(target: STAGES, "work").or_current();
-        let call = tokio::task::spawn_blocking(move || {
-            let _held = slot;
-            span.in_scope(work)
-        });
-        match call.await {
-            Ok(result) => result,
-            Err(error) => Err(Problem::internal(&error)),
-        }
-    }
-
-    async fn slot(&self, turn: &Turn) -> Result<Slot, Problem> {
         let too_late = || {
             let detail = "its turn did not come within X-Request-Timeout; nothing was done";
             Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", detail)
         };
-        if turn.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        let came = Instant::now();
+        if turn.deadline.is_some_and(|deadline| deadline <= came) {
             return Err(too_late());
         }
-        let (call, mut called) = oneshot::channel();
-        let _waiting = {
+        let (tell, mut told) = oneshot::channel();
+        let (waiting, parent) = (Some(tracing::info_span!(target: STAGES, "queue")), Span::current());
+        let job = Box::new(Call { work: Some(work), result: None, tell, came, wait: self.wait.clone(), waiting, parent });
+        let entered = {
             let mut lines = self.lines.lock();
             if lines.running < self.running_max {
                 lines.running += 1;
-                return Ok(Slot::new(&self.lines));
+                Err(job)
+            } else {
+                Ok(self.enter(&mut lines, &turn.tenant, job)?)
             }
-            let number = self.enter(&mut lines, &turn.tenant, call)?;
-            Waiting { lines: &self.lines, tenant: &turn.tenant, number }
         };
-        let called = match turn.deadline {
-            Some(deadline) => timeout_at(deadline.into(), &mut called).await.map_err(|_| too_late())?,
-            None => called.await,
+        let waiting = match entered {
+            Ok(number) => Some(Waiting { lines: &self.lines, tenant: &turn.tenant, number }),
+            Err(job) => {
+                self.begin(job);
+                None
+            }
         };
-        called.map_err(|_| self.turn_away(1))
+        let told = match (turn.deadline, &waiting) {
+            (Some(deadline), Some(place)) => match timeout_at(deadline.into(), &mut told).await {
+                Ok(told) => told,
+                Err(_) if place.leave() => return Err(too_late()),
+                // It has begun.
+                Err(_) => told.await,
+            },
+            _ => told.await,
+        };
+        // Of one that has begun there is a result.
+        told.unwrap_or_else(|_| Err(self.turn_away(1)))
+    }
+
+    /// Does a job for which there was a place. On this thread, where the runtime has others to go on with: to wake one that sleeps, and to be woken by it, takes
+    /// longer than many a search.
+    fn begin(&self, mut job: Box<dyn Job>) {
+        let lines = Arc::clone(&self.lines);
+        if Handle::current().runtime_flavor() != RuntimeFlavor::MultiThread {
+            tokio::task::spawn_blocking(move || work_off(&lines, job));
+            return;
+        }
+        let next = tokio::task::block_in_place(|| work(&lines, &mut *job));
+        job.answer();
+        if let Some(next) = next {
+            tokio::task::spawn_blocking(move || work_off(&lines, next));
+        }
     }
 
     /// Puts a call at the end of its tenant's line. In a full queue it takes the place of the newest call of the longest line, if its own is shorter.
-    fn enter(&self, lines: &mut Lines, tenant: &TenantId, call: oneshot::Sender<Slot>) -> Result<u64, Problem> {
+    fn enter(&self, lines: &mut Lines, tenant: &TenantId, job: Box<dyn Job>) -> Result<u64, Problem> {
         let own = lines.of.get(tenant).map_or(0, VecDeque::len);
         let tenants = lines.turns.len() + usize::from(own == 0);
         let before = lines.waiting.min(own * tenants + tenants - 1);
@@ -189,7 +247,7 @@ impl Queue {
         if own == 0 {
             lines.turns.push_back(tenant.clone());
         }
-        lines.of.entry(tenant.clone()).or_default().push_back(Ticket { number: lines.tickets, call });
+        lines.of.entry(tenant.clone()).or_default().push_back(Ticket { number: lines.tickets, job });
         Ok(lines.tickets)
     }
 
@@ -202,7 +260,7 @@ impl Queue {
 
 impl Lines {
     /// Whose turn it is, of those that wait.
-    fn next(&mut self) -> Option<oneshot::Sender<Slot>> {
+    fn next(&mut self) -> Option<Box<dyn Job>> {
         let tenant = self.turns.pop_front()?;
         let line = self.of.get_mut(&tenant)?;
         let ticket = line.pop_front();
@@ -212,48 +270,54 @@ impl Lines {
             self.turns.push_back(tenant);
         }
         self.waiting -= 1;
-        ticket.map(|ticket| ticket.call)
+        ticket.map(|ticket| ticket.job)
     }
 
-    fn leave(&mut self, tenant: &TenantId, number: u64) {
-        let Some(line) = self.of.get_mut(tenant) else { return };
-        let Some(at) = line.iter().position(|ticket| ticket.number == number) else { return };
+    /// Whether it was in the line.
+    fn leave(&mut self, tenant: &TenantId, number: u64) -> bool {
+        let Some(line) = self.of.get_mut(tenant) else { return false };
+        let Some(at) = line.iter().position(|ticket| ticket.number == number) else { return false };
         line.remove(at);
         self.waiting -= 1;
         if line.is_empty() {
             self.of.remove(tenant);
             self.turns.retain(|other| other != tenant);
         }
+        true
     }
 }
 
-impl Slot {
-    fn new(lines: &Arc<Mutex<Lines>>) -> Self {
-        Self { lines: Arc::clone(lines), began: Instant::now() }
+/// Does a job, and gives the one whose turn it is then. Where there is none, the place is free.
+fn work(lines: &Mutex<Lines>, job: &mut dyn Job) -> Option<Box<dyn Job>> {
+    let began = Instant::now();
+    job.run();
+    let mut lines = lines.lock();
+    lines.call_seconds += NEWEST_SHARE * (began.elapsed().as_secs_f64() - lines.call_seconds);
+    let next = lines.next();
+    if next.is_none() {
+        lines.running -= 1;
+    }
+    next
+}
+
+/// Does one job after the other, as long as there are some: this thread is awake.
+fn work_off(lines: &Mutex<Lines>, job: Box<dyn Job>) {
+    let mut next = Some(job);
+    while let Some(mut job) = next {
+        next = work(lines, &mut *job);
+        job.answer();
     }
 }
 
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let next = {
-            let mut lines = self.lines.lock();
-            lines.call_seconds += NEWEST_SHARE * (self.began.elapsed().as_secs_f64() - lines.call_seconds);
-            let next = lines.next();
-            if next.is_none() {
-                lines.running -= 1;
-            }
-            next
-        };
-        // Outside the lock: where nobody waits for it any more, the slot that comes back is dropped, and it is the next one's turn.
-        if let Some(next) = next {
-            drop(next.send(Self::new(&self.lines)));
-        }
+impl Waiting<'_> {
+    fn leave(&self) -> bool {
+        self.lines.lock().leave(self.tenant, self.number)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.lines.lock().leave(self.tenant, self.number);
+        self.leave();
     }
 }
 
