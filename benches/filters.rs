@@ -5,14 +5,13 @@
 //! the words: `length`, `first` letter, `bucket` (one of 200, by rank) and `rank`.
 
 mod harness;
-#[path = "../examples/words/reader.rs"]
-mod words;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use faiss_proxy::config::Limits;
 use faiss_proxy::{Durability, Filter, Index, IndexSpec, Metric, PageQuery, Query, SearchParams, Store, StoreOptions};
+use harness::data::words;
 use harness::{directory, quantile, report, tenant};
 
 const K: usize = 10;

@@ -2,14 +2,13 @@
 //! ones.
 
 mod harness;
-#[path = "../examples/words/reader.rs"]
-mod words;
 
 use std::time::{Duration, Instant};
 
 use faiss::Index as _;
 use faiss::index::flat::FlatIndex;
 use faiss_proxy::{Index, Metric, Query};
+use harness::data::words;
 use harness::{create, directory, fill, floats, open, quantile, report};
 
 const ROWS: usize = 100_000;

@@ -3,7 +3,7 @@
 use super::floats;
 
 #[path = "../../examples/words/reader.rs"]
-mod words;
+pub mod words;
 
 /// Queries that each set has.
 pub const QUERIES: usize = 500;
