@@ -114,8 +114,11 @@ fn build_raw(path: &Path, data: &Data) -> std::path::PathBuf {
     path.to_owned()
 }
 
+/// A wanted recall, the smallest `ef` that has it, and what that has.
+type Effort = (&'static str, u32, f64);
+
 /// What exact searches find, and for each wanted recall the smallest `ef` that has it.
-fn choose(path: &Path, id: IndexId, data: &Data) -> (Vec<HashSet<String>>, Vec<(&'static str, u32, f64)>) {
+fn choose(path: &Path, id: IndexId, data: &Data) -> (Vec<HashSet<String>>, Vec<Effort>) {
     let store = Store::open(StoreOptions::new(path)).expect("the store opens");
     let index = store.index(&tenant(), id).expect("it serves");
     let query = |vector: &[f32], exact, ef| {
