@@ -18,7 +18,7 @@ use faiss_proxy::config::Limits;
 use faiss_proxy::{
     Durability, Index, IndexId, IndexOptions, IndexSpec, Metric, Opening, Query, SearchParams, Store, StoreOptions,
 };
-use harness::data::{Data, QUERIES};
+use harness::data::{Data, QUERIES, ids, recall};
 use harness::{directory, files, floats, quantile, report, tenant};
 
 const K: usize = 10;
@@ -89,17 +89,8 @@ fn query(vector: &[f32], ef: u32) -> Query {
     Query { vector: vector.to_vec(), k: K, params: SearchParams { ef: Some(ef), ..SearchParams::default() }, ..Query::default() }
 }
 
-fn ids(index: &Index, query: &Query) -> HashSet<String> {
-    index.search(query).expect("searched").into_iter().map(|hit| hit.id).collect()
-}
-
 fn truth(index: &Index, data: &Data) -> Vec<HashSet<String>> {
     data.queries().map(|vector| ids(index, &Query { exact: true, ..query(vector, 1) })).collect()
-}
-
-fn recall(found: impl Iterator<Item = HashSet<String>>, truth: &[HashSet<String>]) -> f64 {
-    let hits: usize = found.zip(truth).map(|(found, truth)| found.intersection(truth).count()).sum();
-    hits as f64 / (truth.len() * K) as f64
 }
 
 /// The smallest of the usual efSearch at which the index finds enough.

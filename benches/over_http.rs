@@ -17,8 +17,8 @@ use faiss::MetricType;
 use faiss::index::autotune::ParameterSpace;
 use faiss::index::io::{read_index, write_index};
 use faiss::index::{IndexImpl, index_factory};
-use faiss_proxy::{Durability, Index, IndexId, IndexOptions, IndexSpec, Metric, Query, SearchParams, Store, StoreOptions};
-use harness::data::Data;
+use faiss_proxy::{IndexId, IndexOptions, IndexSpec, Metric, Query, SearchParams, Store, StoreOptions};
+use harness::data::{Data, ids, recall};
 use harness::{KEY, Server, directory, quantile, report, tenant};
 
 const ROWS: usize = 100_000;
@@ -40,15 +40,15 @@ fn main() {
     );
     let dir = directory();
     let store_dir = dir.path().join("store");
-    let [ann, flat] = fill(&store_dir, &data);
+    let [ann, flat] = make(&store_dir, &data);
     let raw = build_raw(&dir.path().join("raw"), &data);
     let mut raws = [&raw, &raw].map(|path| read_index(path.to_string_lossy()).expect("read"));
     let (truth, efs) = choose(&store_dir, ann, &data);
     let server = Server::start(env!("CARGO_BIN_EXE_faiss-proxy"), &store_dir);
-    for (wanted, ef, recall) in efs {
+    for (wanted, ef, reached) in efs {
         raws.iter_mut().for_each(|raw| set(raw, "efSearch", ef));
-        let of_raw = recall_of(data.queries().map(|query| raw_ids(&mut raws[0], query)), &truth);
-        println!("over_http: recall {wanted}: ef {ef}, recall {recall:.4}; raw FAISS {of_raw:.4}");
+        let of_raw = recall(data.queries().map(|query| raw_ids(&mut raws[0], query)), &truth);
+        println!("over_http: recall {wanted}: ef {ef}, recall {reached:.4}; raw FAISS {of_raw:.4}");
         let params = format!(",\"params\":{{\"ef\":{ef}}}");
         compare(&format!("recall {wanted}"), &server, &calls(&server, ann, &params, &data), &mut raws, &data);
     }
@@ -70,7 +70,7 @@ fn set(raw: &mut IndexImpl, parameter: &str, value: u32) {
 }
 
 /// The same rows with a graph and without.
-fn fill(path: &Path, data: &Data) -> [IndexId; 2] {
+fn make(path: &Path, data: &Data) -> [IndexId; 2] {
     // Nothing is sealed or built before all is there: one segment.
     let options = StoreOptions { background: false, ..StoreOptions::new(path) };
     let store = Store::open(options).expect("the store opens");
@@ -88,13 +88,7 @@ fn fill(path: &Path, data: &Data) -> [IndexId; 2] {
             ..IndexSpec::default()
         };
         let index = store.create_index(&tenant(), &spec).expect("created");
-        for (number, rows) in data.rows.chunks(1_000 * data.dimension).enumerate() {
-            let mut batch = index.batch();
-            for (row, vector) in rows.chunks(data.dimension).enumerate() {
-                batch.push(&format!("v{}", number * 1_000 + row), vector, "{}").expect("a valid point");
-            }
-            index.upsert(batch, Durability::Interval).expect("stored");
-        }
+        harness::fill(&index, &data.rows);
         let began = Instant::now();
         index.compact().expect("compacted");
         println!("over_http: {index_type}: built in {:.1?}, {} segments", began.elapsed(), index.info().segments);
@@ -126,7 +120,7 @@ fn choose(path: &Path, id: IndexId, data: &Data) -> (Vec<HashSet<String>>, Vec<E
         ids(&index, &Query { vector: vector.to_vec(), k: K, exact, params, ..Query::default() })
     };
     let truth: Vec<HashSet<String>> = data.queries().map(|vector| query(vector, true, 1)).collect();
-    let at = |ef| recall_of(data.queries().map(|vector| query(vector, false, ef)), &truth);
+    let at = |ef| recall(data.queries().map(|vector| query(vector, false, ef)), &truth);
     let choose = |(name, least)| {
         let mut tried =
             [16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256, 512].into_iter().map(|ef| (name, ef, at(ef)));
@@ -138,18 +132,9 @@ fn choose(path: &Path, id: IndexId, data: &Data) -> (Vec<HashSet<String>>, Vec<E
     (truth, chosen)
 }
 
-fn ids(index: &Index, query: &Query) -> HashSet<String> {
-    index.search(query).expect("searched").into_iter().map(|hit| hit.id).collect()
-}
-
 fn raw_ids(raw: &mut IndexImpl, query: &[f32]) -> HashSet<String> {
     let found = raw.search(query, K).expect("FAISS searches");
     found.labels.iter().filter_map(|label| label.get()).map(|row| format!("v{row}")).collect()
-}
-
-fn recall_of(found: impl Iterator<Item = HashSet<String>>, truth: &[HashSet<String>]) -> f64 {
-    let hits: usize = found.zip(truth).map(|(found, truth)| found.intersection(truth).count()).sum();
-    hits as f64 / (truth.len() * K) as f64
 }
 
 /// A request for each query, as it goes over the wire.

@@ -1,5 +1,9 @@
 //! Vectors that have neighbours: words, or points around centres.
 
+use std::collections::HashSet;
+
+use faiss_proxy::{Index, Query};
+
 use super::floats;
 
 #[path = "../../examples/words/reader.rs"]
@@ -54,4 +58,15 @@ impl Data {
     pub fn queries(&self) -> std::slice::Chunks<'_, f32> {
         self.queries.chunks(self.dimension)
     }
+}
+
+/// What a search finds.
+pub fn ids(index: &Index, query: &Query) -> HashSet<String> {
+    index.search(query).expect("searched").into_iter().map(|hit| hit.id).collect()
+}
+
+/// The share of the true neighbours that was found, query by query.
+pub fn recall(found: impl Iterator<Item = HashSet<String>>, truth: &[HashSet<String>]) -> f64 {
+    let hits: usize = found.zip(truth).map(|(found, truth)| found.intersection(truth).count()).sum();
+    hits as f64 / truth.iter().map(HashSet::len).sum::<usize>() as f64
 }

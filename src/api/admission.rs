@@ -76,7 +76,7 @@ impl fmt::Debug for Ticket {
     }
 }
 
-/// What a blocking thread does for a call.
+/// What is done for a call when its turn comes.
 trait Job: Send {
     fn run(&mut self);
     /// Tells whoever waits for it, once the place is free or another's.

@@ -1,6 +1,6 @@
 //! The change feed as server-sent events (WHATWG HTML, "Server-sent events"): what the log has, and then what comes, as it becomes durable.
 //!
-//! A stream is one task. It waits for changes without a thread, and reads them on a blocking thread when its turn comes, a page at a time: the next one is read when the
+//! A stream is one task. It waits for changes without a thread, and reads them as any other call when its turn comes, a page at a time: the next one is read when the
 //! client has taken the one before. So a slow client costs one page, and reads the log at its own pace.
 
 use std::convert::Infallible;

@@ -1,8 +1,8 @@
 //! HTTP only: routes, decoding, calls of the store, encoding.
 //!
 //! A request passes `listen` (connection, request id) → `routes` (path and method) → `auth` (which tenant, and whether it may) → a handler in `indices`,
-//! `vectors`, `search`, `changes` (and `events`), `service`, `openapi` or `docs`. A handler reads the body (`request`), waits for its turn (`admission`) and then, on a blocking
-//! thread, decodes the body (`decode`), calls the store, and encodes the answer (`reply`).
+//! `vectors`, `search`, `changes` (and `events`), `service`, `openapi` or `docs`. A handler reads the body (`request`), waits for its turn (`admission`) and then, where it may
+//! block, decodes the body (`decode`), calls the store, and encodes the answer (`reply`).
 
 mod admission;
 mod auth;

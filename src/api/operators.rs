@@ -13,6 +13,7 @@ use warp::reply::Response;
 use super::auth::Quota;
 use super::reply::{Problem, json};
 use super::request::Arrival;
+use super::routes::rejected;
 use super::{Server, metrics, service};
 use crate::engine::{Standing, StandingState, Usage};
 use crate::types::{IndexId, TenantId};
@@ -27,8 +28,7 @@ pub fn routes(server: Arc<Server>) -> impl Filter<Extract = (Response,), Error =
             answer.unwrap_or_else(|problem| problem.into_response(arrival.id.as_str()))
         }
     })
-    // All that warp could still reject is a request without the id that `listen` gave it.
-    .recover(|rejection| async move { Ok::<_, Infallible>(Problem::internal(&format!("{rejection:?}")).into_response("")) })
+    .recover(rejected)
     .unify()
 }
 
@@ -49,13 +49,7 @@ async fn answer(server: Arc<Server>, method: &Method, path: &str) -> Result<Resp
 }
 
 fn root(_: &Server) -> Response {
-    #[derive(Serialize)]
-    struct Greeting {
-        status: &'static str,
-        message: &'static str,
-    }
-    let message = "FAISS Proxy Server, for its operators: /metrics, /admin/indices, /admin/tenants, /v1/health";
-    json(StatusCode::OK, &Greeting { status: "ok", message })
+    service::greeting("FAISS Proxy Server, for its operators: /metrics, /admin/indices, /admin/tenants, /v1/health")
 }
 
 /// Every index, by tenant and oldest first.
@@ -112,7 +106,7 @@ fn tenants(server: &Server) -> Response {
     let mut of: BTreeMap<TenantId, (Usage, usize)> = BTreeMap::new();
     for standing in server.store.standings(None) {
         let (usage, refused) = of.entry(standing.tenant_id.clone()).or_default();
-        usage.add(&standing);
+        usage.add(&standing.state, standing.size);
         *refused += usize::from(matches!(standing.state, StandingState::Refused(_)));
     }
     let tenant = |(tenant_id, (usage, refused))| TenantUsage {

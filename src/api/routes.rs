@@ -3,10 +3,10 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use warp::Filter;
 use warp::filters::path::FullPath;
 use warp::http::Method;
 use warp::reply::Response;
+use warp::{Filter, Rejection};
 
 use super::admission::Turn;
 use super::auth::Role;
@@ -218,9 +218,13 @@ pub fn routes(server: Arc<Server>) -> impl Filter<Extract = (Response,), Error =
                 response
             }
         })
-        // All that warp could still reject is a request without the id that `listen` gave it, or with its body taken.
-        .recover(|rejection| async move { Ok::<_, Infallible>(Problem::internal(&format!("{rejection:?}")).into_response("")) })
+        .recover(rejected)
         .unify()
+}
+
+/// All that warp could still reject is a request without the id that `listen` gave it, or with its body taken.
+pub async fn rejected(rejection: Rejection) -> Result<Response, Infallible> {
+    Ok(Problem::internal(&format!("{rejection:?}")).into_response(""))
 }
 
 async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Result<Response, Problem> {

@@ -27,7 +27,11 @@ pub(super) struct Greeting {
 }
 
 pub fn root() -> Response {
-    json(StatusCode::OK, &Greeting { status: "ok", message: "FAISS Proxy Server is running; /docs lists the calls" })
+    greeting("FAISS Proxy Server is running; /docs lists the calls")
+}
+
+pub fn greeting(message: &'static str) -> Response {
+    json(StatusCode::OK, &Greeting { status: "ok", message })
 }
 
 #[derive(Serialize, ToSchema)]

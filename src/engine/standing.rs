@@ -60,12 +60,12 @@ pub struct Usage {
 }
 
 impl Usage {
-    pub(crate) fn add(&mut self, standing: &Standing) {
-        if matches!(standing.state, StandingState::Refused(_)) {
+    pub(crate) fn add(&mut self, state: &StandingState, size: Option<IndexSize>) {
+        if matches!(state, StandingState::Refused(_)) {
             return;
         }
         self.indices += 1;
-        match standing.size {
+        match size {
             Some(IndexSize { points, bytes }) => {
                 self.points += points;
                 self.bytes += bytes;
@@ -108,17 +108,23 @@ impl Size {
 }
 
 impl Entry {
-    fn standing(&self) -> Option<Standing> {
+    /// `None`: it is deleted.
+    fn state_and_size(&self) -> Option<(StandingState, Option<IndexSize>)> {
         let (state, open) = match &*self.slot.state() {
             State::Open(index) => (StandingState::Open, Some(Arc::clone(index))),
             State::Dormant | State::Opening | State::Closing => (StandingState::Closed, None),
             State::Refused(error) => (StandingState::Refused(error.clone()), None),
             State::Deleted => return None,
         };
+        // Not under the slot's lock: files are looked at.
+        Some((state, self.size.known(open.as_deref())))
+    }
+
+    fn standing(&self) -> Option<Standing> {
+        let (state, size) = self.state_and_size()?;
         let ((tenant, id), about) = (&self.key, self.about.read());
         let (tenant_id, id, name, created_at_us) = (tenant.clone(), *id, about.name.to_string(), about.created_at_us);
-        // Not under the slot's lock: files are looked at.
-        Some(Standing { tenant_id, id, name, created_at_us, size: self.size.known(open.as_deref()), state })
+        Some(Standing { tenant_id, id, name, created_at_us, state, size })
     }
 }
 
@@ -139,8 +145,9 @@ impl Store {
     /// What the tenant uses, as far as it is known without opening an index.
     pub fn usage(&self, tenant: &TenantId) -> Usage {
         let mut usage = Usage::default();
-        for standing in self.standings(Some(tenant)) {
-            usage.add(&standing);
+        // Each write of a tenant with a quota comes here: no names, and no order.
+        for (state, size) in self.slots.all(Some(tenant)).iter().filter_map(|entry| entry.state_and_size()) {
+            usage.add(&state, size);
         }
         usage
     }

@@ -54,13 +54,18 @@ fn command_lines_of_the_deployment_files_have_commands_and_flags_that_there_are(
     let manifest = text("deploy/kubernetes/faiss-proxy.yaml");
     let arguments = manifest.lines().find_map(|line| line.trim().strip_prefix("args: [")?.strip_suffix(']')).expect("args: […]");
 
+    // What somebody types in the night.
+    let operations = text("docs/operations.md");
+    let words = |line: &str| line.strip_prefix("faiss-proxy ").map(|line| line.split_whitespace().map(str::to_owned).collect());
+    let typed = operations.lines().chain(operations.split('`')).filter_map(words);
+
     let lines: [Vec<String>; 4] = [
         unit.split(' ').map(str::to_owned).collect(),
         docker_line("CMD "),
         health[1..].to_vec(),
         arguments.split(", ").map(str::to_owned).collect(),
     ];
-    for line in lines {
+    for line in lines.into_iter().chain(typed) {
         let command = &line[0];
         let help = String::from_utf8(run(&[command, "--help"]).stdout).unwrap();
         assert!(help.contains(&format!("Usage: faiss-proxy {command}")), "{command} is no command");
