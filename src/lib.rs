@@ -115,7 +115,7 @@ pub use engine::{
     SampledRecall, SegmentOutline, Stages, Standing, StandingState, Store, StoreOptions, Survey, Usage, Verified,
 };
 pub use error::{Damage, Error, Fault, Result, What};
-pub use plan::{Access, Explanation, How, Plan};
+pub use plan::{Access, Effort, Explanation, How, Plan};
 pub use segment::filter::Filter;
 pub use types::{
     BatchHits, BuildInfo, Change, ChangePage, ChangesQuery, CheckpointReport, CompactReport, Condition, Deleted, Durability,

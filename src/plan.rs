@@ -4,6 +4,15 @@ use serde::Serialize;
 
 use crate::types::Lsn;
 
+/// What a search reads of rows, in floats, as far as it can be told before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// Of rows that are looked at one after the other.
+    pub scanned: u64,
+    /// Of rows that FAISS's indexes lead to; a row that is fetched for itself counts for what it costs.
+    pub indexed: u64,
+}
+
 /// What a search did, in numbers. It has no memory of its own, so that every search can say it.
 ///
 /// Each segment is looked at in one of three ways ([`How`]), and counts there. Of several queries, sums: each looks at each segment.

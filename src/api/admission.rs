@@ -1,17 +1,15 @@
 //! Who may work now, who waits, and who is turned away: every queue has a limit, and tenants take turns in it.
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts, IntCounter, Opts, Registry};
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
+use tokio::task::{block_in_place, yield_now};
 use tokio::time::timeout_at;
-use tracing::Span;
 use warp::http::StatusCode;
 
 use super::listen::STAGES;
@@ -33,8 +31,8 @@ pub struct Turn {
 /// A bounded queue in front of what blocks, in which tenants take turns: who sends a thousand calls at one time makes others wait for one of them, and
 /// not for all.
 ///
-/// The store blocks on disks and on other writers, and a search keeps a core busy: neither may happen on the threads that serve
-/// sockets while nobody else does.
+/// It gives turns: a call is done by the task that serves its connection, which nothing has to be handed to or back from. Work that blocks on disks or on
+/// other writers, or that keeps a core busy for long, is done in [`block_in_place`], where another thread serves the sockets meanwhile.
 #[derive(Debug)]
 pub struct Queue {
     /// What the calls are, as the metrics have it.
@@ -64,57 +62,54 @@ struct Lines {
     call_seconds: f64,
 }
 
+#[derive(Debug)]
 struct Ticket {
     number: u64,
     /// Dropped, it turns away who waits for it.
-    job: Box<dyn Job>,
+    tell: oneshot::Sender<Place>,
 }
 
-impl fmt::Debug for Ticket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ticket").field("number", &self.number).finish_non_exhaustive()
+/// A place among the calls that run. Dropped, it is that of the call whose turn it is then.
+#[derive(Debug)]
+pub struct Place {
+    lines: Arc<Mutex<Lines>>,
+    began: Instant,
+}
+
+impl Place {
+    /// Does a call in it.
+    ///
+    /// # Errors
+    /// What `work` returns; 500 where it panics.
+    pub fn work<T>(self, work: impl FnOnce() -> Result<T, Problem>) -> Result<T, Problem> {
+        let span = tracing::info_span!(target: STAGES, "work");
+        span.in_scope(|| {
+            let done = panic::catch_unwind(AssertUnwindSafe(work));
+            done.unwrap_or_else(|_| Err(Problem::internal(&"a call panicked")))
+        })
     }
 }
 
-/// What is done for a call when its turn comes.
-trait Job: Send {
-    fn run(&mut self);
-    /// Tells whoever waits for it, once the place is free or another's.
-    fn answer(self: Box<Self>);
-}
-
-struct Call<T, F> {
-    work: Option<F>,
-    result: Option<Result<T, Problem>>,
-    tell: oneshot::Sender<Result<T, Problem>>,
-    came: Instant,
-    wait: Histogram,
-    /// The span of its wait, which ends when it begins, and the span that it came in.
-    waiting: Option<Span>,
-    parent: Span,
-}
-
-impl<T, F> Job for Call<T, F>
-where
-    T: Send,
-    F: FnOnce() -> Result<T, Problem> + Send,
-{
-    fn run(&mut self) {
-        self.wait.observe(self.came.elapsed().as_secs_f64());
-        self.waiting = None;
-        let Some(work) = self.work.take() else { return };
-        let span = tracing::info_span!(target: STAGES, parent: &self.parent, "work");
-        let span = if span.is_disabled() { &self.parent } else { &span };
-        let done = panic::catch_unwind(AssertUnwindSafe(|| span.in_scope(work)));
-        self.result = Some(done.unwrap_or_else(|_| Err(span.in_scope(|| Problem::internal(&"a call panicked")))));
-    }
-
-    fn answer(self: Box<Self>) {
-        if let Some(result) = self.result {
-            // Whoever waited may have gone away.
-            let _ = self.tell.send(result);
+impl Drop for Place {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let mut lines = self.lines.lock();
+        lines.call_seconds += NEWEST_SHARE * ((now - self.began).as_secs_f64() - lines.call_seconds);
+        while let Some(ticket) = lines.next() {
+            drop(lines);
+            let place = Self { lines: Arc::clone(&self.lines), began: now };
+            // Who went away a moment ago does not take it.
+            let Err(place) = ticket.tell.send(place) else { return };
+            std::mem::forget(place);
+            lines = self.lines.lock();
         }
+        lines.running -= 1;
     }
+}
+
+/// Does what may take long where another thread serves the sockets meanwhile.
+pub fn block_if<T>(is_long: bool, work: impl FnOnce() -> T) -> T {
+    if is_long { block_in_place(work) } else { work() }
 }
 
 /// A call in its line, which it leaves when it is dropped.
@@ -161,18 +156,33 @@ impl Queue {
         registry.register(Box::new(self.turned_away.clone()))
     }
 
-    /// Runs `work` when its turn comes, where it may block.
+    /// Runs `work`, which may block, when its turn comes.
     ///
-    /// Whoever waits may go away (the future is dropped): before the turn, nothing happens; after it, `work` runs to its end and
-    /// holds its place until then.
+    /// Whoever waits may go away (the future is dropped): before the turn, nothing happens; after it, `work` runs to its end.
     ///
     /// # Errors
-    /// 429 where the queue is full or too slow; 504 where the deadline came before the turn; else what `work` returns.
-    pub async fn run<T, F>(&self, turn: Turn, work: F) -> Result<T, Problem>
-    where
-        T: Send + 'static,
-        F: FnOnce() -> Result<T, Problem> + Send + 'static,
-    {
+    /// Those of [`place`](Self::place) and of [`Place::work`].
+    pub async fn run<T>(&self, turn: Turn, work: impl FnOnce() -> Result<T, Problem>) -> Result<T, Problem> {
+        let place = self.place(&turn).await?;
+        block_in_place(|| place.work(work))
+    }
+
+    /// The same for work that is over before it could be handed to another thread, but for what it does in [`block_in_place`].
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_briefly<T>(&self, turn: &Turn, work: impl FnOnce() -> Result<T, Problem>) -> Result<T, Problem> {
+        let place = self.place(turn).await?;
+        // Else sockets would be left unread from one call to the next: who has come meanwhile gets into the line.
+        yield_now().await;
+        place.work(work)
+    }
+
+    /// Waits for a turn.
+    ///
+    /// # Errors
+    /// 429 where the queue is full or too slow; 504 where the deadline came before the turn.
+    pub async fn place(&self, turn: &Turn) -> Result<Place, Problem> {
         let too_late = || {
             let detail = "its turn did not come within X-Request-Timeout; nothing was done";
             Problem::new(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", detail)
@@ -181,55 +191,37 @@ impl Queue {
         if turn.deadline.is_some_and(|deadline| deadline <= came) {
             return Err(too_late());
         }
-        let (tell, mut told) = oneshot::channel();
-        let (waiting, parent) = (Some(tracing::info_span!(target: STAGES, "queue")), Span::current());
-        let job = Box::new(Call { work: Some(work), result: None, tell, came, wait: self.wait.clone(), waiting, parent });
-        let entered = {
+        let _waits = tracing::info_span!(target: STAGES, "queue");
+        let (number, mut told) = {
             let mut lines = self.lines.lock();
             if lines.running < self.running_max {
                 lines.running += 1;
-                Err(job)
-            } else {
-                Ok(self.enter(&mut lines, &turn.tenant, job)?)
+                self.wait.observe(0.0);
+                return Ok(Place { lines: Arc::clone(&self.lines), began: came });
             }
+            let (tell, told) = oneshot::channel();
+            (self.enter(&mut lines, &turn.tenant, tell)?, told)
         };
-        let waiting = match entered {
-            Ok(number) => Some(Waiting { lines: &self.lines, tenant: &turn.tenant, number }),
-            Err(job) => {
-                self.begin(job);
-                None
-            }
-        };
-        let told = match (turn.deadline, &waiting) {
-            (Some(deadline), Some(place)) => match timeout_at(deadline.into(), &mut told).await {
+        let waiting = Waiting { lines: &self.lines, tenant: &turn.tenant, number };
+        let told = match turn.deadline {
+            None => told.await,
+            Some(deadline) => match timeout_at(deadline.into(), &mut told).await {
                 Ok(told) => told,
-                Err(_) if place.leave() => return Err(too_late()),
-                // It has begun.
+                Err(_) if waiting.leave() => return Err(too_late()),
+                // It has its place.
                 Err(_) => told.await,
             },
-            _ => told.await,
         };
-        // Of one that has begun there is a result.
-        told.unwrap_or_else(|_| Err(self.turn_away(1)))
-    }
-
-    /// Does a job for which there was a place. On this thread, where the runtime has others to go on with: to wake one that sleeps, and to be woken by it, takes
-    /// longer than many a search.
-    fn begin(&self, mut job: Box<dyn Job>) {
-        let lines = Arc::clone(&self.lines);
-        if Handle::current().runtime_flavor() != RuntimeFlavor::MultiThread {
-            tokio::task::spawn_blocking(move || work_off(&lines, job));
-            return;
-        }
-        let next = tokio::task::block_in_place(|| work(&lines, &mut *job));
-        job.answer();
-        if let Some(next) = next {
-            tokio::task::spawn_blocking(move || work_off(&lines, next));
-        }
+        // Whoever is told is no longer in the line.
+        std::mem::forget(waiting);
+        let mut place = told.map_err(|_| self.turn_away(1))?;
+        place.began = Instant::now();
+        self.wait.observe((place.began - came).as_secs_f64());
+        Ok(place)
     }
 
     /// Puts a call at the end of its tenant's line. In a full queue it takes the place of the newest call of the longest line, if its own is shorter.
-    fn enter(&self, lines: &mut Lines, tenant: &TenantId, job: Box<dyn Job>) -> Result<u64, Problem> {
+    fn enter(&self, lines: &mut Lines, tenant: &TenantId, tell: oneshot::Sender<Place>) -> Result<u64, Problem> {
         let own = lines.of.get(tenant).map_or(0, VecDeque::len);
         let tenants = lines.turns.len() + usize::from(own == 0);
         let before = lines.waiting.min(own * tenants + tenants - 1);
@@ -247,7 +239,7 @@ impl Queue {
         if own == 0 {
             lines.turns.push_back(tenant.clone());
         }
-        lines.of.entry(tenant.clone()).or_default().push_back(Ticket { number: lines.tickets, job });
+        lines.of.entry(tenant.clone()).or_default().push_back(Ticket { number: lines.tickets, tell });
         Ok(lines.tickets)
     }
 
@@ -260,7 +252,7 @@ impl Queue {
 
 impl Lines {
     /// Whose turn it is, of those that wait.
-    fn next(&mut self) -> Option<Box<dyn Job>> {
+    fn next(&mut self) -> Option<Ticket> {
         let tenant = self.turns.pop_front()?;
         let line = self.of.get_mut(&tenant)?;
         let ticket = line.pop_front();
@@ -270,7 +262,7 @@ impl Lines {
             self.turns.push_back(tenant);
         }
         self.waiting -= 1;
-        ticket.map(|ticket| ticket.job)
+        ticket
     }
 
     /// Whether it was in the line.
@@ -284,28 +276,6 @@ impl Lines {
             self.turns.retain(|other| other != tenant);
         }
         true
-    }
-}
-
-/// Does a job, and gives the one whose turn it is then. Where there is none, the place is free.
-fn work(lines: &Mutex<Lines>, job: &mut dyn Job) -> Option<Box<dyn Job>> {
-    let began = Instant::now();
-    job.run();
-    let mut lines = lines.lock();
-    lines.call_seconds += NEWEST_SHARE * (began.elapsed().as_secs_f64() - lines.call_seconds);
-    let next = lines.next();
-    if next.is_none() {
-        lines.running -= 1;
-    }
-    next
-}
-
-/// Does one job after the other, as long as there are some: this thread is awake.
-fn work_off(lines: &Mutex<Lines>, job: Box<dyn Job>) {
-    let mut next = Some(job);
-    while let Some(mut job) = next {
-        next = work(lines, &mut *job);
-        job.answer();
     }
 }
 

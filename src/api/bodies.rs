@@ -28,7 +28,7 @@ pub(crate) fn add(body: &VectorsBody, index: &Index, atomic: bool) -> Result<Val
 /// The answer to the body of a `POST …/search`.
 pub(crate) fn search(body: &VectorsBody, index: &Index) -> Result<Value, u16> {
     let found =
-        search::find(index, &Limits::default(), body, true, &mut AnswerVectors::Inside, &mut Done::default()).map_err(status)?;
+        search::find(index, &Limits::default(), body, &mut AnswerVectors::Inside, &mut Done::default()).map_err(status)?;
     Ok(serde_json::to_value(found).expect("an answer is JSON"))
 }
 

@@ -31,6 +31,7 @@ mod service;
 mod slow;
 mod spans;
 mod tls;
+mod together;
 mod vectors;
 mod writes;
 
@@ -45,10 +46,13 @@ pub use config::{Connections, Queues, ServerConfig};
 pub use listen::{ACCESS_LOG, REQUESTS, STAGES, serve};
 pub use tls::Tls;
 
-use self::admission::Queue;
+use self::admission::{Queue, Turn};
 use self::memory::Memory;
 use self::metrics::Metrics;
-use crate::Store;
+use self::reply::Problem;
+use self::together::Together;
+use crate::types::IndexId;
+use crate::{Index, Store};
 
 /// What every request shares.
 struct Server {
@@ -62,6 +66,7 @@ struct Server {
     /// Backups, which can take hours where they are throttled.
     backups: Queue,
     searches: Queue,
+    together: Together,
     /// Calls that are short and do not write.
     reads: Queue,
     /// A permit is a stream of changes that may be open.
@@ -91,6 +96,7 @@ impl Server {
             rewrites: slow_queue("compactions", queues.rewrites_running_max, queues.rewrites_waiting_max),
             backups: slow_queue("backups", queues.backups_running_max, queues.backups_waiting_max),
             searches: queue("searches", queues.searches_running_max(), queues.searches_waiting_max),
+            together: Together::default(),
             reads: queue("reads", queues.reads_running_max, queues.reads_waiting_max),
             streams: Arc::new(Semaphore::new(config.connections.streams_max)),
             ending,
@@ -102,6 +108,14 @@ impl Server {
         };
         server.metrics.register(&server.store, server.queues());
         server
+    }
+
+    /// An index that is searched. One that is not open is opened when its turn comes.
+    async fn searched_index(&self, turn: &Turn, id: IndexId) -> Result<Arc<Index>, Problem> {
+        match self.store.index_if_open(&turn.tenant, id) {
+            Some(index) => Ok(index),
+            None => self.searches.run(turn.clone(), || Ok(self.store.index(&turn.tenant, id)?)).await,
+        }
     }
 
     fn queues(&self) -> [&Queue; 5] {

@@ -9,23 +9,29 @@ use utoipa::ToSchema;
 use warp::reply::Response;
 
 use super::Server;
-use super::admission::Turn;
+use super::admission::{Turn, block_if};
 use super::decode::{self, BodyVectors, required};
 use super::indices::index_id;
 use super::listen::STAGES;
 use super::openapi::Vector;
 use super::reply::{AnswerVectors, Problem, shortest, stored_json};
 use super::request::{Request, VectorsBody};
-use super::slow::{Done, watched};
+use super::slow::{Done, Watch, watched};
 use crate::config::{Limits, RANGE_LIMIT_DEFAULT};
 use crate::engine::Index;
 use crate::error::Error;
-use crate::plan::Explanation;
+use crate::plan::{Explanation, Plan};
 use crate::segment::filter::Filter;
 use crate::types::{BatchHits, Hit, Lsn, Query, RangeQuery, SearchParams, Within};
 
 /// Answers where the client does not say how many.
 const K_DEFAULT: usize = 10;
+
+/// Bytes of a body, and floats of an answer, from which on sockets are served by another thread while it is decoded or encoded: a millisecond.
+const LARGE_BODY: usize = 1 << 18;
+const LARGE_ANSWER: usize = 1 << 14;
+/// What a hit without its vector counts for, in floats.
+const HIT_FLOATS: usize = 16;
 
 /// A search for the nearest points.
 #[derive(Deserialize, ToSchema)]
@@ -171,11 +177,26 @@ pub async fn search(server: Arc<Server>, turn: Turn, id: String, mut request: Re
     let explains = request.flag("explain")?;
     let body = request.vectors_body(&server).await?;
     let mut vectors = AnswerVectors::wanted(&request.headers);
-    let work = move |server: &Server, index: &Index, done: &mut Done| {
-        let found = find(index, &server.config.limits, &body, explains, &mut vectors, done)?;
-        Ok(encoded(vectors, &found))
+    let (watch, mut done) = (Watch::new("search", id), Done::default());
+    let index = server.searched_index(&turn, id).await?;
+    let is_large = body.bytes().len() > LARGE_BODY;
+    let (query, with_metadata) = block_if(is_large, || asked(&index, &server.config.limits, &body, &mut done))?;
+    drop(body);
+    let floats = if query.include_values { index.dimension() } else { 0 };
+    let is_large = query.k * (HIT_FLOATS + floats) > LARGE_ANSWER;
+    let (hits, explain);
+    (hits, done.plan, explain) = if explains {
+        server.searches.run(turn, || explained(&index, &query, &mut done)).await?
+    } else {
+        let (hits, plan) = server.together.search(&server.searches, &turn, &index, query, &mut done).await?;
+        (hits, plan, None)
     };
-    watched(&server, &server.searches, turn, "search", id, work).await
+    let response = block_if(is_large, || {
+        let found = Found { results: points(hits, with_metadata, &mut vectors)?, explain };
+        Ok::<_, Problem>(encoded(vectors, &found))
+    });
+    watch.end(&server, &index, &done);
+    response
 }
 
 pub async fn batch(server: Arc<Server>, turn: Turn, id: String, mut request: Request) -> Result<Response, Problem> {
@@ -208,32 +229,39 @@ fn decoding() -> EnteredSpan {
     tracing::info_span!(target: STAGES, "decode").entered()
 }
 
-/// Answers the search that a body asks for, but for the vectors, which are placed in `vectors`.
+/// The search that a body asks for, and whether its hits bear their metadata.
+///
+/// # Errors
+/// 400 and 422.
+fn asked(index: &Index, limits: &Limits, body: &VectorsBody, done: &mut Done) -> Result<(Query, bool), Problem> {
+    let _decode = decoding();
+    let (text, behind) = body.parts()?;
+    let body = decode::body(text)?;
+    let asked = decode_query(&body, 0, &BodyVectors::new(behind, 1, index.dimension())?, limits)?;
+    done.k = asked.0.k;
+    Ok(asked)
+}
+
+fn explained(index: &Index, query: &Query, done: &mut Done) -> Result<(Vec<Hit>, Plan, Option<Explained>), Problem> {
+    let (hits, explanation) = done.by_engine(|| index.explain(query))?;
+    let plan = explanation.plan;
+    Ok((hits, plan, Some(Explained { matched: plan.matched, explanation })))
+}
+
+/// Answers the search that a body asks for, explained, but for the vectors, which are placed in `vectors`.
 ///
 /// # Errors
 /// 400 and 422 for the body; those of the index.
+#[cfg(any(fuzzing, test))]
 pub(super) fn find(
     index: &Index,
     limits: &Limits,
     body: &VectorsBody,
-    explains: bool,
     vectors: &mut AnswerVectors,
     done: &mut Done,
 ) -> Result<Found, Problem> {
-    let decode = decoding();
-    let (text, behind) = body.parts()?;
-    let body = decode::body(text)?;
-    let (query, with_metadata) = decode_query(&body, 0, &BodyVectors::new(behind, 1, index.dimension())?, limits)?;
-    drop(decode);
-    done.k = query.k;
-    let (hits, explain);
-    (hits, done.plan, explain) = if explains {
-        let (hits, explanation) = done.by_engine(|| index.explain(&query))?;
-        (hits, explanation.plan, Some(Explained { matched: explanation.plan.matched, explanation }))
-    } else {
-        let (hits, plan) = done.by_engine(|| index.search_planned(&query))?;
-        (hits, plan, None)
-    };
+    let (query, with_metadata) = asked(index, limits, body, done)?;
+    let (hits, _, explain) = explained(index, &query, done)?;
     Ok(Found { results: points(hits, with_metadata, vectors)?, explain })
 }
 

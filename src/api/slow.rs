@@ -1,6 +1,5 @@
 //! Calls that take long: a line in the log for each, with what was done for it.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use warp::reply::Response;
@@ -22,27 +21,57 @@ pub struct Done {
     /// Points that were asked for.
     pub k: usize,
     pub plan: Plan,
+    /// When it had its turn.
+    began: Option<Instant>,
     /// Time in the engine alone.
     engine: Duration,
 }
 
 impl Done {
+    /// It has its turn, if it has not had it before.
+    pub fn begin(&mut self) {
+        self.began.get_or_insert_with(Instant::now);
+    }
+
     /// Has the engine do its part of a call.
     pub fn by_engine<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let began = Instant::now();
+        self.began.get_or_insert(began);
         let done = tracing::info_span!(target: STAGES, "engine").in_scope(work);
         self.engine += began.elapsed();
         done
     }
 }
 
-/// Has a call of an index done when its turn comes in the queue. Where that takes [`ServerConfig::slow_call`](super::ServerConfig) or more from now on, the log
-/// says so.
+/// A call of an index, timed from now on.
+#[derive(Debug)]
+pub struct Watch {
+    call: &'static str,
+    id: IndexId,
+    came: Instant,
+}
+
+impl Watch {
+    pub fn new(call: &'static str, id: IndexId) -> Self {
+        Self { call, id, came: Instant::now() }
+    }
+
+    /// The call is done. Where that took [`ServerConfig::slow_call`](super::ServerConfig) or more, the log says so.
+    pub fn end(&self, server: &Server, index: &Index, done: &Done) {
+        let total = self.came.elapsed();
+        if total >= server.config.slow_call {
+            let queued = done.began.map_or(Duration::ZERO, |began| began - self.came);
+            tell(self.call, self.id, index, done, total, queued);
+        }
+    }
+}
+
+/// Has a call of an index done when its turn comes in the queue, and watches it.
 ///
 /// # Errors
 /// Those of [`Queue::run`].
 pub async fn watched<F>(
-    server: &Arc<Server>,
+    server: &Server,
     queue: &Queue,
     turn: Turn,
     call: &'static str,
@@ -50,18 +79,15 @@ pub async fn watched<F>(
     work: F,
 ) -> Result<Response, Problem>
 where
-    F: FnOnce(&Server, &Index, &mut Done) -> Result<Response, Problem> + Send + 'static,
+    F: FnOnce(&Server, &Index, &mut Done) -> Result<Response, Problem>,
 {
-    let (came, tenant, server) = (Instant::now(), turn.tenant.clone(), Arc::clone(server));
-    let work = move || {
-        let queued = came.elapsed();
+    let (watch, tenant) = (Watch::new(call, id), turn.tenant.clone());
+    let work = || {
         let mut done = Done::default();
+        done.begin();
         let index = server.store.index(&tenant, id)?;
-        let response = work(&server, &index, &mut done)?;
-        let total = came.elapsed();
-        if total >= server.config.slow_call {
-            tell(call, id, &index, &done, total, queued);
-        }
+        let response = work(server, &index, &mut done)?;
+        watch.end(server, &index, &done);
         Ok(response)
     };
     queue.run(turn, work).await
@@ -70,7 +96,7 @@ where
 /// The tenant and the request's id are those of the span that this is called in.
 fn tell(call: &str, id: IndexId, index: &Index, done: &Done, total: Duration, queued: Duration) {
     let milliseconds = |time: Duration| time.as_micros() as f64 / 1e3;
-    let Done { k, plan, engine } = done;
+    let Done { k, plan, engine, .. } = done;
     tracing::warn!(
         target: SLOW,
         call,

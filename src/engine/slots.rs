@@ -96,8 +96,7 @@ impl Slots {
 
     /// The open index, opened now where it is dormant. Who finds it being opened or closed waits.
     pub(super) fn open(&self, key: &Key) -> Result<Arc<Index>> {
-        let entry = self.entry(key)?;
-        entry.last_used.store(self.clock.fetch_add(1, Relaxed), Relaxed);
+        let entry = self.used(key)?;
         // Asked under the slot's lock: who closes the store looks at every slot after it has said so, and waits for those that are opening.
         let may_open = || if self.is_closed() { Err(closed()) } else { Ok(()) };
         let (index, is_new) = entry.slot.open(may_open, || self.recover(key), may_pass)?;
@@ -107,6 +106,18 @@ impl Slots {
             self.keep_to_budget(false);
         }
         Ok(index)
+    }
+
+    /// The index, where it is open at this moment.
+    pub(super) fn opened_now(&self, key: &Key) -> Option<Arc<Index>> {
+        self.used(key).ok()?.slot.state().open().cloned()
+    }
+
+    /// The entry of an index that is asked for.
+    fn used(&self, key: &Key) -> Result<Arc<Entry>> {
+        let entry = self.entry(key)?;
+        entry.last_used.store(self.clock.fetch_add(1, Relaxed), Relaxed);
+        Ok(entry)
     }
 
     /// Recovers an index of which there is no instance, and tells of it where it refuses.

@@ -195,6 +195,11 @@ impl Store {
         self.slots.open(&(tenant.clone(), id))
     }
 
+    /// The same where it is open, without waiting; else nothing.
+    pub fn index_if_open(&self, tenant: &TenantId, id: IndexId) -> Option<Arc<Index>> {
+        self.slots.opened_now(&(tenant.clone(), id))
+    }
+
     /// The tenants that have an index, or a directory that could not be read, in the order of their names.
     pub fn tenants(&self) -> Vec<TenantId> {
         self.slots.tenants()

@@ -1,0 +1,133 @@
+//! Searches that wait for their turns and are done as one: to scan rows for several queries takes little longer than for one.
+
+use std::collections::{HashMap, VecDeque};
+use std::iter;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot::{self, error::RecvError};
+use tokio::task::yield_now;
+
+use super::admission::{Queue, Turn, block_if};
+use super::reply::Problem;
+use super::slow::Done;
+use crate::engine::Index;
+use crate::error::Error;
+use crate::plan::{Effort, Plan};
+use crate::types::{Hit, IndexId, Query};
+
+/// Floats that a search scans from which on others join it: 0.1 ms.
+const SHARED_MIN: u64 = 1 << 19;
+
+/// Searches that are done as one.
+const TOGETHER_MAX: usize = 32;
+
+/// Floats that a search reads from which on the thread does not serve sockets meanwhile: some milliseconds.
+const LONG: u64 = 1 << 24;
+
+/// What is told to a search.
+type Answer = Result<(Vec<Hit>, Plan), Error>;
+
+/// The searches of each index that scan it and have not begun, in the order in which they came.
+#[derive(Debug, Default)]
+pub struct Together {
+    waiting: Mutex<HashMap<IndexId, VecDeque<Waiting>>>,
+    numbers: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    number: u64,
+    query: Query,
+    tell: oneshot::Sender<Answer>,
+}
+
+/// A search among those that wait. Dropped, it is none of them any more.
+struct Asked<'a> {
+    together: &'a Together,
+    index: IndexId,
+    number: u64,
+    told: oneshot::Receiver<Answer>,
+}
+
+impl Together {
+    /// Searches an index when its turn comes, or another's with which it is done.
+    ///
+    /// # Errors
+    /// Those of [`Queue::run`], and of the index.
+    pub async fn search(
+        &self,
+        queue: &Queue,
+        turn: &Turn,
+        index: &Arc<Index>,
+        query: Query,
+        done: &mut Done,
+    ) -> Result<(Vec<Hit>, Plan), Problem> {
+        let Effort { scanned, indexed } = index.effort(&query);
+        let is_long = scanned + indexed > LONG || query.as_of_lsn.is_some();
+        if query.as_of_lsn.is_some() || scanned < SHARED_MIN.max(indexed) {
+            let work = || Ok(block_if(is_long, || done.by_engine(|| index.search_planned(&query)))?);
+            return queue.run_briefly(turn, work).await;
+        }
+        let mut asked = self.ask(index.id(), query);
+        let place = tokio::select! {
+            biased;
+            answer = &mut asked.told => {
+                done.begin();
+                return answered(answer);
+            }
+            place = queue.place(turn) => place?,
+        };
+        // Whoever has come meanwhile joins.
+        yield_now().await;
+        let Some(group) = asked.take() else {
+            drop(place);
+            return answered((&mut asked.told).await);
+        };
+        place.work(|| {
+            let (queries, tell): (Vec<Query>, Vec<_>) = group.into_iter().map(|one| (one.query, one.tell)).unzip();
+            let answers = block_if(is_long, || done.by_engine(|| index.search_each(&queries)));
+            // Who is gone needs no answer.
+            tell.into_iter().zip(answers).for_each(|(tell, answer)| drop(tell.send(answer)));
+            Ok(())
+        })?;
+        answered((&mut asked.told).await)
+    }
+
+    fn ask(&self, index: IndexId, query: Query) -> Asked<'_> {
+        let (number, (tell, told)) = (self.numbers.fetch_add(1, Relaxed), oneshot::channel());
+        self.waiting.lock().entry(index).or_default().push_back(Waiting { number, query, tell });
+        Asked { together: self, index, number, told }
+    }
+}
+
+impl Asked<'_> {
+    /// This search, and the oldest of those that can be done with it; nothing where it is being done with another.
+    fn take(&self) -> Option<Vec<Waiting>> {
+        let mut all = self.together.waiting.lock();
+        let waiting = all.get_mut(&self.index)?;
+        let own = waiting.remove(waiting.iter().position(|one| one.number == self.number)?)?;
+        let others = waiting.drain(..waiting.len().min(TOGETHER_MAX - 1));
+        let group = iter::once(own).chain(others).collect();
+        if waiting.is_empty() {
+            all.remove(&self.index);
+        }
+        Some(group)
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let mut all = self.together.waiting.lock();
+        let Some(waiting) = all.get_mut(&self.index) else { return };
+        waiting.retain(|one| one.number != self.number);
+        if waiting.is_empty() {
+            all.remove(&self.index);
+        }
+    }
+}
+
+fn answered(told: Result<Answer, RecvError>) -> Result<(Vec<Hit>, Plan), Problem> {
+    Ok(told.map_err(|_| Problem::internal(&"the search that this one was done with panicked"))??)
+}
