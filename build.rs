@@ -2,6 +2,7 @@
 
 fn main() {
     println!("cargo:rerun-if-changed=src/segment/faiss_shim.cpp");
+    println!("cargo:rerun-if-changed=src/segment/faiss_graph.hpp");
     // Set by cargo because faiss-sys has a `links` key: where its build script installed FAISS.
     let root = std::env::var("DEP_FAISS_C_ROOT").expect("faiss-sys says where it installed FAISS");
     cc::Build::new()

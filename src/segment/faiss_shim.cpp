@@ -34,6 +34,8 @@
 #include <faiss/index_io.h>
 #include <faiss/utils/distances.h>
 
+#include "faiss_graph.hpp"
+
 // BLAS, as FAISS's own utils/distances.cpp declares it.
 extern "C" int sgemm_(
         const char* transa,
@@ -296,6 +298,50 @@ void use_threads(int threads) noexcept {
     }
 }
 
+// Whether the index is a graph over whole vectors, which was searched then.
+bool search_graph(
+        const faiss::Index* index,
+        uint32_t ef,
+        const float* queries,
+        size_t query_count,
+        const uint64_t* const* pages,
+        size_t page_count,
+        size_t k,
+        float* distances,
+        int64_t* labels) {
+    auto* transformed = dynamic_cast<const faiss::IndexPreTransform*>(index);
+    auto* hnsw = dynamic_cast<const faiss::IndexHNSW*>(transformed ? transformed->index : index);
+    auto* storage = hnsw ? dynamic_cast<const faiss::IndexFlat*>(hnsw->storage) : nullptr;
+    if (!storage || !hnsw->hnsw.search_bounded_queue || !hnsw->hnsw.check_relative_distance) {
+        return false;
+    }
+    std::unique_ptr<const float[]> made;
+    if (transformed) {
+        const float* x = transformed->apply_chain(faiss::idx_t(query_count), queries);
+        if (x != queries) {
+            made.reset(x);
+        }
+        queries = x;
+    }
+    NotHidden not_hidden(pages, page_count);
+    bool is_product = faiss::is_similarity_metric(hnsw->metric_type);
+    for (size_t query = 0; query < query_count; query++) {
+        const float* x = queries + query * size_t(hnsw->d);
+        float* d = distances + query * k;
+        int64_t* l = labels + query * k;
+        auto search = [&](auto is_shown) {
+            is_product ? graph::search<true>(*hnsw, *storage, x, k, ef, is_shown, d, l)
+                       : graph::search<false>(*hnsw, *storage, x, k, ef, is_shown, d, l);
+        };
+        if (pages) {
+            search([&](uint32_t row) { return not_hidden.is_member(row); });
+        } else {
+            search([](uint32_t) { return true; });
+        }
+    }
+    return true;
+}
+
 void settle(faiss::IndexIVF* ivf, uint32_t nprobe) {
     ivf->nprobe = nprobe;
     if (auto* hnsw = dynamic_cast<faiss::IndexHNSW*>(ivf->quantizer)) {
@@ -453,6 +499,9 @@ extern "C" int faiss_proxy_search(
         char* error,
         size_t error_bytes) noexcept {
     return guarded(error, error_bytes, [&] {
+        if (kind == 2 && search_graph(static_cast<const faiss::Index*>(index), ef, queries, query_count, pages, page_count, k, distances, labels)) {
+            return;
+        }
         use_threads(1);
         NotHidden not_hidden(pages, page_count);
         faiss::IDSelector* selector = pages ? &not_hidden : nullptr;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::segment::positions::Positions;
 
 #[test]
 fn kernels_agree_with_the_formula_at_every_count_and_odd_dimensions() {
@@ -15,6 +16,43 @@ fn kernels_agree_with_the_formula_at_every_count_and_odd_dimensions() {
                 // Small integers: exact in f32 in any order of adding.
                 assert_eq!(l2[i], query.iter().zip(row).map(|(a, b)| (a - b) * (a - b)).sum::<f32>());
                 assert_eq!(ip[i], query.iter().zip(row).map(|(a, b)| a * b).sum::<f32>());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_graph_is_searched_as_faiss_searches_it() {
+    let (dimension, count, k) = (20, 3_000, 10);
+    let mut state = 5_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    let rows: Vec<f32> = (0..(count + 40) * dimension).map(|_| next()).collect();
+    let (rows, queries) = rows.split_at(count * dimension);
+    let stop = AtomicBool::new(false);
+    for (factory, is_product) in [("HNSW8", false), ("HNSW8", true), ("HNSW4", true), ("L2norm,HNSW8,Flat", false)] {
+        let mut index = Index::new(factory, dimension, is_product).unwrap();
+        index.prepare(60, false, None).unwrap();
+        index.add(rows, &stop).unwrap();
+        let few: Positions = (0..count).filter(|row| row % 7 == 0).collect();
+        let most: Positions = (0..count).filter(|row| row % 50 != 0).collect();
+        for (ef, hidden) in [(10, None), (30, None), (30, Some(&few)), (200, Some(&most)), (10_000, Some(&few))] {
+            let pages: Vec<Option<&Page>> = hidden.map_or(Vec::new(), |hidden| hidden.pages().collect());
+            index.set_defaults(ef, 1);
+            let search = |kind| {
+                let (mut distances, mut labels) = (vec![0.0; 40 * k], vec![0; 40 * k]);
+                index.search(kind, queries, k, &pages, &mut distances, &mut labels).unwrap();
+                (labels, distances)
+            };
+            let (ours, of_faiss) = (search(SearchKind::Hnsw { ef }), search(SearchKind::Selected));
+            let is_there = |label: &&i64| **label >= 0;
+            assert!(of_faiss.0.iter().filter(is_there).count() > 10 * k, "{factory} {ef}");
+            assert_eq!(ours.0, of_faiss.0, "{factory} {ef}");
+            for (at, label) in ours.0.iter().enumerate() {
+                assert!(*label < 0 || ours.1[at] == of_faiss.1[at], "{factory} {ef}");
+                assert!(*label < 0 || hidden.is_none_or(|hidden| !hidden.contains(*label as usize)));
             }
         }
     }

@@ -150,7 +150,7 @@ fn search_parameters_are_raised_until_the_recall_is_reached() {
     let vectors: Vec<f32> = (0..3_000 * 24).map(|_| noise.next()).collect();
     let fixture = Fixture::new(&vectors, 24, Metric::L2);
     for (factory, start) in [
-        ("HNSW8", Tuning { ef: 1, nprobe: 0, overfetch: 1 }),
+        ("HNSW4", Tuning { ef: 1, nprobe: 0, overfetch: 1 }),
         ("IVF64,Flat", Tuning { ef: 0, nprobe: 1, overfetch: 1 }),
         ("IVF64,SQ4", Tuning { ef: 0, nprobe: 1, overfetch: 1 }),
         ("PQ6x4", Tuning { ef: 0, nprobe: 0, overfetch: 1 }),
