@@ -1,8 +1,9 @@
 //! Builds the C++ shim against the FAISS headers that `faiss-sys` installed.
 
 fn main() {
-    println!("cargo:rerun-if-changed=src/segment/faiss_shim.cpp");
-    println!("cargo:rerun-if-changed=src/segment/faiss_graph.hpp");
+    for file in ["faiss_shim.cpp", "faiss_graph.hpp", "faiss_products.hpp"] {
+        println!("cargo:rerun-if-changed=src/segment/{file}");
+    }
     // Set by cargo because faiss-sys has a `links` key: where its build script installed FAISS.
     let root = std::env::var("DEP_FAISS_C_ROOT").expect("faiss-sys says where it installed FAISS");
     cc::Build::new()

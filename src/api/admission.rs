@@ -74,9 +74,19 @@ struct Ticket {
 pub struct Place {
     lines: Arc<Mutex<Lines>>,
     began: Instant,
+    /// Nobody else ran or waited.
+    is_alone: bool,
 }
 
 impl Place {
+    /// Lets whoever has come meanwhile into the lines: else sockets would be left unread from one call that is done on its connection's thread to the next. Where
+    /// nobody else has a call, that would only wake other threads.
+    pub async fn let_others_in(&self) {
+        if !self.is_alone {
+            yield_now().await;
+        }
+    }
+
     /// Does a call in it.
     ///
     /// # Errors
@@ -97,7 +107,7 @@ impl Drop for Place {
         lines.call_seconds += NEWEST_SHARE * ((now - self.began).as_secs_f64() - lines.call_seconds);
         while let Some(ticket) = lines.next() {
             drop(lines);
-            let place = Self { lines: Arc::clone(&self.lines), began: now };
+            let place = Self { lines: Arc::clone(&self.lines), began: now, is_alone: false };
             // Who went away a moment ago does not take it.
             let Err(place) = ticket.tell.send(place) else { return };
             std::mem::forget(place);
@@ -173,8 +183,7 @@ impl Queue {
     /// As [`run`](Self::run).
     pub async fn run_briefly<T>(&self, turn: &Turn, work: impl FnOnce() -> Result<T, Problem>) -> Result<T, Problem> {
         let place = self.place(turn).await?;
-        // Else sockets would be left unread from one call to the next: who has come meanwhile gets into the line.
-        yield_now().await;
+        place.let_others_in().await;
         place.work(work)
     }
 
@@ -195,9 +204,10 @@ impl Queue {
         let (number, mut told) = {
             let mut lines = self.lines.lock();
             if lines.running < self.running_max {
+                let is_alone = lines.running == 0;
                 lines.running += 1;
                 self.wait.observe(0.0);
-                return Ok(Place { lines: Arc::clone(&self.lines), began: came });
+                return Ok(Place { lines: Arc::clone(&self.lines), began: came, is_alone });
             }
             let (tell, told) = oneshot::channel();
             (self.enter(&mut lines, &turn.tenant, tell)?, told)

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot::{self, error::RecvError};
-use tokio::task::yield_now;
 
 use super::admission::{Queue, Turn, block_if};
 use super::reply::Problem;
@@ -79,8 +78,7 @@ impl Together {
             }
             place = queue.place(turn) => place?,
         };
-        // Whoever has come meanwhile joins.
-        yield_now().await;
+        place.let_others_in().await;
         let Some(group) = asked.take() else {
             drop(place);
             return answered((&mut asked.told).await);

@@ -53,10 +53,12 @@ impl Map {
         Self { bytes: Bytes::Copied { memory, start, length } }
     }
 
-    /// Asks the kernel to read the file now: a check of every byte then waits for the disk once and not at each page.
+    /// Asks the kernel to read the file now, in large pages where it can: a check of every byte then waits for the disk once and not at each page.
     pub fn read_ahead(&self) {
         if let Bytes::Mapped(map) = &self.bytes {
-            // Advice only: where it is not taken, the pages are read when they are touched.
+            // Advice only: where it is not taken, the pages are small and are read when they are touched.
+            #[cfg(target_os = "linux")]
+            let _ = map.advise(Advice::HugePage);
             let _ = map.advise(Advice::WillNeed);
         }
     }

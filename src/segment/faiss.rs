@@ -193,19 +193,26 @@ pub(crate) fn distances(kernel: Kernel, query: &[f32], rows: Floats<'_>, out: &m
     }
 }
 
-/// Writes the inner product of each of the queries, one after the other, with each of the `squared_norms.len()` vectors in `rows`, those of the
-/// first query first; and the squared norms of the rows. By a matrix kernel, on the calling thread alone: the order of its sums is its own, so
-/// that a product differs, by rounding, from what [`distances`] gives.
+/// Writes the inner product of each of the queries, one after the other, with each of the `count` vectors in `rows`, those of the
+/// first query first; and the squared norms of the rows, where `squared_norms` has room for them. On the calling thread alone: the order of its sums is its
+/// own, so that a product differs, by rounding, from what [`distances`] gives.
 ///
 /// # Panics
-/// Where `queries` or `rows` are not whole vectors of `dimension`, or `products` has not room for each pair.
-pub(crate) fn products(dimension: usize, queries: &[f32], rows: Floats<'_>, products: &mut [f32], squared_norms: &mut [f32]) {
-    let (query_count, count) = (queries.len() / dimension, squared_norms.len());
+/// Where `queries` or `rows` are not whole vectors of `dimension`, `products` has not room for each pair, or `squared_norms` for each row.
+pub(crate) fn products(
+    dimension: usize,
+    queries: &[f32],
+    rows: Floats<'_>,
+    products: &mut [f32],
+    squared_norms: Option<&mut [f32]>,
+) {
+    let (query_count, count) = (queries.len() / dimension, rows.len() / dimension);
     assert_eq!(queries.len(), query_count * dimension, "queries are whole vectors");
     assert_eq!(rows.len(), count * dimension, "rows are whole vectors");
     assert_eq!(products.len(), query_count * count, "each pair has a product");
-    // SAFETY: as in `distances`; the shim reads `query_count` and `count` vectors and writes so many products and norms, which were just seen
-    // to be there. BLAS takes sizes as `int`: the shim asserts that they are.
+    assert!(squared_norms.as_ref().is_none_or(|norms| norms.len() == count), "each row has a norm");
+    // SAFETY: as in `distances`; the shim reads `query_count` and `count` vectors and writes so many products, and norms where it is given where to, which
+    // were just seen to be there.
     unsafe {
         faiss_proxy_products(
             queries.as_ptr(),
@@ -214,7 +221,7 @@ pub(crate) fn products(dimension: usize, queries: &[f32], rows: Floats<'_>, prod
             count,
             dimension,
             products.as_mut_ptr(),
-            squared_norms.as_mut_ptr(),
+            squared_norms.map_or(ptr::null_mut(), <[f32]>::as_mut_ptr),
         );
     }
 }

@@ -260,6 +260,9 @@ void search(
         IsShown is_shown,
         float* distances,
         int64_t* labels) {
+    if (k == 0 || k >= size_t(std::numeric_limits<int32_t>::max())) {
+        return;
+    }
     Lent memory;
     std::vector<Candidate> best(k + 1);
     Ordered results{best.data(), 0, k};

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include <omp.h>
+#include <sys/mman.h>
 
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexHNSW.h>
@@ -35,6 +36,7 @@
 #include <faiss/utils/distances.h>
 
 #include "faiss_graph.hpp"
+#include "faiss_products.hpp"
 
 // BLAS, as FAISS's own utils/distances.cpp declares it.
 extern "C" int sgemm_(
@@ -165,11 +167,27 @@ struct Writer final : faiss::IOWriter {
     }
 };
 
+// Asks for large pages for memory that nothing was written to yet: a graph's search jumps all over it, and each page is looked up.
+void prefer_large_pages(void* first, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    constexpr uintptr_t page = 2 << 20;
+    uintptr_t begin = (reinterpret_cast<uintptr_t>(first) + page - 1) / page * page;
+    uintptr_t end = (reinterpret_cast<uintptr_t>(first) + bytes) / page * page;
+    if (begin < end) {
+        // Advice only.
+        (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+    }
+#endif
+}
+
 // A copy in memory of its own, where FAISS was about to read from the middle of a file.
 template <class T>
 void own(faiss::MaybeOwnedVector<T>& vector) {
     if (!vector.is_owned) {
-        std::vector<T> copy(vector.size());
+        std::vector<T> copy;
+        copy.reserve(vector.size());
+        prefer_large_pages(copy.data(), vector.byte_size());
+        copy.resize(vector.size());
         std::memcpy(copy.data(), vector.data(), vector.byte_size());
         vector = faiss::MaybeOwnedVector<T>(std::move(copy));
     }
@@ -374,7 +392,7 @@ extern "C" void faiss_proxy_set_threads(int threads) noexcept {
 }
 
 // The inner products of `query_count` queries with `count` rows, all of `dimension` floats, one after the other, those of the first query first;
-// and the rows' squared norms. As FAISS's own matrix kernels do it (`exhaustive_L2sqr_blas`), for a block of rows at a time.
+// and, where `squared_norms` is not null, those of the rows.
 extern "C" void faiss_proxy_products(
         const float* queries,
         size_t query_count,
@@ -383,11 +401,18 @@ extern "C" void faiss_proxy_products(
         size_t dimension,
         float* products,
         float* squared_norms) noexcept {
+#ifdef FAISS_PROXY_STREAMS
+    if (query_count > 0 && query_count <= products::queries_floats_max / dimension) {
+        return products::all(queries, query_count, rows, count, dimension, products, squared_norms);
+    }
+#endif
+    use_threads(1);
+    if (squared_norms) {
+        faiss::fvec_norms_L2sqr(squared_norms, rows, dimension, count);
+    }
     if (query_count > INT_MAX || count > INT_MAX || dimension > INT_MAX) {
         std::abort();
     }
-    use_threads(1);
-    faiss::fvec_norms_L2sqr(squared_norms, rows, dimension, count);
     if (query_count == 0 || count == 0) {
         return;
     }

@@ -291,8 +291,14 @@ pub(crate) fn write(
         text_bytes,
     };
     let file = io.create(path).map_err(|error| Error::io("create", path, error))?;
-    let mut writer =
-        Writer { file, path, block: Vec::with_capacity(BLOCK), written: 0, table: Vec::new(), whole: crc32fast::Hasher::new() };
+    let mut writer = Writer {
+        file,
+        path,
+        blocks: Vec::with_capacity(WRITE_BYTES),
+        written: 0,
+        table: Vec::new(),
+        whole: crc32fast::Hasher::new(),
+    };
     writer.put(&header.encode())?;
     let mut scratch = Vec::new();
     for (rows, position) in all() {
@@ -326,11 +332,15 @@ pub(crate) fn write(
     writer.finish()
 }
 
+/// Blocks are written so many bytes at a time. Where Linux keeps what is written at one time together in its cache (ext4 since 6.16), a map of the file
+/// then has pages of 2 MiB, and not 512 times as many of 4 KiB: scans take three quarters of the time (`docs/performance.md`).
+const WRITE_BYTES: usize = 2 << 20;
+
 struct Writer<'a> {
     file: Arc<dyn File>,
     path: &'a Path,
-    /// Bytes that are not written yet, less than a block.
-    block: Vec<u8>,
+    /// Bytes that are not written yet, less than [`WRITE_BYTES`].
+    blocks: Vec<u8>,
     written: u64,
     table: Vec<u8>,
     whole: crc32fast::Hasher,
@@ -339,31 +349,33 @@ struct Writer<'a> {
 impl Writer<'_> {
     fn put(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(BLOCK - self.block.len()));
-            self.block.extend_from_slice(now);
+            let (now, later) = bytes.split_at(bytes.len().min(WRITE_BYTES - self.blocks.len()));
+            self.blocks.extend_from_slice(now);
             bytes = later;
-            if self.block.len() == BLOCK {
-                self.write_block()?;
+            if self.blocks.len() == WRITE_BYTES {
+                self.write_blocks()?;
             }
         }
         Ok(())
     }
 
     fn pad(&mut self) -> Result<()> {
-        // A block is a multiple of a line, so that the place in the block tells.
-        let zeros = self.block.len().next_multiple_of(ALIGN) - self.block.len();
+        // What is written at one time is a multiple of a line, so that the place in it tells.
+        let zeros = self.blocks.len().next_multiple_of(ALIGN) - self.blocks.len();
         self.put(&[0; ALIGN][..zeros])
     }
 
-    fn write_block(&mut self) -> Result<()> {
-        let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&self.block);
-        self.whole.combine(&hasher);
-        self.table.extend_from_slice(&hasher.finalize().to_le_bytes());
-        let block = std::mem::take(&mut self.block);
-        self.write(&block)?;
-        self.block = block;
-        self.block.clear();
+    fn write_blocks(&mut self) -> Result<()> {
+        for block in self.blocks.chunks(BLOCK) {
+            let mut hasher = crc32fast::Hasher::new();
+            hasher.update(block);
+            self.whole.combine(&hasher);
+            self.table.extend_from_slice(&hasher.finalize().to_le_bytes());
+        }
+        let blocks = std::mem::take(&mut self.blocks);
+        self.write(&blocks)?;
+        self.blocks = blocks;
+        self.blocks.clear();
         if (self.table.len() / 4).is_multiple_of(SYNC_BLOCKS) {
             self.sync()?;
         }
@@ -381,8 +393,8 @@ impl Writer<'_> {
     }
 
     fn finish(mut self) -> Result<Checksum> {
-        if !self.block.is_empty() {
-            self.write_block()?;
+        if !self.blocks.is_empty() {
+            self.write_blocks()?;
         }
         let mut table = std::mem::take(&mut self.table);
         let own = crc32fast::hash(&table);

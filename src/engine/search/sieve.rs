@@ -62,8 +62,10 @@ impl<'a> Sieve<'a> {
         let (count, rows) = (block.len(), &self.segment.rows);
         let mut squared_norms = [0.0; BLOCK_ROWS];
         let squared_norms = &mut squared_norms[..count];
+        // Of rows that are scaled nobody asks.
+        let wanted = (self.metric != Metric::Cosine).then_some(&mut *squared_norms);
         let products = &mut self.products[..count * self.squared_norms.len()];
-        faiss::products(self.dimension, &self.queries, rows.floats(block.clone()), products, squared_norms);
+        faiss::products(self.dimension, &self.queries, rows.floats(block.clone()), products, wanted);
         // That of an extreme row can be infinite; nobody asks how near such a row is.
         let finite = squared_norms.iter().copied().filter(|squared_norm| squared_norm.is_finite());
         self.rows_squared_norm = finite.fold(0.0, f32::max).into();
