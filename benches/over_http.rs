@@ -17,7 +17,7 @@ use faiss::MetricType;
 use faiss::index::autotune::ParameterSpace;
 use faiss::index::io::{read_index, write_index};
 use faiss::index::{IndexImpl, index_factory};
-use faiss_proxy::{IndexId, IndexOptions, IndexSpec, Metric, Query, SearchParams, Store, StoreOptions};
+use faiss_proxy::{Filter, IndexId, IndexOptions, IndexSpec, Metric, Query, SearchParams, Store, StoreOptions};
 use harness::data::{Data, ids, recall};
 use harness::{KEY, Server, directory, quantile, report, tenant};
 
@@ -26,6 +26,10 @@ const K: usize = 10;
 const SECONDS: Duration = Duration::from_secs(3);
 const ROUNDS: usize = 3;
 const EF_CONSTRUCTION: u32 = 200;
+
+/// What share of the rows a filter leaves, the filter, and how many such searches a second one client is to get.
+const FILTERS: [(&str, &str, f64); 3] =
+    [("50 %", r#"{"n":{"$lt":100}}"#, 1_500.0), ("5 %", r#"{"n":{"$lt":10}}"#, 2_000.0), ("0.5 %", r#"{"n":7}"#, 8_000.0)];
 
 fn main() {
     let mut data = Data::load();
@@ -43,7 +47,8 @@ fn main() {
     let [ann, flat] = make(&store_dir, &data);
     let raw = build_raw(&dir.path().join("raw"), &data);
     let mut raws = [&raw, &raw].map(|path| read_index(path.to_string_lossy()).expect("read"));
-    let (truth, efs) = choose(&store_dir, ann, &data);
+    let (truth, efs) = choose(&store_dir, ann, &data, None, &[("0.95", 0.95), ("0.99", 0.99)]);
+    let filtered = FILTERS.map(|(_, filter, _)| choose(&store_dir, ann, &data, Some(filter), &[("0.95", 0.95)]).1[0]);
     let server = Server::start(env!("CARGO_BIN_EXE_faiss-proxy"), &store_dir);
     for (wanted, ef, reached) in efs {
         raws.iter_mut().for_each(|raw| set(raw, "efSearch", ef));
@@ -51,6 +56,20 @@ fn main() {
         println!("over_http: recall {wanted}: ef {ef}, recall {reached:.4}; raw FAISS {of_raw:.4}");
         let params = format!(",\"params\":{{\"ef\":{ef}}}");
         compare(&format!("recall {wanted}"), &server, &calls(&server, ann, &params, &data), &mut raws, &data);
+    }
+    for ((share, filter, goal), (_, ef, reached)) in FILTERS.into_iter().zip(filtered) {
+        let more = format!(",\"params\":{{\"ef\":{ef}}},\"filter\":{filter}");
+        let calls = calls(&server, ann, &more, &data);
+        let [one, eight] =
+            [1, 8].map(|count| run(&mut clients(&server, count), |client, at| client.ask(&calls[at % calls.len()])));
+        report(
+            &format!("over_http: filter {share}, ef {ef} ({reached:.4}), 1 client"),
+            format!("{:.0}", one.per_second),
+            format!("{goal:.0}"),
+            one.per_second / goal,
+            ">= 1.00",
+        );
+        println!("over_http: filter {share}: 1 client p50 {:.1?}; 8 clients {:.0} q/s", one.p50, eight.per_second);
     }
     let mut exact = [0, 1].map(|_| {
         let mut raw = index_factory(data.dimension as u32, "Flat", MetricType::L2).expect("made");
@@ -88,7 +107,7 @@ fn make(path: &Path, data: &Data) -> [IndexId; 2] {
             ..IndexSpec::default()
         };
         let index = store.create_index(&tenant(), &spec).expect("created");
-        harness::fill(&index, &data.rows);
+        harness::fill_with(&index, &data.rows, |row| format!("{{\"n\":{}}}", row % 200));
         let began = Instant::now();
         index.compact().expect("compacted");
         println!("over_http: {index_type}: built in {:.1?}, {} segments", began.elapsed(), index.info().segments);
@@ -111,22 +130,29 @@ fn build_raw(path: &Path, data: &Data) -> std::path::PathBuf {
 /// A wanted recall, the smallest `ef` that has it, and what that has.
 type Effort = (&'static str, u32, f64);
 
-/// What exact searches find, and for each wanted recall the smallest `ef` that has it.
-fn choose(path: &Path, id: IndexId, data: &Data) -> (Vec<HashSet<String>>, Vec<Effort>) {
+/// What exact searches find of what the filter leaves, and for each wanted recall the smallest `ef` that has it.
+fn choose(
+    path: &Path,
+    id: IndexId,
+    data: &Data,
+    filter: Option<&str>,
+    wanted: &[(&'static str, f64)],
+) -> (Vec<HashSet<String>>, Vec<Effort>) {
     let store = Store::open(StoreOptions::new(path)).expect("the store opens");
     let index = store.index(&tenant(), id).expect("it serves");
     let query = |vector: &[f32], exact, ef| {
         let params = SearchParams { ef: Some(ef), ..SearchParams::default() };
-        ids(&index, &Query { vector: vector.to_vec(), k: K, exact, params, ..Query::default() })
+        let filter = filter.map(|filter| Filter::parse(filter).expect("a filter"));
+        ids(&index, &Query { vector: vector.to_vec(), k: K, filter, exact, params, ..Query::default() })
     };
     let truth: Vec<HashSet<String>> = data.queries().map(|vector| query(vector, true, 1)).collect();
     let at = |ef| recall(data.queries().map(|vector| query(vector, false, ef)), &truth);
-    let choose = |(name, least)| {
+    let choose = |&(name, least): &(&'static str, f64)| {
         let mut tried =
             [16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256, 512].into_iter().map(|ef| (name, ef, at(ef)));
         tried.find(|&(_, ef, recall)| recall >= least || ef == 512).expect("one of them")
     };
-    let chosen = [("0.95", 0.95), ("0.99", 0.99)].map(choose).to_vec();
+    let chosen = wanted.iter().map(choose).collect();
     drop(index);
     store.close().expect("closed");
     (truth, chosen)

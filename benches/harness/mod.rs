@@ -48,11 +48,17 @@ pub fn floats(count: usize, seed: u64) -> Vec<f32> {
 
 /// Fills an index with generated vectors, in batches of 1,000, ids `v0`, `v1`, ….
 pub fn fill(index: &Index, vectors: &[f32]) {
+    fill_with(index, vectors, |_| "{}".into());
+}
+
+/// The same, with the metadata of each row.
+pub fn fill_with(index: &Index, vectors: &[f32], metadata: impl Fn(usize) -> String) {
     let dimension = index.dimension();
     for (number, rows) in vectors.chunks(1000 * dimension).enumerate() {
         let mut batch = index.batch();
         for (row, vector) in rows.chunks(dimension).enumerate() {
-            batch.push(&format!("v{}", number * 1000 + row), vector, "{}").expect("a valid point");
+            let row = number * 1000 + row;
+            batch.push(&format!("v{row}"), vector, &metadata(row)).expect("a valid point");
         }
         index.upsert(batch, faiss_proxy::Durability::Interval).expect("stored");
     }

@@ -166,6 +166,11 @@ impl Queue {
         registry.register(Box::new(self.turned_away.clone()))
     }
 
+    /// Counts a call that waited, and was done with another's turn.
+    pub fn has_waited(&self, time: Duration) {
+        self.wait.observe(time.as_secs_f64());
+    }
+
     /// Runs `work`, which may block, when its turn comes.
     ///
     /// Whoever waits may go away (the future is dropped): before the turn, nothing happens; after it, `work` runs to its end.

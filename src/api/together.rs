@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot::{self, error::RecvError};
@@ -69,11 +70,12 @@ impl Together {
             let work = || Ok(block_if(is_long, || done.by_engine(|| index.search_planned(&query)))?);
             return queue.run_briefly(turn, work).await;
         }
-        let mut asked = self.ask(index.id(), query);
+        let (mut asked, came) = (self.ask(index.id(), query), Instant::now());
         let place = tokio::select! {
             biased;
             answer = &mut asked.told => {
                 done.begin();
+                queue.has_waited(came.elapsed());
                 return answered(answer);
             }
             place = queue.place(turn) => place?,
@@ -128,4 +130,75 @@ impl Drop for Asked<'_> {
 
 fn answered(told: Result<Answer, RecvError>) -> Result<(Vec<Hit>, Plan), Problem> {
     Ok(told.map_err(|_| Problem::internal(&"the search that this one was done with panicked"))??)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::types::{Durability, IndexSpec, TenantId};
+    use crate::{Store, StoreOptions};
+
+    /// More floats than [`SHARED_MIN`].
+    const ROWS: usize = 1_100;
+    const DIMENSION: usize = 512;
+
+    fn vector(seed: usize) -> Vec<f32> {
+        (0..DIMENSION).map(|i| ((seed * 31 + i * 17) % 101) as f32 - 50.0).collect()
+    }
+
+    fn index(store: &Store, tenant: &TenantId) -> Arc<Index> {
+        let spec = IndexSpec { name: "flat".into(), dimension: DIMENSION, index_type: "Flat".into(), ..IndexSpec::default() };
+        let index = store.create_index(tenant, &spec).unwrap();
+        let mut batch = index.batch();
+        for row in 0..ROWS {
+            batch.push(&format!("v{row}"), &vector(row), "{}").unwrap();
+        }
+        index.upsert(batch, Durability::Interval).unwrap();
+        index
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn searches_that_wait_are_done_with_the_first_of_them_and_answered_each_for_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(StoreOptions::new(dir.path())).unwrap();
+        let turn = Turn { tenant: TenantId::new("t").unwrap(), deadline: None };
+        let (index, queue) = (index(&store, &turn.tenant), Arc::new(Queue::new("searches", 1, 100, Duration::from_secs(3_600))));
+        let together = Arc::new(Together::default());
+        let place = queue.place(&turn).await.unwrap();
+        let query = |at: usize| {
+            // One of them is wrong, and one wants more than the others.
+            let k = [0, 3, 3, 3, 7, 3][at];
+            Query { vector: vector(at * 7), k, ..Query::default() }
+        };
+        let ask = |at| {
+            let (queue, together, index, turn) = (Arc::clone(&queue), Arc::clone(&together), Arc::clone(&index), turn.clone());
+            tokio::spawn(async move {
+                let mut done = Done::default();
+                let answer = together.search(&queue, &turn, &index, query(at), &mut done).await;
+                (answer, format!("{done:?}").contains("engine: 0ns"))
+            })
+        };
+        let asked: Vec<_> = (0..6).map(ask).collect();
+        let gone = ask(1);
+        while queue.load().1 < 7 {
+            tokio::task::yield_now().await;
+        }
+        gone.abort();
+        assert!(gone.await.unwrap_err().is_cancelled());
+        drop(place);
+        let mut rode_along = 0;
+        for (at, asked) in asked.into_iter().enumerate() {
+            let (answer, was_anothers) = asked.await.unwrap();
+            rode_along += usize::from(was_anothers);
+            match answer {
+                Ok((hits, _)) => assert_eq!(hits, index.search(&query(at)).unwrap()),
+                Err(problem) => assert_eq!((at, problem.status().as_u16()), (0, 422)),
+            }
+        }
+        assert_eq!(rode_along, 5);
+        assert_eq!(queue.load(), (0, 0));
+        assert!(together.waiting.lock().is_empty());
+    }
 }

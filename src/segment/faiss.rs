@@ -32,6 +32,15 @@ unsafe extern "C" {
         count: usize,
         out: *mut f32,
     );
+    fn faiss_proxy_distances_of(
+        inner_product: i32,
+        query: *const f32,
+        rows: *const f32,
+        dimension: usize,
+        positions: *const usize,
+        count: usize,
+        out: *mut f32,
+    );
     fn faiss_proxy_products(
         queries: *const f32,
         query_count: usize,
@@ -187,6 +196,29 @@ pub(crate) fn distances(kernel: Kernel, query: &[f32], rows: Floats<'_>, out: &m
             query.as_ptr(),
             first,
             query.len(),
+            out.len(),
+            out.as_mut_ptr(),
+        );
+    }
+}
+
+/// Writes the distance between `query` and the vectors in `rows` at each of the positions.
+///
+/// # Panics
+/// Where `rows` are not whole vectors of the query's dimension, one of them has no such position, or `out` has not a place for each.
+pub(crate) fn distances_of(kernel: Kernel, query: &[f32], rows: Floats<'_>, positions: &[usize], out: &mut [f32]) {
+    let count = rows.len() / query.len();
+    assert_eq!(rows.len(), query.len() * count, "rows are whole vectors of the query's dimension");
+    assert!(positions.iter().all(|&position| position < count), "there is a row at each position");
+    assert_eq!(positions.len(), out.len(), "each distance has its place");
+    // SAFETY: as in `distances`; the shim reads no vectors but those at the `out.len()` positions, which were just seen to be there.
+    unsafe {
+        faiss_proxy_distances_of(
+            i32::from(kernel == Kernel::InnerProduct),
+            query.as_ptr(),
+            rows.as_ptr(),
+            query.len(),
+            positions.as_ptr(),
             out.len(),
             out.as_mut_ptr(),
         );

@@ -386,6 +386,26 @@ extern "C" void faiss_proxy_distances(
     }
 }
 
+// The same for the rows at some positions, which are fetched ahead: most of the time would be spent waiting for memory.
+extern "C" void faiss_proxy_distances_of(
+        int inner_product,
+        const float* query,
+        const float* rows,
+        size_t dimension,
+        const size_t* positions,
+        size_t count,
+        float* out) noexcept {
+    constexpr size_t ahead = 4;
+    for (size_t i = 0; i < count + ahead; i++) {
+        if (i < count) {
+            graph::fetch(rows + positions[i] * dimension, dimension * sizeof(float));
+        }
+        if (i >= ahead) {
+            faiss_proxy_distances(inner_product, query, rows + positions[i - ahead] * dimension, dimension, 1, out + i - ahead);
+        }
+    }
+}
+
 // Threads of OpenMP that the calling thread uses from now on; OpenBLAS gets one, for the whole process.
 extern "C" void faiss_proxy_set_threads(int threads) noexcept {
     use_threads(threads);

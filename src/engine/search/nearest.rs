@@ -122,18 +122,37 @@ impl<'q> Nearest<'q> {
         }
     }
 
-    /// Looks at the rows that match, run by run.
+    /// Looks at the rows that match, one by one.
     pub(super) fn visit(&mut self, part: &Part<'_>) {
-        let mut run = 0..0;
-        for position in part.visible() {
-            if position == run.end && run.len() < BLOCK_ROWS {
-                run.end += 1;
-            } else {
-                self.block(part, run);
-                run = position..position + 1;
+        let mut positions = Vec::with_capacity(BLOCK_ROWS);
+        let mut visible = part.visible();
+        loop {
+            positions.clear();
+            positions.extend(visible.by_ref().take(BLOCK_ROWS));
+            if positions.is_empty() {
+                return;
+            }
+            let mut distances = [0.0_f32; BLOCK_ROWS];
+            let distances = &mut distances[..positions.len()];
+            let rows = &part.segment.rows;
+            faiss::distances_of(self.kernel(), &self.kernel_query, rows.floats(0..part.segment.len), &positions, distances);
+            if self.metric == Metric::Cosine {
+                for (distance, &position) in distances.iter_mut().zip(&positions) {
+                    rows.scales(position..position + 1).multiply_into(std::slice::from_mut(distance));
+                }
+            }
+            for (&distance, &position) in distances.iter().zip(&positions) {
+                self.offer(part, position, distance);
             }
         }
-        self.block(part, run);
+    }
+
+    /// Takes a row that shows, if it is near enough by its f32 distance. Not a number (of an extreme row) is not under any bound.
+    fn offer(&mut self, part: &Part<'_>, position: usize, distance: f32) {
+        let key = sign(self.metric) * distance;
+        if key <= self.bound() && !part.segment.extreme.contains(position) {
+            self.push(Candidate::new(f64::from(key), part, position));
+        }
     }
 
     /// Looks at each row of a block, at most [`BLOCK_ROWS`] of them.
@@ -173,10 +192,13 @@ impl<'q> Nearest<'q> {
         });
     }
 
+    fn kernel(&self) -> Kernel {
+        if self.metric == Metric::L2 { Kernel::L2 } else { Kernel::InnerProduct }
+    }
+
     /// The f32 distances of rows.
     fn measure(&self, part: &Part<'_>, positions: Range<usize>, distances: &mut [f32]) {
-        let kernel = if self.metric == Metric::L2 { Kernel::L2 } else { Kernel::InnerProduct };
-        faiss::distances(kernel, &self.kernel_query, part.segment.rows.floats(positions.clone()), distances);
+        faiss::distances(self.kernel(), &self.kernel_query, part.segment.rows.floats(positions.clone()), distances);
         if self.metric == Metric::Cosine {
             part.segment.rows.scales(positions).multiply_into(distances);
         }

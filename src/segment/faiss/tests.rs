@@ -12,6 +12,11 @@ fn kernels_agree_with_the_formula_at_every_count_and_odd_dimensions() {
             distances(Kernel::L2, &query, Floats::Mapped(&rows), &mut l2);
             let growing: Vec<AtomicU32> = rows.iter().map(|x| AtomicU32::new(x.to_bits())).collect();
             distances(Kernel::InnerProduct, &query, Floats::Growing(&growing), &mut ip);
+            let positions: Vec<usize> = (0..count).rev().collect();
+            let mut backwards = vec![0.0; count];
+            distances_of(Kernel::L2, &query, Floats::Mapped(&rows), &positions, &mut backwards);
+            backwards.reverse();
+            assert_eq!(backwards, l2);
             for (i, row) in rows.chunks(dimension).enumerate() {
                 // Small integers: exact in f32 in any order of adding.
                 assert_eq!(l2[i], query.iter().zip(row).map(|(a, b)| (a - b) * (a - b)).sum::<f32>());
