@@ -72,7 +72,8 @@ struct Ticket {
 /// A place among the calls that run. Dropped, it is that of the call whose turn it is then.
 #[derive(Debug)]
 pub struct Place {
-    lines: Arc<Mutex<Lines>>,
+    /// `None`: it is none any more.
+    lines: Option<Arc<Mutex<Lines>>>,
     began: Instant,
     /// Nobody else ran or waited.
     is_alone: bool,
@@ -102,16 +103,17 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        let Some(shared) = self.lines.take() else { return };
         let now = Instant::now();
-        let mut lines = self.lines.lock();
+        let mut lines = shared.lock();
         lines.call_seconds += NEWEST_SHARE * ((now - self.began).as_secs_f64() - lines.call_seconds);
         while let Some(ticket) = lines.next() {
             drop(lines);
-            let place = Self { lines: Arc::clone(&self.lines), began: now, is_alone: false };
+            let place = Self { lines: Some(Arc::clone(&shared)), began: now, is_alone: false };
             // Who went away a moment ago does not take it.
-            let Err(place) = ticket.tell.send(place) else { return };
-            std::mem::forget(place);
-            lines = self.lines.lock();
+            let Err(mut place) = ticket.tell.send(place) else { return };
+            place.lines = None;
+            lines = shared.lock();
         }
         lines.running -= 1;
     }
@@ -212,7 +214,7 @@ impl Queue {
                 let is_alone = lines.running == 0;
                 lines.running += 1;
                 self.wait.observe(0.0);
-                return Ok(Place { lines: Arc::clone(&self.lines), began: came, is_alone });
+                return Ok(Place { lines: Some(Arc::clone(&self.lines)), began: came, is_alone });
             }
             let (tell, told) = oneshot::channel();
             (self.enter(&mut lines, &turn.tenant, tell)?, told)

@@ -24,7 +24,7 @@ const SHARED_MIN: u64 = 1 << 19;
 const TOGETHER_MAX: usize = 32;
 
 /// Floats that a search reads from which on the thread does not serve sockets meanwhile: some milliseconds.
-const LONG: u64 = 1 << 24;
+const LONG: u64 = 1 << 25;
 
 /// What is told to a search.
 type Answer = Result<(Vec<Hit>, Plan), Error>;
@@ -65,8 +65,10 @@ impl Together {
         done: &mut Done,
     ) -> Result<(Vec<Hit>, Plan), Problem> {
         let Effort { scanned, indexed } = index.effort(&query);
-        let is_long = scanned + indexed > LONG || query.as_of_lsn.is_some();
+        // Four more take as long again.
+        let is_long = |count: u64| scanned.saturating_mul(3 + count) / 4 + indexed.saturating_mul(count) > LONG;
         if query.as_of_lsn.is_some() || scanned < SHARED_MIN.max(indexed) {
+            let is_long = is_long(1) || query.as_of_lsn.is_some();
             let work = || Ok(block_if(is_long, || done.by_engine(|| index.search_planned(&query)))?);
             return queue.run_briefly(turn, work).await;
         }
@@ -87,7 +89,7 @@ impl Together {
         };
         place.work(|| {
             let (queries, tell): (Vec<Query>, Vec<_>) = group.into_iter().map(|one| (one.query, one.tell)).unzip();
-            let answers = block_if(is_long, || done.by_engine(|| index.search_each(&queries)));
+            let answers = block_if(is_long(queries.len() as u64), || done.by_engine(|| index.search_each(&queries)));
             // Who is gone needs no answer.
             tell.into_iter().zip(answers).for_each(|(tell, answer)| drop(tell.send(answer)));
             Ok(())

@@ -50,6 +50,14 @@ unsafe extern "C" {
         products: *mut f32,
         squared_norms: *mut f32,
     );
+    fn faiss_proxy_below(
+        products: *const f32,
+        factors: *const f32,
+        terms: *const f32,
+        count: usize,
+        bound: f32,
+        out: *mut u32,
+    ) -> usize;
     fn faiss_proxy_set_threads(threads: c_int);
     fn faiss_proxy_initialise();
     fn faiss_proxy_watch(flag: *const u8);
@@ -256,6 +264,18 @@ pub(crate) fn products(
             squared_norms.map_or(ptr::null_mut(), <[f32]>::as_mut_ptr),
         );
     }
+}
+
+/// Writes the places at which `products[i] * factors[i] + terms[i]` is at most `bound`, rising, to the beginning of `places`; how many they are. What is no
+/// number is at most nothing.
+///
+/// # Panics
+/// Where they are not of one length.
+pub(crate) fn below(products: &[f32], factors: &[f32], terms: &[f32], bound: f32, places: &mut [u32]) -> usize {
+    let count = products.len();
+    assert_eq!((factors.len(), terms.len(), places.len()), (count, count, count), "there is one of each for each product");
+    // SAFETY: the shim reads `count` numbers of each and writes at most as many places, which were just seen to be there.
+    unsafe { faiss_proxy_below(products.as_ptr(), factors.as_ptr(), terms.as_ptr(), count, bound, places.as_mut_ptr()) }
 }
 
 /// How an index is searched, beside the query.

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #if defined(__AVX2__) && defined(__FMA__)
 #define FAISS_PROXY_STREAMS 1
@@ -109,6 +110,23 @@ inline void all(
         bool fetches = is_first && dimension <= fetched_dimension_max;
         of[some - 1](queries + j * dimension, rows, count, dimension, fetches, out + j * count, is_first ? norms : nullptr);
     }
+}
+
+// As `faiss_proxy_below`, for the numbers before the last ones; how many of them it looked at is `done`.
+inline size_t below(
+        const float* products, const float* factors, const float* terms, size_t count, float bound, uint32_t* out, size_t& done) {
+    size_t found = 0;
+    __m256 most = _mm256_set1_ps(bound);
+    for (done = 0; done + lanes <= count; done += lanes) {
+        __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(products + done), _mm256_loadu_ps(factors + done));
+        __m256 keys = _mm256_add_ps(scaled, _mm256_loadu_ps(terms + done));
+        // What is no number is not below.
+        unsigned is_below = unsigned(_mm256_movemask_ps(_mm256_cmp_ps(keys, most, _CMP_LE_OQ)));
+        for (; is_below != 0; is_below &= is_below - 1) {
+            out[found++] = uint32_t(done) + uint32_t(__builtin_ctz(is_below));
+        }
+    }
+    return found;
 }
 
 } // namespace products

@@ -441,6 +441,22 @@ extern "C" void faiss_proxy_products(
     sgemm_("Transposed", "Not transposed", &m, &n, &k, &one, rows, &k, queries, &k, &zero, products, &m);
 }
 
+// Writes the places at which `products[i] * factors[i] + terms[i]` is at most `bound`, rising, and returns how many they are. All have `count` numbers, and
+// `out` has room for as many.
+extern "C" size_t faiss_proxy_below(
+        const float* products, const float* factors, const float* terms, size_t count, float bound, uint32_t* out) noexcept {
+    size_t found = 0, at = 0;
+#ifdef FAISS_PROXY_STREAMS
+    found = products::below(products, factors, terms, count, bound, out, at);
+#endif
+    for (; at < count; at++) {
+        if (products[at] * factors[at] + terms[at] <= bound) {
+            out[found++] = uint32_t(at);
+        }
+    }
+    return found;
+}
+
 // Before the first index is made: every search looks at what this sets, without a lock.
 extern "C" void faiss_proxy_initialise() noexcept {
     static std::once_flag once;

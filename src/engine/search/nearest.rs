@@ -17,7 +17,7 @@ use crate::types::{Metric, Query, Row};
 pub(super) const BLOCK_ROWS: usize = 256;
 
 /// Rows that are compared with the bound at once.
-pub(super) const GROUP_ROWS: usize = 16;
+const GROUP_ROWS: usize = 16;
 
 /// A row among the best so far.
 #[derive(Clone, Copy, Debug)]

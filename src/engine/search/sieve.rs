@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::nearest::{BLOCK_ROWS, GROUP_ROWS};
+use super::nearest::BLOCK_ROWS;
 use crate::engine::view::Segment;
 use crate::segment::{faiss, norm};
 use crate::types::Metric;
@@ -87,20 +87,15 @@ impl<'a> Sieve<'a> {
         let limit = |bound: f32| ((f64::from(bound) + slack) as f32).next_up();
         let mut nearest = limit(bound);
         let count = self.block.len();
-        let products = self.products[query * count..][..count].chunks(GROUP_ROWS);
-        let (factors, terms) = (self.factors.chunks(GROUP_ROWS), self.terms.chunks(GROUP_ROWS));
-        for (((products, factors), terms), first) in products.zip(factors).zip(terms).zip(self.block.clone().step_by(GROUP_ROWS))
-        {
-            let keys = products.iter().zip(factors).zip(terms).map(|((product, factor), term)| product * factor + term);
-            // Few rows are near enough to be looked at one by one: this loop is over vectors of the processor.
-            if !keys.clone().fold(false, |any, key| any | (key <= nearest)) {
-                continue;
-            }
-            for (key, position) in keys.zip(first..) {
-                // Not a number (of an extreme row) is not under any bound.
-                if key <= nearest {
-                    nearest = limit(look(position));
-                }
+        let products = &self.products[query * count..][..count];
+        let (factors, terms) = (&self.factors[..count], &self.terms[..count]);
+        let mut places = [0; BLOCK_ROWS];
+        // Few rows are near enough to be looked at one by one.
+        let found = faiss::below(products, factors, terms, nearest, &mut places[..count]);
+        for &place in &places[..found] {
+            let place = place as usize;
+            if products[place] * factors[place] + terms[place] <= nearest {
+                nearest = limit(look(self.block.start + place));
             }
         }
     }

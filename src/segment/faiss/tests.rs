@@ -62,3 +62,17 @@ fn a_graph_is_searched_as_faiss_searches_it() {
         }
     }
 }
+
+#[test]
+fn places_below_a_bound_are_found_at_every_count_and_what_is_no_number_is_not() {
+    for count in 0..40 {
+        let products: Vec<f32> = (0..count).map(|i| if i % 11 == 3 { f32::NAN } else { ((i * 37) % 19) as f32 }).collect();
+        let (factors, terms) = (vec![-2.0; count], (0..count).map(|i| i as f32).collect::<Vec<_>>());
+        for bound in [f32::NEG_INFINITY, -10.0, f32::INFINITY] {
+            let mut places = vec![0; count];
+            let found = below(&products, &factors, &terms, bound, &mut places);
+            let expected = (0..count).filter(|&i| products[i] * factors[i] + terms[i] <= bound);
+            assert_eq!(places[..found], expected.map(|i| i as u32).collect::<Vec<_>>());
+        }
+    }
+}
