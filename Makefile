@@ -25,7 +25,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_FLAGS := -max_len=16384 -malloc_limit_mb=64 -detect_leaks=0 -print_final_stats=1
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help run demo test torture schemathesis fuzz sanitize bench lint sbom dist deb image deps
+.PHONY: help run demo test torture schemathesis fuzz sanitize bench instructions lint sbom dist deb image deps
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -72,6 +72,11 @@ sanitize: deps ## Run the FFI tests under AddressSanitizer; builds FAISS once mo
 
 bench: deps ## Run the benches: ratios against baselines taken in the same run
 	$(CARGO) bench --locked
+
+# By the program that the tests have built: its counts are compared with each other, not with a release's.
+instructions: deps ## Count the instructions of a search and a write by callgrind, and compare them with what is known
+	$(CARGO) build --locked --bin faiss-proxy
+	scripts/instructions target/debug/faiss-proxy
 
 lint: deps ## Check formatting, clippy and docs; a warning is an error
 	$(CARGO) fmt --check
