@@ -149,6 +149,45 @@ pub fn objects<'a, T: Deserialize<'a>>(
     }
 }
 
+/// The objects of an array that is a field of a body, where all is as it should be: the text is gone through once then, and twice by [`body`] and
+/// [`objects`], which tell what is wrong where this gives nothing.
+pub fn objects_of_body<'a, T: Deserialize<'a>>(text: &'a str, field: &'static str, items_max: usize) -> Option<Vec<T>> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let objects = deserializer.deserialize_map(FieldOfObjects { field, items_max, item: PhantomData }).ok()?;
+    deserializer.end().ok()?;
+    Some(objects)
+}
+
+/// Of a map, one field's objects; others are passed over.
+struct FieldOfObjects<T> {
+    field: &'static str,
+    items_max: usize,
+    item: PhantomData<T>,
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for FieldOfObjects<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an object with {}", self.field)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut found = None;
+        while let Some(key) = map.next_key::<String>()? {
+            if key != self.field {
+                map.next_value::<IgnoredAny>()?;
+            } else if found.is_some() {
+                return Err(A::Error::duplicate_field(self.field));
+            } else {
+                found = Some(map.next_value_seed(Items { items_max: self.items_max, item: PhantomData })?);
+            }
+        }
+        let objects: Vec<Object<T>> = found.ok_or_else(|| A::Error::missing_field(self.field))?;
+        Ok(objects.into_iter().map(|Object(fields)| fields).collect())
+    }
+}
+
 /// The elements of an array. Fails where one is no `T`, or there are more.
 fn up_to<'a, T: Deserialize<'a>>(raw: &'a RawValue, items_max: usize) -> serde_json::Result<Vec<T>> {
     Items { items_max, item: PhantomData }.deserialize(&mut serde_json::Deserializer::from_str(raw.get()))
@@ -390,6 +429,41 @@ mod tests {
         let fields: Named = body(" {\"b\": null, \"unknown\": [{}], \"a\" : [1, 2] } ").unwrap();
         assert_eq!(fields.a.unwrap().get(), "[1, 2]");
         assert!(fields.b.is_none());
+    }
+
+    #[test]
+    fn what_is_as_it_should_be_is_read_at_once_as_it_is_in_two_steps() {
+        #[derive(Deserialize)]
+        struct Outer<'a> {
+            #[serde(borrow)]
+            a: Option<&'a RawValue>,
+        }
+        let named = |fields: &Named| (fields.a.map(|raw| raw.get().to_owned()), fields.b.map(|raw| raw.get().to_owned()));
+        for text in [
+            r#"{"a":[]}"#,
+            r#" { "x" : [[1]], "a" : [ {"a": [1, 2], "b": {}}, {"c": 1}, {"b": null} ] } "#,
+            r#"{"\u0061":[{"a":1}]}"#,
+        ] {
+            let at_once: Vec<Named> = objects_of_body(text, "a", 3).unwrap();
+            let outer: Outer = body(text).unwrap();
+            let in_two: Vec<Named> = objects(outer.a.unwrap(), "a", 3).unwrap().into_iter().map(Result::unwrap).collect();
+            assert_eq!(at_once.iter().map(named).collect::<Vec<_>>(), in_two.iter().map(named).collect::<Vec<_>>());
+        }
+        for other in [
+            "",
+            "[]",
+            "{}",
+            r#"{"a":null}"#,
+            r#"{"a":[1]}"#,
+            r#"{"a":[[]]}"#,
+            r#"{"a":[{}],"a":[{}]}"#,
+            r#"{"a":[{"a":1,"a":2}]}"#,
+            r#"{"a":[{},{},{},{}]}"#,
+            r#"{"a":[{}]}x"#,
+            r#"{"a":[{}"#,
+        ] {
+            assert!(objects_of_body::<Named>(other, "a", 3).is_none(), "{other}");
+        }
     }
 
     #[test]
