@@ -291,14 +291,7 @@ pub(crate) fn write(
         text_bytes,
     };
     let file = io.create(path).map_err(|error| Error::io("create", path, error))?;
-    let mut writer = Writer {
-        file,
-        path,
-        blocks: Vec::with_capacity(WRITE_BYTES),
-        written: 0,
-        table: Vec::new(),
-        whole: crc32fast::Hasher::new(),
-    };
+    let mut writer = Writer { file, path, blocks: Vec::new(), written: 0, table: Vec::new(), whole: crc32fast::Hasher::new() };
     writer.put(&header.encode())?;
     let mut scratch = Vec::new();
     for (rows, position) in all() {
