@@ -364,6 +364,10 @@ impl Index {
         };
         match done {
             Err(Error::NotFound(_)) | Ok(()) => {}
+            // As who closes the store wants it.
+            Err(error @ Error::Closed(_)) if self.stop.load(Relaxed) && matches!(task, Task::Build | Task::Compact) => {
+                tracing::info!(index = %self.id, ?task, %error, "maintenance ended early");
+            }
             Err(error) => tracing::error!(index = %self.id, ?task, %error, "maintenance failed"),
         }
     }
