@@ -224,7 +224,7 @@ fn rate(times: &[Duration]) -> f64 {
 fn build_raw(data: &Data) -> IndexImpl {
     let mut raw = index_factory(data.dimension as u32, "HNSW16", MetricType::L2).expect("made");
     for (parameter, value) in [("efConstruction", EF_CONSTRUCTION), ("efSearch", EF)] {
-        ParameterSpace::new().expect("made").set_index_parameter(&mut raw, parameter, f64::from(value)).expect("FAISS takes it");
+        ParameterSpace::new().expect("made").set_index_parameter(&raw, parameter, f64::from(value)).expect("FAISS takes it");
     }
     // Here OpenMP has all processors, which are as many as `THREADS`.
     raw.add(&data.rows).expect("added");
