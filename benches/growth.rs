@@ -32,7 +32,7 @@ const SECONDS: Duration = Duration::from_secs(2);
 /// Names what a child process is to measure.
 const MEASURE: &str = "FAISS_PROXY_GROWTH_MEASURE";
 
-/// What is measured, in the order of [`Figures`], and whether more is better.
+/// What is measured, in the order of [`Figures`].
 const NAMES: [&str; 8] = [
     "ingest, vectors/s",
     "replay, vectors/s",

@@ -149,9 +149,25 @@ pub fn objects<'a, T: Deserialize<'a>>(
     }
 }
 
+/// The objects of an array that is a required field of a body. `raw` gives the field of a body that is decoded by [`body`].
+///
+/// # Errors
+/// Those of [`body`], [`required`] and [`objects`].
+pub fn objects_of_body<'a, T: Deserialize<'a>>(
+    text: &'a str,
+    field: &'static str,
+    items_max: usize,
+    raw: impl FnOnce(&'a str) -> Result<Option<&'a RawValue>, Problem>,
+) -> Result<Vec<Result<T, String>>, Problem> {
+    match objects_at_once(text, field, items_max) {
+        Some(objects) => Ok(objects.into_iter().map(Ok).collect()),
+        None => Ok(objects(required(raw(text)?, field)?, field, items_max)?),
+    }
+}
+
 /// The objects of an array that is a field of a body, where all is as it should be: the text is gone through once then, and twice by [`body`] and
 /// [`objects`], which tell what is wrong where this gives nothing.
-pub fn objects_of_body<'a, T: Deserialize<'a>>(text: &'a str, field: &'static str, items_max: usize) -> Option<Vec<T>> {
+fn objects_at_once<'a, T: Deserialize<'a>>(text: &'a str, field: &'static str, items_max: usize) -> Option<Vec<T>> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let objects = deserializer.deserialize_map(FieldOfObjects { field, items_max, item: PhantomData }).ok()?;
     deserializer.end().ok()?;
@@ -444,7 +460,7 @@ mod tests {
             r#" { "x" : [[1]], "a" : [ {"a": [1, 2], "b": {}}, {"c": 1}, {"b": null} ] } "#,
             r#"{"\u0061":[{"a":1}]}"#,
         ] {
-            let at_once: Vec<Named> = objects_of_body(text, "a", 3).unwrap();
+            let at_once: Vec<Named> = objects_at_once(text, "a", 3).unwrap();
             let outer: Outer = body(text).unwrap();
             let in_two: Vec<Named> = objects(outer.a.unwrap(), "a", 3).unwrap().into_iter().map(Result::unwrap).collect();
             assert_eq!(at_once.iter().map(named).collect::<Vec<_>>(), in_two.iter().map(named).collect::<Vec<_>>());
@@ -462,7 +478,7 @@ mod tests {
             r#"{"a":[{}]}x"#,
             r#"{"a":[{}"#,
         ] {
-            assert!(objects_of_body::<Named>(other, "a", 3).is_none(), "{other}");
+            assert!(objects_at_once::<Named>(other, "a", 3).is_none(), "{other}");
         }
     }
 

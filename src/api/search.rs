@@ -10,7 +10,7 @@ use warp::reply::Response;
 
 use super::Server;
 use super::admission::{Turn, block_if};
-use super::decode::{self, BodyVectors, required};
+use super::decode::{self, BodyVectors};
 use super::indices::index_id;
 use super::listen::STAGES;
 use super::openapi::Vector;
@@ -278,8 +278,8 @@ pub(super) fn find_together(
 ) -> Result<FoundTogether, Problem> {
     let decode = decoding();
     let (text, behind) = body.parts()?;
-    let body: BatchBody = decode::body(text)?;
-    let items = decode::objects(required(body.queries, "queries")?, "queries", limits.batch_queries_max)?;
+    let raw = |text| Ok(decode::body::<BatchBody>(text)?.queries);
+    let items = decode::objects_of_body(text, "queries", limits.batch_queries_max, raw)?;
     let asked = BodyVectors::new(behind, items.len(), index.dimension())?;
     let (mut queries, mut with_metadata) = (Vec::with_capacity(items.len()), Vec::with_capacity(items.len()));
     for (at, item) in items.into_iter().enumerate() {

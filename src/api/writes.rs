@@ -116,13 +116,8 @@ pub(super) fn add_points(
     options: WriteOptions,
 ) -> Result<Added, Problem> {
     let (text, behind) = body.parts()?;
-    let points: Vec<Result<PointBody, _>> = match decode::objects_of_body(text, "vectors", limits.batch_points_max) {
-        Some(points) => points.into_iter().map(Ok).collect(),
-        None => {
-            let body: AddBody = decode::body(text)?;
-            decode::objects(required(body.vectors, "vectors")?, "vectors", limits.batch_points_max)?
-        }
-    };
+    let raw = |text| Ok(decode::body::<AddBody>(text)?.vectors);
+    let points: Vec<Result<PointBody, _>> = decode::objects_of_body(text, "vectors", limits.batch_points_max, raw)?;
     let vectors = BodyVectors::new(behind, points.len(), index.dimension())?;
     if condition != Condition::Always && points.len() != 1 {
         let detail = "is for one point; a body with several has `if_match` or `if_absent` in each";

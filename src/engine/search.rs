@@ -77,29 +77,33 @@ impl Index {
     /// The answers to several queries that came each for itself, in their order: each is what [`search_planned`](Self::search_planned) gives it. Together
     /// they take less time where rows are scanned.
     pub fn search_each(&self, queries: &[Query]) -> Vec<Result<(Vec<Hit>, Plan)>> {
-        let began = Instant::now();
-        let (view, mut answers) = (self.shared.view.load_full(), Vec::with_capacity(queries.len()));
-        for queries in queries.chunks(QUERIES_AT_ONCE) {
-            let checked: Vec<Result<f64>> = queries.iter().map(|query| self.check_query(query)).collect();
-            let nearest = queries.iter().zip(&checked).filter(|(query, _)| query.as_of_lsn.is_none());
-            let nearest = nearest.filter_map(|(query, norm)| Some(Nearest::new(self.metric, query, *norm.as_ref().ok()?)));
-            let mut nearest: Vec<Nearest<'_>> = nearest.collect();
-            seek(&view, self.metric, &mut nearest);
-            let mut nearest = nearest.into_iter();
-            for (query, checked) in queries.iter().zip(checked) {
-                answers.push(match (checked, query.as_of_lsn) {
-                    (Err(error), _) => Err(error),
-                    (Ok(_), Some(_)) => self.search_planned(query),
-                    (Ok(_), None) => {
-                        let nearest = nearest.next().expect("one for each of these");
-                        let plan = nearest.plan;
-                        hits(&view, self.metric, nearest).map(|hits| (hits, plan))
-                    }
-                });
-            }
-        }
+        let (began, view) = (Instant::now(), self.shared.view.load_full());
+        let checked: Vec<Result<(&Query, f64)>> = queries.iter().map(|query| Ok((query, self.check_query(query)?))).collect();
+        let of_now = |query: &Query| query.as_of_lsn.is_none();
+        let good: Vec<(&Query, f64)> = checked.iter().flatten().copied().filter(|(query, _)| of_now(query)).collect();
+        let mut answers = self.answer(&view, &good).into_iter();
+        let answer = |checked: Result<(&Query, f64)>| match checked? {
+            (query, _) if of_now(query) => answers.next().expect("one for each of these"),
+            (query, _) => self.search_planned(query),
+        };
+        let answers = checked.into_iter().map(answer).collect();
         let each = began.elapsed().as_secs_f64();
         queries.iter().for_each(|_| self.stages.search.observe(each));
+        answers
+    }
+
+    /// Answers queries, each with the squared norm of its vector, from one state.
+    fn answer(&self, view: &View, queries: &[(&Query, f64)]) -> Vec<Result<(Vec<Hit>, Plan)>> {
+        let mut answers = Vec::with_capacity(queries.len());
+        for queries in queries.chunks(QUERIES_AT_ONCE) {
+            let mut nearest: Vec<Nearest<'_>> =
+                queries.iter().map(|&(query, norm)| Nearest::new(self.metric, query, norm)).collect();
+            seek(view, self.metric, &mut nearest);
+            answers.extend(nearest.into_iter().map(|nearest| {
+                let plan = nearest.plan;
+                Ok((hits(view, self.metric, nearest)?, plan))
+            }));
+        }
         answers
     }
 
@@ -146,15 +150,12 @@ impl Index {
             return Err(Error::invalid("queries", "invalid_batch", detail));
         }
         let view = self.view_at(as_of_lsn)?;
+        let queries: Vec<(&Query, f64)> = queries.iter().zip(squared_norms).collect();
         let (mut answers, mut plan) = (Vec::with_capacity(queries.len()), Plan::default());
-        for (queries, squared_norms) in queries.chunks(QUERIES_AT_ONCE).zip(squared_norms.chunks(QUERIES_AT_ONCE)) {
-            let nearest = queries.iter().zip(squared_norms).map(|(query, &norm)| Nearest::new(self.metric, query, norm));
-            let mut nearest: Vec<Nearest<'_>> = nearest.collect();
-            seek(&view, self.metric, &mut nearest);
-            for nearest in nearest {
-                plan.add(&nearest.plan);
-                answers.push(hits(&view, self.metric, nearest)?);
-            }
+        for answer in self.answer(&view, &queries) {
+            let (hits, of_one) = answer?;
+            plan.add(&of_one);
+            answers.push(hits);
         }
         Ok(BatchHits { answers, lsn: view.lsn, plan })
     }

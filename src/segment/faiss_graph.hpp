@@ -1,6 +1,6 @@
 // The search of FAISS's HNSW graphs whose vectors are stored whole. It finds what `faiss::HNSW::search` (1.12) with its bounded queue finds, in the
 // same order: the test `a_graph_is_searched_as_faiss_searches_it` compares the two. (But where `ef` is less than `k`, FAISS stops early; here it is `k` then.)
-// It takes two thirds of the time (`benches/ann.rs`):
+// It takes two thirds of the time (`docs/performance.md`):
 //
 // - A row that will be compared is fetched ahead, as hnswlib does it: most of the time is spent waiting for memory.
 // - The best `ef` rows so far are kept in order, so that the next to look at is at hand; FAISS looks for the least of an unordered heap.

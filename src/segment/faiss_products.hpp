@@ -1,6 +1,6 @@
 // Inner products of a few queries with many rows: the rows are streamed past the queries, which stay in the processor's first cache, and each row's sums
 // in its registers. For the few searches that wait at one time it is faster than a general matrix product, which copies the rows first
-// (`benches/search.rs`).
+// (`docs/performance.md`).
 
 #pragma once
 
