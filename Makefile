@@ -70,8 +70,10 @@ sanitize: deps ## Run the FFI tests under AddressSanitizer; builds FAISS once mo
 		CXXFLAGS_x86_64_unknown_linux_gnu="-march=x86-64-v3 -fsanitize=address -fno-omit-frame-pointer" \
 		$(CARGO) test --locked --target x86_64-unknown-linux-gnu --target-dir target/sanitize --no-default-features --lib segment::
 
-bench: deps ## Run the benches: ratios against baselines taken in the same run
-	$(CARGO) bench --locked
+bench: deps ## Run the benches: ratios against baselines taken in the same run, in one table at the end, and pictures (an hour)
+	@mkdir -p target
+	set -o pipefail; $(CARGO) bench --locked | tee target/bench.log
+	@echo; grep -a '(target ' target/bench.log; ls target/tmp/*.svg
 
 # By the program that the tests have built: its counts are compared with each other, not with a release's.
 instructions: deps ## Count the instructions of a search and a write by callgrind, and compare them with what is known

@@ -19,7 +19,7 @@ use faiss_proxy::{
     Durability, Index, IndexId, IndexOptions, IndexSpec, Metric, Opening, Query, SearchParams, Store, StoreOptions,
 };
 use harness::data::{Data, QUERIES, ids, recall};
-use harness::{directory, files, floats, quantile, report, tenant};
+use harness::{directory, files, floats, quantile, report, resident, tenant};
 
 const K: usize = 10;
 const ROUNDS: usize = 4;
@@ -366,20 +366,14 @@ fn reopen(data: &Data) {
     report(&format!("{what}, resident"), mib(ours), format!("1.15 x + ids {}", mib(allowed)), ours / allowed, "<= 1.00");
 }
 
-/// Resident bytes of this process.
-fn resident() -> f64 {
-    let text = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-    text.split_whitespace().nth(1).and_then(|pages| pages.parse::<f64>().ok()).expect("a number") * 4096.0
-}
-
 fn child_process(kind: &str, path: &Path, rest: &[String]) {
     let dimension: usize = rest[1].parse().expect("a dimension");
     let vectors = floats(200 * dimension, 3);
-    let before = resident();
+    let before = resident("self").0;
     if kind == "child-raw" {
         let mut raw = faiss::index::io::read_index(path.to_string_lossy()).expect("read");
         vectors.chunks(dimension).for_each(|vector| drop(raw.search(vector, K).expect("FAISS searches")));
-        println!("{}", resident() - before);
+        println!("{}", resident("self").0 - before);
         return;
     }
     let started = Instant::now();
@@ -391,7 +385,7 @@ fn child_process(kind: &str, path: &Path, rest: &[String]) {
     vectors.chunks(dimension).for_each(|vector| drop(search(vector)));
     // As docs/architecture.md has it: 24 bytes of record and at most 21 of the id map a row, and the texts.
     let rows = index.info().vector_count as f64;
-    println!("{} {} {}", first.as_secs_f64() * 1e3, resident() - before, rows * (24.0 + 21.0 + 9.0));
+    println!("{} {} {}", first.as_secs_f64() * 1e3, resident("self").0 - before, rows * (24.0 + 21.0 + 9.0));
 }
 
 /// Codes in the place of floats: memory, and what ranking again by the raw vectors brings.

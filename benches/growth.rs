@@ -14,17 +14,17 @@ use faiss::index::IndexImpl;
 use faiss::index::autotune::ParameterSpace;
 use faiss::index::index_factory;
 use faiss::index::io::{read_index, write_index};
-use faiss::{Index as _, MetricType};
+use faiss::{Idx, Index as _, MetricType};
 use faiss_proxy::config::Limits;
 use faiss_proxy::{Index, IndexId, IndexOptions, IndexSpec, Metric, Opening, Query, SearchParams, Store, StoreOptions};
-use harness::data::Data;
-use harness::{directory, fill_with, quantile, report, tenant};
+use harness::data::{Data, ids, recall};
+use harness::{directory, fill_with, quantile, report, resident, tenant};
 use plotters::prelude::*;
 
 const SIZES: [usize; 4] = [10_000, 100_000, 350_000, 1_000_000];
 const K: usize = 10;
 const EF: u32 = 64;
-const EF_CONSTRUCTION: u32 = 40;
+const EF_CONSTRUCTION: u32 = 100;
 /// Of a build, ours and FAISS's.
 const THREADS: usize = 2;
 const SECONDS: Duration = Duration::from_secs(2);
@@ -54,10 +54,11 @@ fn main() {
     let words = Data::load();
     let mut all: Vec<(usize, Figures)> = Vec::new();
     for size in SIZES.into_iter().filter(|&size| size <= max) {
-        let data = match size {
+        let mut data = match size {
             1_000_000 => Data::clusters(size, words.dimension),
             _ => Data { rows: words.first(size).to_vec(), queries: words.queries.clone(), ..words },
         };
+        normalise(&mut data);
         println!("growth: {}: {} rows of {} floats", data.name, data.rows(), data.dimension);
         all.push((data.rows(), figures(&data)));
     }
@@ -65,6 +66,14 @@ fn main() {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("growth.svg");
     draw(&path, &all).expect("drawn");
     println!("growth: {}", path.display());
+}
+
+/// To unit vectors, whose L2 distances are in the order of their cosines.
+fn normalise(data: &mut Data) {
+    for vector in data.rows.chunks_mut(data.dimension).chain(data.queries.chunks_mut(data.dimension)) {
+        let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+        vector.iter_mut().for_each(|x| *x /= norm);
+    }
 }
 
 /// A row for each figure: at each size, and the power of the size that it grows with.
@@ -155,6 +164,8 @@ fn figures(data: &Data) -> Figures {
     let began = Instant::now();
     index.compact().expect("compacted");
     let build = per_second(began);
+    let info = index.info();
+    assert_eq!((info.segments, info.unindexed_rows), (1, 0), "{:?}", info.builds);
     let raw_file = dir.path().join("raw.faiss");
     let began = Instant::now();
     let mut raw = build_raw(data);
@@ -184,6 +195,11 @@ fn figures(data: &Data) -> Figures {
         qps / raw_qps,
         ">= 1.00",
     );
+    let truth: Vec<_> = data.queries().map(|vector| ids(&index, &query(vector, true))).collect();
+    let found = data.queries().map(|vector| ids(&index, &query(vector, false)));
+    let labels = data.queries().map(|vector| raw.search(vector, K).expect("FAISS searches").labels);
+    let names = |labels: Vec<Idx>| labels.into_iter().flat_map(Idx::get).map(|row| format!("v{row}")).collect();
+    println!("growth: recall@10 {:.4}, raw FAISS {:.4}", recall(found, &truth), recall(labels.map(names), &truth));
     let began = Instant::now();
     let exact = data.queries().cycle().take_while(|_| began.elapsed() < SECONDS);
     let exact: Vec<Duration> =
@@ -245,30 +261,24 @@ fn measure(what: &str) {
     let [path, id, dimension] = what.split(' ').collect::<Vec<_>>()[..] else { panic!("three words") };
     let dimension: usize = dimension.parse().expect("a number");
     let vectors = harness::floats(500 * dimension, 3);
-    let (before, began) = (resident(), Instant::now());
+    let (before, began) = (resident("self").0, Instant::now());
     let first;
     if id == "-" {
         let mut raw = read_index(path).expect("read");
         drop(raw.search(&vectors[..dimension], K).expect("FAISS searches"));
         first = began.elapsed();
         vectors.chunks(dimension).for_each(|vector| drop(raw.search(vector, K).expect("FAISS searches")));
-        print(first, resident() - before);
+        print(first, resident("self").0 - before);
     } else {
         let store = Store::open(StoreOptions { opening: Opening::Lazy, ..StoreOptions::new(path) }).expect("the store opens");
         let index = store.index(&tenant(), id.parse::<IndexId>().expect("an id")).expect("it serves");
         drop(index.search(&query(&vectors[..dimension], false)).expect("searched"));
         first = began.elapsed();
         vectors.chunks(dimension).for_each(|vector| drop(index.search(&query(vector, false)).expect("searched")));
-        print(first, resident() - before);
+        print(first, resident("self").0 - before);
     }
 }
 
-fn print(first: Duration, bytes: f64) {
+fn print(first: Duration, bytes: u64) {
     println!("{} {bytes}", first.as_secs_f64() * 1e3);
-}
-
-/// Resident bytes of this process, of mapped files too.
-fn resident() -> f64 {
-    let text = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-    text.split_whitespace().nth(1).and_then(|pages| pages.parse::<f64>().ok()).expect("a number") * 4096.0
 }

@@ -1,11 +1,14 @@
 //! Writes over HTTP, durable: two clients that send batches of 1,000 points of 100 floats into an exact index, as JSON, as JSON with base64, and as bodies of
-//! the binary form, against two threads that store the same batches through the library. The bodies are made before the clock starts.
+//! the binary form, against two threads that store the same batches through the library. The bodies are made before the clock starts. Then writes of one point, by
+//! one client and by 32, against `fdatasync` of as many bytes in a file that is there already.
 
 mod harness;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +22,9 @@ const BATCHES: usize = 80;
 const BATCH: usize = 1_000;
 const DIMENSION: usize = 100;
 const ROUNDS: usize = 5;
+/// Writes of one point, of each client.
+const SINGLES: usize = 1_000;
+const WRITERS: usize = 32;
 
 /// How the vectors of a body are written.
 #[derive(Clone, Copy)]
@@ -60,6 +66,57 @@ fn main() {
         let what = format!("processor time of the server a vector, {what}");
         report(&what, format!("{time:.2} µs"), format!("JSON {json:.2} µs"), time / json, "");
     }
+    let alone = singles(&dir.path().join("served"), 1);
+    let synced = syncs(&dir.path().join("file"));
+    let ratio = alone.1.as_secs_f64() / synced.as_secs_f64();
+    report("HTTP writes of one point, 1 client, p50", format!("{:.1?}", alone.1), format!("{synced:.1?}"), ratio, "<= 2.00");
+    let many = singles(&dir.path().join("served"), WRITERS);
+    let (figure, baseline) = (format!("{:.0}/s", many.0), format!("1 client {:.0}/s", alone.0));
+    report("HTTP writes of one point, 32 clients", figure, baseline, many.0 / alone.0, ">= 8,000/s");
+    println!("HTTP writes of one point, 32 clients: p50 {:.1?}", many.1);
+}
+
+/// Writes of one point each, durable: how many a second, and their p50.
+fn singles(data_dir: &Path, clients: usize) -> (f64, Duration) {
+    let server = Server::start(env!("CARGO_BIN_EXE_faiss-proxy"), data_dir);
+    let path = index(&server);
+    let vectors = floats(SINGLES * DIMENSION, 1);
+    let body = |client: usize, number: usize| {
+        let values = &vectors[number * DIMENSION..][..DIMENSION];
+        format!("{{\"vectors\":[{{\"id\":\"{}\",\"values\":{values:?}}}]}}", id(client, 0, number)).into_bytes()
+    };
+    let bodies: Vec<Vec<Vec<u8>>> =
+        (0..clients).map(|client| (0..SINGLES).map(|number| body(client, number)).collect()).collect();
+    let times = Mutex::new(Vec::new());
+    let taken = timed(clients, |client| {
+        let mut connection = Connection::new(&server.address);
+        let of_client = bodies[client].iter().map(|body| {
+            let began = Instant::now();
+            connection.post(&path, "application/json", body);
+            began.elapsed()
+        });
+        let of_client: Vec<Duration> = of_client.collect();
+        times.lock().expect("no panic").extend(of_client);
+    });
+    drop(server);
+    std::fs::remove_dir_all(data_dir).expect("removed");
+    ((clients * SINGLES) as f64 / taken.as_secs_f64(), quantile(&mut times.into_inner().expect("no panic"), 0.5))
+}
+
+/// The p50 of writing 512 bytes and `fdatasync`, where the file's length stays as it is.
+fn syncs(path: &Path) -> Duration {
+    let file = std::fs::File::create(path).expect("made");
+    file.write_all_at(&vec![0; 512 * SINGLES], 0).expect("written");
+    file.sync_all().expect("synced");
+    let mut times: Vec<Duration> = (0..SINGLES)
+        .map(|number| {
+            let began = Instant::now();
+            file.write_all_at(&[1; 512], 512 * number as u64).expect("written");
+            file.sync_data().expect("synced");
+            began.elapsed()
+        })
+        .collect();
+    quantile(&mut times, 0.5)
 }
 
 fn id(client: usize, batch: usize, row: usize) -> String {
@@ -94,14 +151,10 @@ fn bodies(batches: &Batches, form: Form) -> Vec<Vec<Vec<u8>>> {
 /// How long a server takes from the first body to the last answer, and how much of a processor.
 fn send(data_dir: &Path, bodies: &[Vec<Vec<u8>>], form: Form) -> (Duration, Duration) {
     let server = Server::start(env!("CARGO_BIN_EXE_faiss-proxy"), data_dir);
-    let mut creator = Connection::new(&server.address);
-    let created =
-        creator.post("/v1/index", "application/json", format!("{{\"name\":\"n\",\"dimension\":{DIMENSION}}}").as_bytes());
-    let created: serde_json::Value = serde_json::from_str(&created).expect("JSON");
-    let path = format!("/v1/index/{}/vectors", created["id"].as_str().expect("an id"));
+    let path = index(&server);
     let media_type = if matches!(form, Form::Binary) { "application/octet-stream" } else { "application/json" };
     let before = server.processor_time();
-    let taken = timed(|client| {
+    let taken = timed(CLIENTS, |client| {
         let mut connection = Connection::new(&server.address);
         for body in &bodies[client] {
             let answer = connection.post(&path, media_type, body);
@@ -114,11 +167,19 @@ fn send(data_dir: &Path, bodies: &[Vec<Vec<u8>>], form: Form) -> (Duration, Dura
     (taken, of_server)
 }
 
+/// Where an exact index that is made now takes points.
+fn index(server: &Server) -> String {
+    let body = format!("{{\"name\":\"n\",\"dimension\":{DIMENSION}}}");
+    let created = Connection::new(&server.address).post("/v1/index", "application/json", body.as_bytes());
+    let created: serde_json::Value = serde_json::from_str(&created).expect("JSON");
+    format!("/v1/index/{}/vectors", created["id"].as_str().expect("an id"))
+}
+
 /// How long the library takes.
 fn store(data_dir: &Path, batches: &Batches) -> Duration {
     let store = open(data_dir);
     let index = create(&store, DIMENSION, Metric::L2);
-    let taken = timed(|client| {
+    let taken = timed(CLIENTS, |client| {
         for (number, values) in batches[client].iter().enumerate() {
             let mut batch = index.batch();
             for (row, vector) in values.chunks(DIMENSION).enumerate() {
@@ -134,10 +195,10 @@ fn store(data_dir: &Path, batches: &Batches) -> Duration {
 }
 
 /// How long the clients take, which work at the same time.
-fn timed(work: impl Fn(usize) + Sync) -> Duration {
+fn timed(clients: usize, work: impl Fn(usize) + Sync) -> Duration {
     let started = Instant::now();
     thread::scope(|scope| {
-        for client in 0..CLIENTS {
+        for client in 0..clients {
             let work = &work;
             scope.spawn(move || work(client));
         }

@@ -112,13 +112,9 @@ struct Process {
 
 impl Process {
     fn now() -> Self {
-        let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
-        let column = |at| statm.split(' ').nth(at).and_then(|pages| pages.parse::<i64>().ok()).expect("a number of pages");
-        // Resident, and of that shared.
-        let pages = column(1) - column(2);
         let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
         let threads = status.lines().find_map(|line| line.strip_prefix("Threads:")).and_then(|n| n.trim().parse().ok());
         let descriptors = std::fs::read_dir("/proc/self/fd").expect("Linux").count();
-        Self { resident: pages * rustix::param::page_size() as i64, threads: threads.expect("a number"), descriptors }
+        Self { resident: harness::resident("self").1 as i64, threads: threads.expect("a number"), descriptors }
     }
 }

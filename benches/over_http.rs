@@ -1,7 +1,8 @@
 //! Searches over HTTP against raw FAISS in process: the same rows, the same kind of graph, the same `ef`; requests a second and latencies, with one client and
 //! with eight. Server, clients and raw FAISS share the machine, and take turns.
 //!
-//! `FAISS_PROXY_WORDS` names the words (see `benches/ann.rs`), of which the first 100,000 are taken; else clusters are generated.
+//! `FAISS_PROXY_WORDS` names the words (see `benches/ann.rs`), of which the first 100,000 are taken; else clusters are generated. `-- exact` measures exact
+//! searches alone; `FAISS_PROXY_PROGRAM` names another build of the server.
 
 mod harness;
 
@@ -44,22 +45,38 @@ fn main() {
     );
     let dir = directory();
     let store_dir = dir.path().join("store");
-    let [ann, flat] = make(&store_dir, &data);
-    let raw = build_raw(&dir.path().join("raw"), &data);
+    let program = std::env::var("FAISS_PROXY_PROGRAM").unwrap_or(env!("CARGO_BIN_EXE_faiss-proxy").to_owned());
+    let flat = make(&store_dir, "Flat", &data);
+    if std::env::args().all(|argument| argument != "exact") {
+        by_graph(dir.path(), &store_dir, &program, &data);
+    }
+    let mut exact = [0, 1].map(|_| {
+        let mut raw = index_factory(data.dimension as u32, "Flat", MetricType::L2).expect("made");
+        raw.add(&data.rows).expect("added");
+        raw
+    });
+    let server = Server::start(&program, &store_dir);
+    compare("exact", &server, &calls(&server, flat, "", &data), &mut exact, &data);
+}
+
+/// Searches by HNSW, without filters and with.
+fn by_graph(dir: &Path, store_dir: &Path, program: &str, data: &Data) {
+    let ann = make(store_dir, "HNSW16", data);
+    let raw = build_raw(&dir.join("raw"), data);
     let mut raws = [&raw, &raw].map(|path| read_index(path.to_string_lossy()).expect("read"));
-    let (truth, efs) = choose(&store_dir, ann, &data, None, &[("0.95", 0.95), ("0.99", 0.99)]);
-    let filtered = FILTERS.map(|(_, filter, _)| choose(&store_dir, ann, &data, Some(filter), &[("0.95", 0.95)]).1[0]);
-    let server = Server::start(env!("CARGO_BIN_EXE_faiss-proxy"), &store_dir);
+    let (truth, efs) = choose(store_dir, ann, data, None, &[("0.95", 0.95), ("0.99", 0.99)]);
+    let filtered = FILTERS.map(|(_, filter, _)| choose(store_dir, ann, data, Some(filter), &[("0.95", 0.95)]).1[0]);
+    let server = Server::start(program, store_dir);
     for (wanted, ef, reached) in efs {
         raws.iter_mut().for_each(|raw| set(raw, "efSearch", ef));
         let of_raw = recall(data.queries().map(|query| raw_ids(&mut raws[0], query)), &truth);
         println!("over_http: recall {wanted}: ef {ef}, recall {reached:.4}; raw FAISS {of_raw:.4}");
         let params = format!(",\"params\":{{\"ef\":{ef}}}");
-        compare(&format!("recall {wanted}"), &server, &calls(&server, ann, &params, &data), &mut raws, &data);
+        compare(&format!("recall {wanted}"), &server, &calls(&server, ann, &params, data), &mut raws, data);
     }
     for ((share, filter, goal), (_, ef, reached)) in FILTERS.into_iter().zip(filtered) {
         let more = format!(",\"params\":{{\"ef\":{ef}}},\"filter\":{filter}");
-        let calls = calls(&server, ann, &more, &data);
+        let calls = calls(&server, ann, &more, data);
         let [one, eight] =
             [1, 8].map(|count| run(&mut clients(&server, count), |client, at| client.ask(&calls[at % calls.len()])));
         report(
@@ -71,12 +88,6 @@ fn main() {
         );
         println!("over_http: filter {share}: 1 client p50 {:.1?}; 8 clients {:.0} q/s", one.p50, eight.per_second);
     }
-    let mut exact = [0, 1].map(|_| {
-        let mut raw = index_factory(data.dimension as u32, "Flat", MetricType::L2).expect("made");
-        raw.add(&data.rows).expect("added");
-        raw
-    });
-    compare("exact", &server, &calls(&server, flat, "", &data), &mut exact, &data);
 }
 
 fn normalise(vector: &mut [f32]) {
@@ -88,33 +99,32 @@ fn set(raw: &mut IndexImpl, parameter: &str, value: u32) {
     ParameterSpace::new().expect("made").set_index_parameter(raw, parameter, f64::from(value)).expect("FAISS takes it");
 }
 
-/// The same rows with a graph and without.
-fn make(path: &Path, data: &Data) -> [IndexId; 2] {
+/// The rows in an index of their own.
+fn make(path: &Path, index_type: &str, data: &Data) -> IndexId {
     // Nothing is sealed or built before all is there: one segment.
     let options = StoreOptions { background: false, ..StoreOptions::new(path) };
     let store = Store::open(options).expect("the store opens");
-    let made = ["HNSW16", "Flat"].map(|index_type| {
-        let options = match index_type {
-            "Flat" => IndexOptions::default(),
-            _ => IndexOptions { ef_construction: Some(EF_CONSTRUCTION), ..IndexOptions::default() },
-        };
-        let spec = IndexSpec {
-            name: "bench".into(),
-            dimension: data.dimension,
-            index_type: index_type.into(),
-            metric: Some(Metric::Cosine),
-            options,
-            ..IndexSpec::default()
-        };
-        let index = store.create_index(&tenant(), &spec).expect("created");
-        harness::fill_with(&index, &data.rows, |row| format!("{{\"n\":{}}}", row % 200));
-        let began = Instant::now();
-        index.compact().expect("compacted");
-        println!("over_http: {index_type}: built in {:.1?}, {} segments", began.elapsed(), index.info().segments);
-        index.id()
-    });
+    let options = match index_type {
+        "Flat" => IndexOptions::default(),
+        _ => IndexOptions { ef_construction: Some(EF_CONSTRUCTION), ..IndexOptions::default() },
+    };
+    let spec = IndexSpec {
+        name: "bench".into(),
+        dimension: data.dimension,
+        index_type: index_type.into(),
+        metric: Some(Metric::Cosine),
+        options,
+        ..IndexSpec::default()
+    };
+    let index = store.create_index(&tenant(), &spec).expect("created");
+    harness::fill_with(&index, &data.rows, |row| format!("{{\"n\":{}}}", row % 200));
+    let began = Instant::now();
+    index.compact().expect("compacted");
+    println!("over_http: {index_type}: built in {:.1?}, {} segments", began.elapsed(), index.info().segments);
+    let id = index.id();
+    drop(index);
     store.close().expect("closed");
-    made
+    id
 }
 
 fn build_raw(path: &Path, data: &Data) -> std::path::PathBuf {

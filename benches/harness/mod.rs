@@ -75,6 +75,15 @@ pub fn report(what: &str, figure: String, baseline: String, ratio: f64, target: 
     println!("{what:<44} {figure:>14}   baseline {baseline:>14}   ratio {ratio:.2}   (target {target})");
 }
 
+/// Resident bytes of a process, a number or `self`: all, and those of them that are not of files.
+pub fn resident(process: &str) -> (u64, u64) {
+    let statm = std::fs::read_to_string(format!("/proc/{process}/statm")).expect("it runs");
+    let pages = |at| statm.split(' ').nth(at).and_then(|pages| pages.parse::<u64>().ok()).expect("a number of pages");
+    // proc_pid_statm(5): resident, and of that shared.
+    let bytes = rustix::param::page_size() as u64;
+    (pages(1) * bytes, (pages(1) - pages(2)) * bytes)
+}
+
 /// Every file under a directory.
 pub fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -112,6 +121,11 @@ impl Server {
         BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("it says where it listens");
         let address = line.trim_end().strip_prefix("listening on http://").expect("it listens").to_owned();
         Self { child, address }
+    }
+
+    /// Of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Processor time that it has taken by now.

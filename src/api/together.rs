@@ -20,8 +20,8 @@ use crate::types::{Hit, IndexId, Query};
 /// Floats that a search scans from which on others join it: 0.1 ms.
 const SHARED_MIN: u64 = 1 << 19;
 
-/// Searches that are done as one.
-const TOGETHER_MAX: usize = 32;
+/// Searches that are done as one: more would have others wait longer for their turn than it gains (docs/performance.md).
+const TOGETHER_MAX: usize = 8;
 
 /// Floats that a search reads from which on the thread does not serve sockets meanwhile: some milliseconds.
 const LONG: u64 = 1 << 25;
