@@ -86,14 +86,11 @@ fn draw(path: &Path, samples: &[Sample]) -> Result<(), Box<dyn std::error::Error
         .y_label_area_size(56)
         .build_cartesian_2d(0.0..end, 0.0..most * 1.1)?;
     chart.configure_mesh().x_desc("minutes").y_desc("MiB").draw()?;
-    let lines: [(&str, RGBColor, fn(&Sample) -> f64); 3] = [
-        ("resident", BLUE, |sample| sample.resident),
-        ("not mapped from files", RED, |sample| sample.own),
-        ("on disk", BLACK, |sample| sample.on_disk),
-    ];
-    for (name, colour, value) in lines {
+    let lines = [("resident", BLUE), ("not mapped from files", RED), ("on disk", BLACK)];
+    for (at, (name, colour)) in lines.into_iter().enumerate() {
+        let point = |sample: &Sample| (sample.minutes, [sample.resident, sample.own, sample.on_disk][at]);
         chart
-            .draw_series(LineSeries::new(samples.iter().map(|sample| (sample.minutes, value(sample))), &colour))?
+            .draw_series(LineSeries::new(samples.iter().map(point), &colour))?
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour));
     }
