@@ -1,7 +1,8 @@
 //! Sealed segments with FAISS indexes, through the library, against raw FAISS of the same build; a search is one query on one thread.
 //!
-//! `cargo bench --bench ann -- [hnsw] [ingest] [deletes] [reopen] [quantised]` runs some parts, without an argument all. On the words of
-//! `examples/words` where `FAISS_PROXY_WORDS` names a file of all of them (`make_words.py --count all`), else on generated clusters.
+//! `cargo bench --bench ann -- [hnsw] [ingest] [deletes] [reopen] [quantised] [curves]` runs some parts, without an argument all. On the words of
+//! `examples/words` where `FAISS_PROXY_WORDS` names a file of all of them (`make_words.py --count all`), else on generated clusters. The picture of the curves
+//! is `target/tmp/curves.svg`.
 
 mod harness;
 
@@ -20,6 +21,7 @@ use faiss_proxy::{
 };
 use harness::data::{Data, QUERIES, ids, recall};
 use harness::{directory, files, floats, quantile, report, resident, tenant};
+use plotters::prelude::*;
 
 const K: usize = 10;
 const ROUNDS: usize = 4;
@@ -51,6 +53,9 @@ fn main() {
     }
     if runs("quantised") {
         quantised(&data);
+    }
+    if runs("curves") {
+        curves(&data);
     }
 }
 
@@ -422,4 +427,61 @@ fn quantised(data: &Data) {
         );
         store.delete_index(&tenant(), index.id()).expect("deleted");
     }
+}
+
+/// What each kind finds of the ten nearest, and how fast, from little to much effort.
+fn curves(data: &Data) {
+    let data = Data { rows: data.first(100_000).to_vec(), queries: data.queries.clone(), ..*data };
+    let dir = directory();
+    let store = open_quiet(dir.path(), Limits { unbuilt_rows_max: u64::MAX / 4, min_recall: 0.0, ..Limits::default() });
+    let (mut truth_of, mut drawn) = (None, Vec::new());
+    for index_type in ["HNSW16", "HNSW16,SQ8", "HNSW16,PQ25", "IVF1024,Flat", "IVF1024,SQ8", "IVF1024,PQ25"] {
+        let index = create(&store, index_type, data.dimension, IndexOptions::default());
+        fill(&index, 0, &data.rows);
+        index.compact().expect("compacted");
+        let truth = truth_of.get_or_insert_with(|| truth(&index, &data));
+        let points = [4, 8, 16, 32, 64, 128, 256].map(|effort| {
+            let is_graph = index_type.starts_with("HNSW");
+            let params =
+                SearchParams { ef: is_graph.then_some(effort), nprobe: (!is_graph).then_some(effort), ..SearchParams::default() };
+            let search = |vector: &[f32]| ids(&index, &Query { vector: vector.to_vec(), k: K, params, ..Query::default() });
+            let started = Instant::now();
+            let recall = recall(data.queries().map(search), truth);
+            let per_second = QUERIES as f64 / started.elapsed().as_secs_f64();
+            println!(
+                "ann: {index_type:<13} {} {effort:>3}: recall@10 {recall:.4}, {per_second:>6.0} searches/s",
+                if is_graph { "ef    " } else { "nprobe" }
+            );
+            (recall, per_second)
+        });
+        drawn.push((index_type, points));
+        store.delete_index(&tenant(), index.id()).expect("deleted");
+    }
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("curves.svg");
+    draw_curves(&path, &drawn).expect("drawn");
+    println!("ann: {}", path.display());
+}
+
+fn draw_curves(path: &Path, curves: &[(&str, [(f64, f64); 7])]) -> Result<(), Box<dyn std::error::Error>> {
+    let root = SVGBackend::new(path, (900, 520)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let all = || curves.iter().flat_map(|(_, points)| points);
+    let least = all().map(|point| point.0).fold(1.0, f64::min);
+    let (slowest, fastest) = all().fold((f64::MAX, 0.0), |(a, b), point| (f64::min(a, point.1), f64::max(b, point.1)));
+    let mut chart = ChartBuilder::on(&root)
+        .margin(8)
+        .x_label_area_size(32)
+        .y_label_area_size(64)
+        .build_cartesian_2d(least..1.0, (slowest / 1.5..fastest * 1.5).log_scale())?;
+    chart.configure_mesh().x_desc("recall@10").y_desc("searches a second, one thread").draw()?;
+    for (number, (index_type, points)) in curves.iter().enumerate() {
+        let colour = Palette99::pick(number).to_rgba();
+        chart
+            .draw_series(LineSeries::new(points.iter().copied(), &colour).point_size(3))?
+            .label(*index_type)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour));
+    }
+    chart.configure_series_labels().border_style(BLACK).background_style(WHITE).draw()?;
+    root.present()?;
+    Ok(())
 }
