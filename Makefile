@@ -70,7 +70,7 @@ sanitize: deps ## Run the FFI tests under AddressSanitizer; builds FAISS once mo
 		CXXFLAGS_x86_64_unknown_linux_gnu="-march=x86-64-v3 -fsanitize=address -fno-omit-frame-pointer" \
 		$(CARGO) test --locked --target x86_64-unknown-linux-gnu --target-dir target/sanitize --no-default-features --lib segment::
 
-bench: deps ## Run the benches: ratios against baselines taken in the same run, in one table at the end, and pictures (an hour)
+bench: deps ## Run the benches: ratios against baselines taken in the same run, in one table at the end, and pictures
 	@mkdir -p target
 	set -o pipefail; $(CARGO) bench --locked | tee target/bench.log
 	@echo; grep -a '(target ' target/bench.log; ls target/tmp/*.svg

@@ -58,7 +58,7 @@ fn main() {
             1_000_000 => Data::clusters(size, words.dimension),
             _ => Data { rows: words.first(size).to_vec(), queries: words.queries.clone(), ..words },
         };
-        normalise(&mut data);
+        data.normalise();
         println!("growth: {}: {} rows of {} floats", data.name, data.rows(), data.dimension);
         all.push((data.rows(), figures(&data)));
     }
@@ -66,14 +66,6 @@ fn main() {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("growth.svg");
     draw(&path, &all).expect("drawn");
     println!("growth: {}", path.display());
-}
-
-/// To unit vectors, whose L2 distances are in the order of their cosines.
-fn normalise(data: &mut Data) {
-    for vector in data.rows.chunks_mut(data.dimension).chain(data.queries.chunks_mut(data.dimension)) {
-        let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
-        vector.iter_mut().for_each(|x| *x /= norm);
-    }
 }
 
 /// A row for each figure: at each size, and the power of the size that it grows with.

@@ -36,7 +36,7 @@ fn main() {
     let mut data = Data::load();
     data.rows.truncate(ROWS * data.dimension);
     // Of unit vectors, L2 and cosine give the same order: raw FAISS has no cosine.
-    data.rows.chunks_mut(data.dimension).chain(data.queries.chunks_mut(data.dimension)).for_each(normalise);
+    data.normalise();
     println!(
         "over_http: {}: {} rows of {} floats, HNSW16, ef_construction {EF_CONSTRUCTION}",
         data.name,
@@ -88,11 +88,6 @@ fn by_graph(dir: &Path, store_dir: &Path, program: &str, data: &Data) {
         );
         println!("over_http: filter {share}: 1 client p50 {:.1?}; 8 clients {:.0} q/s", one.p50, eight.per_second);
     }
-}
-
-fn normalise(vector: &mut [f32]) {
-    let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
-    vector.iter_mut().for_each(|x| *x /= norm);
 }
 
 fn set(raw: &mut IndexImpl, parameter: &str, value: u32) {

@@ -47,6 +47,14 @@ impl Data {
         Self { name: "clusters", dimension, rows: all, queries }
     }
 
+    /// To unit vectors, whose L2 distances are in the order of their cosines.
+    pub fn normalise(&mut self) {
+        for vector in self.rows.chunks_mut(self.dimension).chain(self.queries.chunks_mut(self.dimension)) {
+            let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+            vector.iter_mut().for_each(|x| *x /= norm);
+        }
+    }
+
     pub fn rows(&self) -> usize {
         self.rows.len() / self.dimension
     }
