@@ -8,7 +8,7 @@ mod harness;
 
 use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpListener, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +19,8 @@ use faiss::index::autotune::ParameterSpace;
 use faiss::index::io::{read_index, write_index};
 use faiss::index::{IndexImpl, index_factory};
 use faiss_proxy::{Filter, IndexId, IndexOptions, IndexSpec, Metric, Query, SearchParams, Store, StoreOptions};
+use warp::Filter as _;
+
 use harness::data::{Data, ids, recall};
 use harness::{KEY, Server, directory, quantile, report, tenant};
 
@@ -56,7 +58,10 @@ fn main() {
         raw
     });
     let server = Server::start(&program, &store_dir);
-    compare("exact", &server, &calls(&server, flat, "", &data), &mut exact, &data);
+    let calls = calls(&server, flat, "", &data);
+    compare("exact", &server, &calls, &mut exact, &data);
+    drop(server);
+    bare(&calls);
 }
 
 /// Searches by HNSW, without filters and with.
@@ -237,6 +242,50 @@ impl Speed {
     }
 }
 
+/// What the same calls take without a search: what answers them is a thread that only reads and writes, and then a warp handler that parses the vector.
+/// Nothing that speaks HTTP answers sooner on this machine, so a search's p50 is also shown above this.
+fn bare(calls: &[String]) {
+    let hits = vec![r#"{"id":"v12345","score":0.12345678,"metadata":{"n":123}}"#; K].join(",");
+    let body = format!("{{\"results\":[{hits}]}}");
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bound");
+    let address = listener.local_addr().expect("bound");
+    let (call, answer) = (&calls[0], head + &body);
+    let echo = thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut connection, _) = listener.accept().expect("accepted");
+            connection.set_nodelay(true).expect("no delay");
+            let mut read = vec![0; call.len()];
+            while connection.read_exact(&mut read).is_ok() {
+                connection.write_all(answer.as_bytes()).expect("answered");
+            }
+        });
+        run(&mut [Client::connect(address)], |client, _| client.ask(call))
+    });
+
+    #[derive(serde::Deserialize)]
+    struct Call {
+        vector: Vec<f32>,
+    }
+    let handler = warp::post().and(warp::body::json()).map(move |call: Call| {
+        assert!(!call.vector.is_empty());
+        warp::reply::with_header(body.clone(), "content-type", "application/json")
+    });
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let listener = runtime.block_on(tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("bound");
+    let address = listener.local_addr().expect("bound");
+    runtime.spawn(warp::serve(handler).incoming(listener).run());
+    let warp = [1, 8].map(|count| {
+        let mut clients: Vec<_> = (0..count).map(|_| Client::connect(address)).collect();
+        run(&mut clients, |client, at| client.ask(&calls[at % calls.len()]))
+    });
+    println!(
+        "over_http: the same calls without a search: a thread that reads and writes, 1 client p50 {:.1?}; a bare warp handler, 1 client p50 {:.1?}, 8 clients {:.0} q/s",
+        echo.p50, warp[0].p50, warp[1].per_second
+    );
+}
+
 /// Has each of the workers do one thing after the other.
 fn run<W: Send>(workers: &mut [W], work: impl Fn(&mut W, usize) + Sync) -> Speed {
     let began = Instant::now();
@@ -269,15 +318,16 @@ struct Client {
 }
 
 fn clients(server: &Server, count: usize) -> Vec<Client> {
-    let client = |_| {
-        let connection = TcpStream::connect(&server.address).expect("connected");
-        connection.set_nodelay(true).expect("no delay");
-        Client { connection, answer: vec![0; 64 << 10] }
-    };
-    (0..count).map(client).collect()
+    (0..count).map(|_| Client::connect(&server.address)).collect()
 }
 
 impl Client {
+    fn connect(address: impl ToSocketAddrs) -> Self {
+        let connection = TcpStream::connect(address).expect("connected");
+        connection.set_nodelay(true).expect("no delay");
+        Self { connection, answer: vec![0; 64 << 10] }
+    }
+
     fn ask(&mut self, call: &str) {
         self.connection.write_all(call.as_bytes()).expect("sent");
         let mut length = 0;

@@ -9,6 +9,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use clap::value_parser;
@@ -24,6 +25,7 @@ use crate::api::{self, ApiKeys, BackupConfig, Connections, Gate, Queues, ServerC
 use crate::backup::Location;
 use crate::config::Limits;
 use crate::engine::{Opening, Store, StoreOptions};
+use crate::segment::faiss;
 use crate::types::IndexCounts;
 
 const KEYS_VARIABLE: &str = "FAISS_PROXY_API_KEYS";
@@ -170,6 +172,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         prepare(&arguments).map_err(|problems| Failure::new(problems.join("\n")))?;
     let tenants = keys.tenants().cloned().collect::<BTreeSet<_>>();
     raise_descriptor_limit();
+    limit_arenas();
     let store = open(&arguments)?;
     for tenant in &tenants {
         let IndexCounts { serving, not_verified, refused } = store.counts(Some(tenant));
@@ -211,6 +214,14 @@ fn raise_descriptor_limit() {
         Ok(()) => tracing::debug!(before = ?limit.current, now = ?limit.maximum, "files that can be open at one time"),
         Err(error) => tracing::warn!(%error, limit = ?limit.current, "cannot raise how many files can be open at one time"),
     }
+}
+
+/// glibc gives threads arenas of their own, eight for each processor, and a free page of one arena is of no use to the others: under churn the
+/// process grows to what each of its threads once needed, one after the other (docs/performance.md). Here small blocks are each thread's own anyway
+/// and most threads wait for the disk: one arena for two processors is enough.
+fn limit_arenas() {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    faiss::limit_arenas(processors / 2);
 }
 
 fn backups(arguments: &Arguments) -> Result<Option<BackupConfig>, String> {

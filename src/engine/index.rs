@@ -112,7 +112,7 @@ impl Kind {
         if settings.factory == recipe::AUTO {
             return Ok(Self::Auto);
         }
-        let recipe = Recipe::new(&settings.factory, metric, settings.dimension as usize)?;
+        let recipe = Recipe::read(&settings.factory, metric, settings.dimension as usize)?;
         Ok(if recipe.is_exact() { Self::Exact } else { Self::Fixed(recipe) })
     }
 }
@@ -207,7 +207,7 @@ impl Index {
             Kind::Fixed(recipe) => Some(recipe.clone()),
             Kind::Auto => {
                 let picked = self.pick(self.shared.view.load().live());
-                Some(Recipe::new(&picked.factory, self.metric, self.dimension())?).filter(|recipe| !recipe.is_exact())
+                Some(Recipe::read(&picked.factory, self.metric, self.dimension())?).filter(|recipe| !recipe.is_exact())
             }
         };
         let (options, limits) = (&self.config.load().options, &self.limits);

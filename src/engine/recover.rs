@@ -300,7 +300,7 @@ fn load_build(
     };
     let path = directory.join(index_name(file.number));
     let tuning = Tuning { ef: file.ef, nprobe: file.nprobe, overfetch: file.overfetch };
-    let opened = Recipe::new(&file.factory, metric, sealed.dimension())
+    let opened = Recipe::read(&file.factory, metric, sealed.dimension())
         .and_then(|recipe| Ann::open(io, &path, file.checksum, &recipe, tuning, Arc::clone(sealed), &segment.extreme));
     match opened {
         Ok(ann) => Ok(Build { ann: Some(ann), record: record.clone() }),

@@ -22,7 +22,6 @@ const MESSAGE_BYTES: usize = 512;
 /// Takes bytes; 0 where it took them all.
 type Put = extern "C" fn(context: *mut c_void, bytes: *const u8, count: usize) -> c_int;
 
-// See `faiss_shim.cpp` for all of them.
 unsafe extern "C" {
     fn faiss_proxy_distances(
         inner_product: i32,
@@ -58,6 +57,7 @@ unsafe extern "C" {
         bound: f32,
         out: *mut u32,
     ) -> usize;
+    fn faiss_proxy_limit_arenas(arenas: c_int);
     fn faiss_proxy_set_threads(threads: c_int);
     fn faiss_proxy_initialise();
     fn faiss_proxy_watch(flag: *const u8);
@@ -554,6 +554,12 @@ impl Drop for Watch<'_> {
         // SAFETY: null is no flag.
         unsafe { faiss_proxy_watch(ptr::null()) };
     }
+}
+
+/// How many arenas the allocator of the process has at most, which is FAISS's and Rust's. Those that are there stay.
+pub(crate) fn limit_arenas(arenas: usize) {
+    // SAFETY: a plain number; the shim is `noexcept`, and glibc's `mallopt` takes its own lock.
+    unsafe { faiss_proxy_limit_arenas(arenas.clamp(1, 1 << 10) as c_int) }
 }
 
 /// How many threads FAISS may use from now on for what the calling thread asks of it. A search sets it back to one.

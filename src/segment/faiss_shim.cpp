@@ -15,6 +15,7 @@
 #include <typeinfo>
 #include <vector>
 
+#include <malloc.h>
 #include <omp.h>
 #include <sys/mman.h>
 
@@ -404,6 +405,13 @@ extern "C" void faiss_proxy_distances_of(
             faiss_proxy_distances(inner_product, query, rows + positions[i - ahead] * dimension, dimension, 1, out + i - ahead);
         }
     }
+}
+
+// Arenas of malloc at most, for the whole process and for Rust too, from now on. Other libraries than glibc have none.
+extern "C" void faiss_proxy_limit_arenas([[maybe_unused]] int arenas) noexcept {
+#ifdef __GLIBC__
+    mallopt(M_ARENA_MAX, arenas);
+#endif
 }
 
 // Threads of OpenMP that the calling thread uses from now on; OpenBLAS gets one, for the whole process.

@@ -132,6 +132,29 @@ fn it_may_have_as_many_files_open_as_the_system_allows() {
     assert_eq!(soft, hard, "{line}");
 }
 
+/// An arena of glibc reserves 64 MiB of addresses, of which it makes readable what it needs.
+#[test]
+fn its_allocator_has_an_arena_for_two_processors_and_not_one_for_each_thread() {
+    let data_dir = tempfile::tempdir().unwrap();
+    let server = ServerProcess::start(program(data_dir.path()).args(["--dev", "--listen", "127.0.0.1:0"]));
+    let create = |number: usize| {
+        let call = Call::new(server.address, "POST", "/v1/index").key(KEY);
+        let name = format!("index {number}");
+        assert_eq!(call.json(&json!({ "name": name, "dimension": 2, "index_type": "HNSW" })).send().status, 201);
+    };
+    std::thread::scope(|scope| (0..8).for_each(|number| drop(scope.spawn(move || create(number)))));
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.child.id())).unwrap();
+    let arenas = maps.lines().filter(|line| {
+        let (range, rest) = line.split_once(' ').unwrap();
+        let (start, end) = range.split_once('-').unwrap();
+        let [start, end] = [start, end].map(|address| u64::from_str_radix(address, 16).unwrap());
+        rest.starts_with("---p 00000000 00:00") && end - start > 32 << 20
+    });
+    let allowed = std::thread::available_parallelism().map_or(1, |processors| (processors.get() / 2).max(1));
+    // The first is the heap, and has no such range.
+    assert!(arenas.count() < allowed, "{maps}");
+}
+
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let data_dir = tempfile::tempdir().unwrap();

@@ -135,7 +135,7 @@ impl Recipe {
     /// As [`resolve`], of which this is the part for a factory string.
     pub(crate) fn new(factory: &str, metric: Metric, dimension: usize) -> Result<Self> {
         let recipe = Self::read(factory, metric, dimension)?;
-        // For which FAISS is not used, and whose factory takes half a millisecond to read any string: it makes its regular expressions anew each time.
+        // FAISS is not used for it.
         if recipe.is_exact() {
             return Ok(recipe);
         }
