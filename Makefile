@@ -40,9 +40,10 @@ demo: deps ## Load 5,000 real word vectors into the running server and print nei
 	$(CARGO) build --locked --release --example demo
 	$(CARGO) run --quiet --locked --release --example demo
 
-test: deps ## Run the whole test suite, with the server and without it
+# Without the server the engine is the same code, which the other tests have gone through by then.
+test: deps ## Run the whole test suite, and the library's own tests also without the server
 	$(CARGO) test --locked
-	$(CARGO) test --locked --no-default-features
+	$(CARGO) test --locked --no-default-features --lib
 
 torture: deps ## Run the tests in their long forms: hours
 	FAISS_PROXY_KILLS=$(TORTURE_KILLS) FAISS_PROXY_HTTP_KILLS=$(TORTURE_KILLS) FAISS_PROXY_CALL_KILLS=$(TORTURE_KILLS) \

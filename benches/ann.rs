@@ -473,7 +473,8 @@ fn draw_curves(path: &Path, curves: &[(&str, [(f64, f64); 7])]) -> Result<(), Bo
         .x_label_area_size(32)
         .y_label_area_size(64)
         .build_cartesian_2d(least..1.0, (slowest / 1.5..fastest * 1.5).log_scale())?;
-    chart.configure_mesh().x_desc("recall@10").y_desc("searches a second, one thread").draw()?;
+    let whole = |per_second: &f64| format!("{per_second:.0}");
+    chart.configure_mesh().x_desc("recall@10").y_desc("searches a second, one thread").y_label_formatter(&whole).draw()?;
     for (number, (index_type, points)) in curves.iter().enumerate() {
         let colour = Palette99::pick(number).to_rgba();
         chart
@@ -481,7 +482,13 @@ fn draw_curves(path: &Path, curves: &[(&str, [(f64, f64); 7])]) -> Result<(), Bo
             .label(*index_type)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour));
     }
-    chart.configure_series_labels().border_style(BLACK).background_style(WHITE).draw()?;
+    // Where no curve is: few searches a second, and a low recall.
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerLeft)
+        .border_style(BLACK)
+        .background_style(WHITE)
+        .draw()?;
     root.present()?;
     Ok(())
 }
