@@ -25,10 +25,10 @@ FUZZ_SECONDS ?= 60
 FUZZ_FLAGS := -max_len=16384 -malloc_limit_mb=64 -detect_leaks=0 -print_final_stats=1
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help run demo test torture schemathesis fuzz sanitize bench instructions lint sbom dist deb image deps
+.PHONY: help run demo test test-cluster torture schemathesis fuzz sanitize bench instructions lint sbom dist deb image deps
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 # What `faiss-proxy bench` says it is.
 run: export FAISS_PROXY_COMMIT = $(shell git describe --always --dirty 2>/dev/null)
@@ -44,6 +44,11 @@ demo: deps ## Load 5,000 real word vectors into the running server and print nei
 test: deps ## Run the whole test suite, and the library's own tests also without the server
 	$(CARGO) test --locked
 	$(CARGO) test --locked --no-default-features --lib
+
+# What is skipped, and says so, where there is no nats-server, fails here.
+test-cluster: deps ## Run what needs a nats-server, which scripts/nats-server finds or installs
+	scripts/nats-server
+	FAISS_PROXY_NATS_REQUIRED=1 $(CARGO) test --locked --features jetstream --lib wal::
 
 torture: deps ## Run the tests in their long forms: hours
 	FAISS_PROXY_KILLS=$(TORTURE_KILLS) FAISS_PROXY_HTTP_KILLS=$(TORTURE_KILLS) FAISS_PROXY_CALL_KILLS=$(TORTURE_KILLS) \
@@ -85,6 +90,7 @@ lint: deps ## Check formatting, clippy and docs; a warning is an error
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
+	$(CARGO) clippy --locked --all-targets --features jetstream -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
 # cargo-cyclonedx writes beside Cargo.toml only.

@@ -1,11 +1,16 @@
 //! The write-ahead log of one index: what is not in a checkpoint is here, synced before it is acknowledged.
 //!
+//! `log` says what a log is, wherever it is. On one machine it is files:
 //! `operation` says what a mutation is in bytes, [`scan`] reads a segment and says how it ends, [`file_log`] appends, syncs, rotates
-//! and recovers, [`read`] reads again what is durable, [`archive`] says how far it goes. The arrows: the engine calls `file_log` and `read`; the log never calls back but for
-//! replaying, and to give what was read.
+//! and recovers, [`read`] reads again what is durable, [`archive`] says how far it goes. The arrows: the engine calls `file_log` and
+//! `read`; the log never calls back but for replaying, and to give what was read. `jetstream`, a feature, is a log on NATS JetStream.
 
 pub(crate) mod archive;
 pub(crate) mod file_log;
+#[cfg(feature = "jetstream")]
+pub(crate) mod jetstream;
+#[cfg(any(test, feature = "jetstream"))]
+pub(crate) mod log;
 pub(crate) mod operation;
 mod pieces;
 pub(crate) mod read;
@@ -13,5 +18,7 @@ pub(crate) mod recover;
 pub(crate) mod salvage;
 pub(crate) mod scan;
 
+#[cfg(test)]
+mod conformance;
 #[cfg(test)]
 mod tests;

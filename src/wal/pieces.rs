@@ -28,6 +28,12 @@ impl Pieces {
         }
     }
 
+    /// Bytes of the pieces so far.
+    #[cfg(feature = "jetstream")]
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Forgets pieces of an operation whose end is missing: nobody was told of it.
     pub(super) fn clear(&mut self) {
         self.0 = Vec::new();

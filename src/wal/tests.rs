@@ -172,15 +172,6 @@ fn assert_corrupt(result: Result<()>, path: &Path, offset: Option<u64>) {
 const FRAME: u64 = FRAME_ALIGN as u64;
 
 #[test]
-fn whole_frames_are_replayed_in_order_and_nothing_is_torn() {
-    let bench = bench_of(5);
-    let mut found = bench.on(bench.disk.fork());
-    found.open().unwrap();
-    assert_eq!(found.replayed, ids(1..=5));
-    assert_eq!((found.report.torn_bytes, found.report.replayed_operations), (0, 5));
-}
-
-#[test]
 fn log_cut_at_any_byte_leaves_the_frames_that_are_whole() {
     let mut bench = bench_of(3);
     let (path, end) = (bench.last_path(), bench.end());
