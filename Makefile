@@ -25,6 +25,9 @@ FUZZ_SECONDS ?= 60
 FUZZ_FLAGS := -max_len=16384 -malloc_limit_mb=64 -detect_leaks=0 -print_final_stats=1
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
+# What `make test-cluster` builds with. CI names all that it tests with, so that it compiles them once.
+CLUSTER_FEATURES ?= jetstream
+
 .PHONY: help run demo test test-cluster torture schemathesis fuzz sanitize bench instructions lint sbom dist deb image deps
 
 help: ## Show this list
@@ -48,7 +51,7 @@ test: deps ## Run the whole test suite, and the library's own tests also without
 # What is skipped, and says so, where there is no nats-server, fails here.
 test-cluster: deps ## Run what needs a nats-server, which scripts/nats-server finds or installs
 	scripts/nats-server
-	FAISS_PROXY_NATS_REQUIRED=1 $(CARGO) test --locked --features jetstream --lib wal::
+	FAISS_PROXY_NATS_REQUIRED=1 $(CARGO) test --locked --features "$(CLUSTER_FEATURES)" --lib wal::
 
 torture: deps ## Run the tests in their long forms: hours
 	FAISS_PROXY_KILLS=$(TORTURE_KILLS) FAISS_PROXY_HTTP_KILLS=$(TORTURE_KILLS) FAISS_PROXY_CALL_KILLS=$(TORTURE_KILLS) \
