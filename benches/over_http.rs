@@ -245,7 +245,7 @@ impl Speed {
 /// What the same calls take without a search: what answers them is a thread that only reads and writes, and then a warp handler that parses the vector.
 /// Nothing that speaks HTTP answers sooner on this machine, so a search's p50 is also shown above this.
 fn bare(calls: &[String]) {
-    let hits = vec![r#"{"id":"v12345","score":0.12345678,"metadata":{"n":123}}"#; K].join(",");
+    let hits = [r#"{"id":"v12345","score":0.12345678,"metadata":{"n":123}}"#; K].join(",");
     let body = format!("{{\"results\":[{hits}]}}");
     let head = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
 
