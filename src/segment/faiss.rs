@@ -57,7 +57,6 @@ unsafe extern "C" {
         bound: f32,
         out: *mut u32,
     ) -> usize;
-    fn faiss_proxy_limit_arenas(arenas: c_int);
     fn faiss_proxy_set_threads(threads: c_int);
     fn faiss_proxy_initialise();
     fn faiss_proxy_watch(flag: *const u8);
@@ -100,9 +99,10 @@ unsafe extern "C" {
     fn faiss_proxy_same_type(a: *const c_void, b: *const c_void) -> c_int;
 }
 
-// Only the program reads what others wrote.
+// Only the program reads what others wrote, and says how the whole process is to allocate.
 #[cfg(feature = "server")]
 unsafe extern "C" {
+    fn faiss_proxy_limit_arenas(arenas: c_int);
     fn faiss_proxy_vectors_open(
         path: *const c_char,
         dimension: *mut usize,
@@ -425,7 +425,7 @@ impl Index {
     }
 
     /// Gives the bytes of FAISS's file format to `put`, part by part, until it does not take one.
-    pub(crate) fn write(&self, put: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), String> {
+    pub(crate) fn write(&self, mut put: &mut dyn FnMut(&[u8]) -> bool) -> Result<(), String> {
         /// `context` is a `&mut &mut dyn FnMut(&[u8]) -> bool`.
         extern "C" fn relay(context: *mut c_void, bytes: *const u8, count: usize) -> c_int {
             // SAFETY: `write` below passes this function with a pointer to its own `put`, which is borrowed for as long as the shim runs and
@@ -434,7 +434,6 @@ impl Index {
                 unsafe { (&mut *context.cast::<&mut dyn FnMut(&[u8]) -> bool>(), std::slice::from_raw_parts(bytes, count)) };
             c_int::from(!put(bytes))
         }
-        let mut put = put;
         let context: *mut &mut dyn FnMut(&[u8]) -> bool = &raw mut put;
         // SAFETY: the index is only read. `context` is what `relay` takes it for, and outlives the call. The shim catches what FAISS throws.
         call(|error, bytes| unsafe { faiss_proxy_write(self.pointer(), context.cast(), relay, error, bytes) })
@@ -557,6 +556,7 @@ impl Drop for Watch<'_> {
 }
 
 /// How many arenas the allocator of the process has at most, which is FAISS's and Rust's. Those that are there stay.
+#[cfg(feature = "server")]
 pub(crate) fn limit_arenas(arenas: usize) {
     // SAFETY: a plain number; the shim is `noexcept`, and glibc's `mallopt` takes its own lock.
     unsafe { faiss_proxy_limit_arenas(arenas.clamp(1, 1 << 10) as c_int) }
