@@ -19,10 +19,9 @@ use faiss::index::autotune::ParameterSpace;
 use faiss::index::io::{read_index, write_index};
 use faiss::index::{IndexImpl, index_factory};
 use faiss_proxy::{Filter, IndexId, IndexOptions, IndexSpec, Metric, Query, SearchParams, Store, StoreOptions};
-use warp::Filter as _;
-
 use harness::data::{Data, ids, recall};
 use harness::{KEY, Server, directory, quantile, report, tenant};
+use warp::Filter as _;
 
 const ROWS: usize = 100_000;
 const K: usize = 10;
@@ -243,7 +242,7 @@ impl Speed {
 }
 
 /// What the same calls take without a search: what answers them is a thread that only reads and writes, and then a warp handler that parses the vector.
-/// Nothing that speaks HTTP answers sooner on this machine, so a search's p50 is also shown above this.
+/// Nothing that speaks HTTP answers sooner on this machine.
 fn bare(calls: &[String]) {
     let hits = [r#"{"id":"v12345","score":0.12345678,"metadata":{"n":123}}"#; K].join(",");
     let body = format!("{{\"results\":[{hits}]}}");
