@@ -107,7 +107,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// # Errors
-    /// [`Error::Invalid`] where this version cannot build it.
+    /// [`Error::Invalid`] where this version does not take it, as far as that can be said without asking FAISS, which was asked when it was created.
     pub(super) fn new(settings: &Settings, metric: Metric) -> Result<Self> {
         if settings.factory == recipe::AUTO {
             return Ok(Self::Auto);
