@@ -51,7 +51,7 @@ test: deps ## Run the whole test suite, and the library's own tests also without
 # What is skipped, and says so, where there is no nats-server, fails here.
 test-cluster: deps ## Run what needs a nats-server, which scripts/nats-server finds or installs
 	scripts/nats-server
-	FAISS_PROXY_NATS_REQUIRED=1 $(CARGO) test --locked --features "$(CLUSTER_FEATURES)" --lib wal::
+	FAISS_PROXY_NATS_REQUIRED=1 $(CARGO) test --locked --features "$(CLUSTER_FEATURES)" --lib -- wal:: engine::shared_log
 
 torture: deps ## Run the tests in their long forms: hours
 	FAISS_PROXY_KILLS=$(TORTURE_KILLS) FAISS_PROXY_HTTP_KILLS=$(TORTURE_KILLS) FAISS_PROXY_CALL_KILLS=$(TORTURE_KILLS) \

@@ -54,9 +54,9 @@ pub enum Error {
     /// What a backup is made of is not what was put there, or is missing. Nothing was changed. Restore from another one.
     #[error("backup: {0}; nothing was changed")]
     Backup(Arc<Damage>),
-    /// A sync failed: whether this write survives a crash is not known. Restart the server and look.
-    #[error("outcome unknown: {0}; restart the server and look")]
-    OutcomeUnknown(Arc<Fault>),
+    /// Whether this write was stored, or survives a crash, is not known.
+    #[error("outcome unknown: {0}")]
+    OutcomeUnknown(Unknown),
     /// The index does not take writes (poisoned), or the store was closed.
     #[error("{0}")]
     Closed(Arc<str>),
@@ -85,6 +85,18 @@ pub struct Fault {
     pub operation: &'static str,
     pub path: PathBuf,
     pub source: io::Error,
+}
+
+/// Why it is not known whether something was stored, and when that can be known.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Unknown {
+    /// A sync failed. Restart the server and look.
+    #[error("{0}; restart the server and look")]
+    Unsynced(Arc<Fault>),
+    /// A log that several nodes share gave no answer, or this node could not keep what it has. The index goes on: before its next write, all of that log is
+    /// read.
+    #[error("{0}; look when the next write to this index is answered")]
+    Unanswered(Arc<Fault>),
 }
 
 /// Where bytes failed their check.
@@ -139,7 +151,15 @@ impl Error {
     /// The same failure where it is no longer known what reached the disk.
     pub(crate) fn into_outcome_unknown(self) -> Self {
         match self {
-            Self::Io(fault) | Self::Full(fault) => Self::OutcomeUnknown(fault),
+            Self::Io(fault) | Self::Full(fault) => Self::OutcomeUnknown(Unknown::Unsynced(fault)),
+            other => other,
+        }
+    }
+
+    /// The same failure where it is not known what a log that nodes share has, or may have yet.
+    pub(crate) fn into_unanswered(self) -> Self {
+        match self {
+            Self::Io(fault) | Self::Full(fault) => Self::OutcomeUnknown(Unknown::Unanswered(fault)),
             other => other,
         }
     }

@@ -127,6 +127,7 @@ fn serve_log(disk: &SimIo, name: SegmentName, operations: &[Vec<u8>]) {
         log: vec![name],
         segments: Vec::new(),
         keys: None,
+        shared: None,
     };
     write_manifest(disk, &manifest, &manifest.encode());
     match open_index(disk, INDEX) {
@@ -189,7 +190,8 @@ pub fn operation(mut input: &[u8]) {
 
 /// A manifest, and the opening of an index that has it for its root. `input`: the file.
 ///
-/// The index is refused as corrupt, or takes a write and a checkpoint, and is there again when it is reopened.
+/// The index is refused as corrupt, or as one that other nodes write to; or it takes a write and a checkpoint, and is there again when it is
+/// reopened.
 pub fn manifest(input: &[u8]) {
     let _ = Manifest::decode(input);
     let mut file = input.to_vec();
@@ -222,13 +224,15 @@ pub fn manifest(input: &[u8]) {
     match open_index(&disk, id) {
         // A vector of any dimension would be as large as the dimension says.
         Ok((_store, index)) if index.dimension() <= 64 => {
+            assert_eq!(manifest.shared, None, "nobody said where its log is");
             let mut batch = index.batch();
             batch.push("a", &vec![1.0; index.dimension()], "{}").expect("a point of the index's dimension");
             index.upsert(batch, Durability::Fsync).expect("an index that opens takes a write");
             assert!(index.get("a").expect("reading").is_some());
             checkpoint_and_reopen(&disk, &index);
         }
-        Ok(_) => {}
+        Ok(_) => assert_eq!(manifest.shared, None),
+        Err(Error::Closed(_)) => assert!(manifest.shared.is_some(), "nothing else closes it"),
         Err(error) => assert_corrupt(&error),
     }
 }

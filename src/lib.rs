@@ -114,7 +114,7 @@ pub use engine::{
     Batch, Consent, Effect, Finding, Index, IndexSize, Listener, LogOutline, LogRecord, Opening, Outline, Repaired,
     SampledRecall, SegmentOutline, Stages, Standing, StandingState, Store, StoreOptions, Survey, Usage, Verified,
 };
-pub use error::{Damage, Error, Fault, Result, What};
+pub use error::{Damage, Error, Fault, Result, Unknown, What};
 pub use plan::{Access, Effort, Explanation, How, Plan};
 pub use segment::filter::Filter;
 pub use types::{

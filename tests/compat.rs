@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use faiss_proxy::config::Limits;
 use faiss_proxy::io::os::OsIo;
-use faiss_proxy::{Durability, Error, Index, IndexId, IndexOptions, IndexSpec, Metric, Query};
-use support::{files_below, open_store, spec, tenant};
+use faiss_proxy::{Durability, Error, Index, IndexId, IndexOptions, IndexSpec, Metric, Opening, Query};
+use support::{files_below, open_store, open_store_as, spec, tenant};
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
@@ -167,6 +167,45 @@ fn directory_that_is_written_now_is_like_the_saved_one() {
         kinds
     };
     assert_eq!(kinds(&data_dir), kinds(&saved("v2")));
+}
+
+/// Version 4 is of an index whose log several nodes write to: without them, a server has neither all of it nor the right to write to it.
+#[test]
+fn index_of_version_4_is_refused_by_a_server_without_its_cluster_and_left_as_it_is_while_the_other_serves() {
+    for opening in [Opening::Eager, Opening::Lazy] {
+        let temporary = tempfile::tempdir().unwrap();
+        let data_dir = temporary.path().join("data");
+        copy(&saved("v4"), &data_dir);
+        let shared_id = IndexId::from_u128(7);
+        let directory = data_dir.join(tenant().as_str()).join(shared_id.to_string());
+        assert_eq!(std::fs::read(newest_manifest(&directory)).unwrap()[8], 4);
+        let contents = || -> Vec<(PathBuf, Vec<u8>)> {
+            let files = files_below(&OsIo, &directory).into_iter();
+            files.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+        };
+        let before = contents();
+        assert!(before.len() > 4);
+        for _ in 0..2 {
+            let store = open_store_as(opening, OsIo, &data_dir, &Limits::default()).unwrap();
+            let [(id, Error::Closed(why))] = &store.refused(&tenant())[..] else { panic!("{:?}", store.refused(&tenant())) };
+            assert_eq!(*id, shared_id);
+            assert!(why.contains("other nodes write to the log of this index"), "{why}");
+            assert!(matches!(store.index(&tenant(), shared_id).map(drop), Err(Error::Closed(_))));
+            let ids: Vec<IndexId> = store.list(&tenant()).unwrap().iter().map(|index| index.id).collect();
+            let others: Vec<IndexId> = ids.into_iter().filter(|id| *id != shared_id).collect();
+            let [alone] = others[..] else { panic!("{others:?}") };
+            let alone = store.index(&tenant(), alone).unwrap();
+            assert_eq!(alone.info().name, "v4 alone");
+            assert_points(&alone);
+            let mut batch = alone.batch();
+            batch.push("new", &[1.5; 2], "{}").unwrap();
+            alone.upsert(batch, Durability::Fsync).unwrap();
+            alone.checkpoint().unwrap();
+            let directory = data_dir.join(tenant().as_str()).join(alone.id().to_string());
+            assert_eq!(std::fs::read(newest_manifest(&directory)).unwrap()[8], 3, "it is nobody else's");
+            assert!(contents() == before, "{opening:?}: what is refused is left as it was");
+        }
+    }
 }
 
 /// Every kind of file that has a version is refused by it, and by no guess at what is in it; the other index serves, and nothing is changed.

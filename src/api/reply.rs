@@ -291,7 +291,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::error::{Damage, Fault};
+    use crate::error::{Damage, Fault, Unknown};
 
     #[test]
     fn every_kind_of_error_has_its_status() {
@@ -312,7 +312,8 @@ mod tests {
             (Error::Full(fault()), 507, "disk_full"),
             (Error::Io(fault()), 503, "io_error"),
             (Error::Corrupt(damage), 503, "index_refused"),
-            (Error::OutcomeUnknown(fault()), 503, "outcome_unknown"),
+            (Error::OutcomeUnknown(Unknown::Unsynced(fault())), 503, "outcome_unknown"),
+            (Error::OutcomeUnknown(Unknown::Unanswered(fault())), 503, "outcome_unknown"),
             (Error::Closed("closed".into()), 503, "closed"),
         ] {
             let detail = error.to_string();

@@ -20,6 +20,8 @@ mod throttle;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+mod nodes;
 
 #[cfg(feature = "server")]
 pub use archive::{Archive, unpack};

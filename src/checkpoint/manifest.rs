@@ -401,7 +401,16 @@ mod tests {
             options: "{}".to_owned(),
             created_by: None,
         };
-        Manifest { index: [0; 16], generation, settings, position: Position::START, log: vec![], segments: vec![], keys: None }
+        Manifest {
+            index: [0; 16],
+            generation,
+            settings,
+            position: Position::START,
+            log: vec![],
+            segments: vec![],
+            keys: None,
+            shared: None,
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use roaring::RoaringBitmap;
 
 use super::index::Index;
 use super::retention::oldest_lsn;
+use super::shared_log::SharedLog;
 use super::view::{Segment, View};
 use crate::checkpoint::keys::Answer;
 use crate::checkpoint::{dead, file, keys};
@@ -19,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::{
     Manifest, SEGMENT_DIRECTORY, SegmentFile, SideFile, dead_name, fields_name, keys_name, segment_name,
 };
-use crate::format::position::Position;
+use crate::format::position::{Place, Position};
 use crate::io::Io;
 use crate::segment::Rows;
 use crate::segment::filter::fields::Fields;
@@ -80,6 +81,8 @@ struct Frozen {
     view: Arc<View>,
     /// The place in the log up to which the state has everything.
     position: Position,
+    /// A place in the shared log, where there is one, of which the state has everything before.
+    shared: Option<Place>,
     /// [`FileLog::appended_bytes`](crate::wal::file_log::FileLog::appended_bytes) at that place.
     appended_bytes: u64,
     /// By rising LSN.
@@ -138,7 +141,7 @@ fn write_or_clean_up(index: &Index, files: &mut Files, frozen: &Frozen, plan: &P
 }
 
 fn write_and_publish(index: &Index, files: &mut Files, frozen: &Frozen, plan: &Plan) -> Result<CheckpointReport> {
-    let Frozen { view, position, appended_bytes, answers } = frozen;
+    let Frozen { view, position, shared, appended_bytes, answers } = frozen;
     let directory = index.directory.join(SEGMENT_DIRECTORY);
     // 2. Write the files, each synced. No manifest names them: a crash here leaves nothing but what the next opening removes.
     let mut written = write_files(index, &directory, view, plan, files)?;
@@ -156,7 +159,7 @@ fn write_and_publish(index: &Index, files: &mut Files, frozen: &Frozen, plan: &P
     let mut segments = written.kept;
     segments.extend(written.new.map(|file| SealedFile { file, dead: written.new_dead, busy: false }));
     let (manifest_bytes, log_files_removed) = publish(index, files, segments, |manifest| {
-        manifest.position = *position;
+        (manifest.position, manifest.shared) = (*position, *shared);
         index.drop_log(manifest, plan.history_bytes);
         manifest.keys = keys.as_ref().map(|keys| keys.file.clone());
     })?;
@@ -229,7 +232,8 @@ fn freeze(index: &Index, files: &Files, rotates: bool) -> Result<Option<Frozen>>
     writer.state.freeze();
     debug_assert_eq!(view.lsn, writer.log.written_lsn());
     let (appended_bytes, answers) = (writer.log.appended_bytes(), writer.state.keys.answers());
-    Ok(Some(Frozen { view, position, appended_bytes, answers }))
+    let shared = writer.shared_log.as_ref().map(SharedLog::place);
+    Ok(Some(Frozen { view, position, shared, appended_bytes, answers }))
 }
 
 /// What a checkpoint does with each segment of its View.

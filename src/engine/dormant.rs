@@ -46,6 +46,7 @@ pub(super) fn look(context: &Context, id: IndexId, directory: &Path) -> Result<L
     // Not synced, as it is before an index serves: nothing is done on the strength of what is read here.
     let root = Root::look(Arc::clone(io), directory, id)?;
     let manifest = root.current();
+    context.check_shared(manifest)?;
     recover::settings_of(manifest, directory)?;
     let dimension = manifest.settings.dimension;
     let options = LogOptions::new(Arc::clone(io), directory.join(LOG_DIRECTORY), id, limits);

@@ -49,6 +49,8 @@ pub struct Index {
     pub(super) shared: Shared,
     pub(super) queue: Queue<Write, Outcome>,
     pub(super) writer: Mutex<Writer>,
+    /// [`Writer::shared_log`] is there.
+    pub(super) is_shared: bool,
     pub(super) root: Mutex<Root>,
     /// Held through a checkpoint: there is one at a time.
     pub(super) files: Mutex<Files>,
@@ -71,7 +73,7 @@ pub struct Index {
     pub(super) listeners: Listeners,
     /// Where the change feed has read up to.
     pub(super) marks: Marks,
-    /// Last LSN known to be synced.
+    /// Last LSN known to be synced, or to be in the shared log.
     pub(super) durable_lsn: AtomicU64,
     /// LSN of the newest checkpoint.
     pub(super) checkpoint_lsn: AtomicU64,
@@ -96,7 +98,7 @@ pub struct Index {
 }
 
 /// What is built over the segments of an index.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Kind {
     /// Nothing: they are scanned.
     Exact,
@@ -284,7 +286,9 @@ impl Index {
         if let Err(error) = log.check() {
             self.poison.get_or_init(|| error.to_string().into());
         }
-        self.durable_lsn.store(log.durable_lsn(), Relaxed);
+        if !self.is_shared {
+            self.durable_lsn.store(log.durable_lsn(), Relaxed);
+        }
     }
 
     /// `new_rows`: those that no checkpoint has begun to write.

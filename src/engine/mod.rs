@@ -29,6 +29,7 @@ mod resolve;
 pub(crate) mod restore;
 mod retention;
 mod search;
+mod shared_log;
 mod slot;
 mod slots;
 mod stages;

@@ -16,6 +16,7 @@ use super::listeners::Listeners;
 use super::maintenance::Maintenance;
 use super::queue::Queue;
 use super::reserve::Reserve;
+use super::shared_log::{Replayed, SharedLog};
 use super::stages::Stages;
 use super::view::{Build, Segment};
 use super::writer::Writer;
@@ -31,10 +32,11 @@ use crate::io::{Io, Lock};
 use crate::segment::Rows;
 use crate::segment::ann::{Ann, Tuning};
 use crate::segment::id_map::IdMap;
-use crate::segment::recipe::{self, Recipe};
+use crate::segment::recipe::Recipe;
 use crate::segment::sealed::Sealed;
 use crate::sync::ArcSwap;
 use crate::types::{IndexConfig, IndexId, IndexOptions, Lsn, Metric, Row, TenantId};
+use crate::wal::cluster::Cluster;
 use crate::wal::file_log::{FileLog, LogOptions};
 use crate::wal::operation::Operation;
 
@@ -46,29 +48,48 @@ pub(super) struct Context {
     pub(super) maintenance: Option<Arc<Maintenance>>,
     pub(super) reserve: Arc<Reserve>,
     pub(super) stages: Arc<Stages>,
+    /// `None` on one machine.
+    pub(super) cluster: Option<Arc<dyn Cluster>>,
     /// Of the data directory. Whoever can still write into it holds the lock.
     pub(super) lock: Arc<Lock>,
+}
+
+impl Context {
+    /// # Errors
+    /// [`Error::Closed`]: other nodes write to the index, and where is not known.
+    pub(super) fn check_shared(&self, manifest: &Manifest) -> Result<()> {
+        if manifest.shared.is_none() || self.cluster.is_some() {
+            return Ok(());
+        }
+        let why = "other nodes write to the log of this index, and this server was not told where that is";
+        Err(Error::Closed(why.into()))
+    }
 }
 
 /// Recovers the index in `directory`.
 ///
 /// # Errors
 /// [`Error::Corrupt`] where acknowledged data is damaged: nothing was changed. [`Error::Io`], [`Error::Full`] where the disk refuses.
+/// Where the log is shared, those of [`Index::catch_up`] too; and [`Error::Closed`] where no cluster is there to share it.
 pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: PathBuf) -> Result<Arc<Index>> {
     let started = Instant::now();
-    let Context { io, limits, maintenance, reserve, stages, lock } = context.clone();
+    let Context { io, limits, maintenance, reserve, stages, cluster, lock } = context.clone();
     let mut root = Root::load(Arc::clone(&io), &directory, id)?;
     let manifest = root.current().clone();
     let settings = manifest.settings.clone();
+    context.check_shared(&manifest)?;
     let mut loaded = load(&*io, &directory, id, &manifest)?;
-    let kind = Kind::new(&settings, loaded.metric).map_err(|error| not_taken(&manifest, &directory, &error))?;
     let sealed_bytes = manifest.segments.iter().map(|segment| segment.checksum.bytes).sum();
     let log_options = LogOptions::new(Arc::clone(&io), directory.join(LOG_DIRECTORY), id, &limits);
     let log_directory = log_options.directory.clone();
+    let mut replayed = Replayed::default();
     let recovered = FileLog::recover(log_options, &manifest.log, manifest.position, &mut |lsn, operation| {
+        if manifest.shared.is_some() {
+            replayed.add(lsn, operation);
+        }
         loaded.replay(lsn, operation, &log_directory)
     })?;
-    let Loaded { metric, options, state, ids, sealed, keys } = loaded;
+    let Loaded { created: Created { metric, options, kind }, state, ids, sealed, keys } = loaded;
     let files = Files { next_number: root.next_number()?, segments: sealed, keys };
     let config = IndexConfig { name: settings.name.clone(), options };
     let (mut log, report) = (recovered.log, recovered.report);
@@ -87,6 +108,10 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         replayed = report.replayed_operations, torn_bytes = report.torn_bytes, ms = started.elapsed().as_millis() as u64,
         "opened an index"
     );
+    let shared_log = match (manifest.shared, cluster) {
+        (Some(place), Some(cluster)) => Some(SharedLog::open(cluster, tenant.clone(), id, place, replayed)?),
+        _ => None,
+    };
     let durable_lsn = AtomicU64::new(log.durable_lsn());
     let dirty = (log.appended_bytes() > 0).then(|| (log.appended_bytes(), state.new_rows()));
     let index = Arc::new_cyclic(|weak| Index {
@@ -101,7 +126,15 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         directory,
         shared: Shared::new(view, ids),
         queue: Queue::new(),
-        writer: Mutex::new(Writer { log, state, closed: None, last_commit: Instant::now(), checkpoint_appended_bytes: 0 }),
+        is_shared: shared_log.is_some(),
+        writer: Mutex::new(Writer {
+            log,
+            shared_log,
+            state,
+            closed: None,
+            last_commit: Instant::now(),
+            checkpoint_appended_bytes: 0,
+        }),
         root: Mutex::new(root),
         files: Mutex::new(files),
         pinning: RwLock::new(()),
@@ -134,13 +167,14 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
         index.schedule_after_commit(false, false, log_bytes, new_rows);
     }
     index.schedule_builds();
+    // What a crash took of the files is there too.
+    index.catch_up()?;
     Ok(index)
 }
 
 /// An index in memory: as its checkpoint has it, and then as the log that was replayed into it leaves it.
 pub(super) struct Loaded {
-    pub(super) metric: Metric,
-    pub(super) options: IndexOptions,
+    pub(super) created: Created,
     pub(super) state: State,
     pub(super) ids: IdMap,
     /// The segments of the checkpoint, without what could not be opened and is to be made again.
@@ -148,16 +182,24 @@ pub(super) struct Loaded {
     pub(super) keys: Option<WrittenKeys>,
 }
 
+/// What an index was created with, as far as it says how its bytes are read.
+#[derive(Clone, Debug)]
+pub(super) struct Created {
+    pub(super) metric: Metric,
+    pub(super) options: IndexOptions,
+    pub(super) kind: Kind,
+}
+
 /// Reads and verifies the segments and the keys that a manifest names. Changes nothing.
 ///
 /// # Errors
 /// As [`open`].
 pub(super) fn load(io: &dyn Io, directory: &Path, id: IndexId, manifest: &Manifest) -> Result<Loaded> {
-    let (metric, options) = settings_of(manifest, directory)?;
+    let created = settings_of(manifest, directory)?;
     let mut segments: Vec<Segment> = Vec::with_capacity(manifest.segments.len());
     for file in &manifest.segments {
         let first_row = segments.last().map_or(0, |last| last.rows.first_row() + last.len as Row);
-        segments.push(load_segment(io, directory, metric, manifest, file, first_row, &mut |lost, error| match lost {
+        segments.push(load_segment(io, directory, created.metric, manifest, file, first_row, &mut |lost, error| match lost {
             Lost::Fields => tracing::warn!(index = %id, %error, "a metadata index is made again, of the rows"),
             Lost::Index => {
                 tracing::error!(index = %id, %error, "a FAISS index cannot be used; its segment is scanned until it is built again")
@@ -165,7 +207,7 @@ pub(super) fn load(io: &dyn Io, directory: &Path, id: IndexId, manifest: &Manife
         })?);
     }
     let answers = load_keys(io, directory, manifest)?;
-    Ok(Loaded::new(manifest, metric, options, segments, answers))
+    Ok(Loaded::new(manifest, created, segments, answers))
 }
 
 /// The idempotency keys of a checkpoint.
@@ -176,22 +218,16 @@ pub(super) fn load_keys(io: &dyn Io, directory: &Path, manifest: &Manifest) -> R
 }
 
 impl Loaded {
-    pub(super) fn new(
-        manifest: &Manifest,
-        metric: Metric,
-        options: IndexOptions,
-        segments: Vec<Segment>,
-        answers: Vec<Answer>,
-    ) -> Self {
+    pub(super) fn new(manifest: &Manifest, created: Created, segments: Vec<Segment>, answers: Vec<Answer>) -> Self {
         let mut ids = IdMap::new();
         fill_ids(&mut ids, &segments);
         let answers = Keys::new(answers);
         let span = checkpoint::span(&answers.answers());
         let sealed = segments.iter().zip(&manifest.segments).map(|(segment, file)| sealed_file(segment, file)).collect();
         let keys = manifest.keys.clone().zip(span).map(|(file, span)| WrittenKeys { file, span });
-        let (dimension, unindexed) = (manifest.settings.dimension as usize, options.unindexed.as_slice().into());
-        let state = State::new(dimension, metric, unindexed, manifest.position.lsn, segments, answers);
-        Self { metric, options, state, ids, sealed, keys }
+        let (dimension, unindexed) = (manifest.settings.dimension as usize, created.options.unindexed.as_slice().into());
+        let state = State::new(dimension, created.metric, unindexed, manifest.position.lsn, segments, answers);
+        Self { created, state, ids, sealed, keys }
     }
 
     /// Applies the next operation of the log.
@@ -206,12 +242,11 @@ impl Loaded {
     }
 }
 
-/// The metric and the options that an index was created with; that its type is one that this version takes is checked, as far as that can be
-/// said without asking FAISS.
+/// What an index was created with. That this version takes its type is checked as far as that can be said without asking FAISS.
 ///
 /// # Errors
 /// [`Error::Corrupt`]: they are damaged, or of a version that knows more.
-pub(super) fn settings_of(manifest: &Manifest, directory: &Path) -> Result<(Metric, IndexOptions)> {
+pub(super) fn settings_of(manifest: &Manifest, directory: &Path) -> Result<Created> {
     let settings = &manifest.settings;
     let corrupt = |problem: String| Error::corrupt(&directory.join(manifest.file_name()), 0, problem);
     let metric = match settings.metric {
@@ -221,16 +256,9 @@ pub(super) fn settings_of(manifest: &Manifest, directory: &Path) -> Result<(Metr
         other => return Err(corrupt(format!("metric {other} is not known"))),
     };
     let options = serde_json::from_str(&settings.options).map_err(|error| corrupt(format!("options: {error}")))?;
-    if settings.factory != recipe::AUTO {
-        Recipe::read(&settings.factory, metric, settings.dimension as usize)
-            .map_err(|error| not_taken(manifest, directory, &error))?;
-    }
-    Ok((metric, options))
-}
-
-/// The client who asks for an index did not choose its type just now: it is the manifest that is at fault, and not the request.
-pub(super) fn not_taken(manifest: &Manifest, directory: &Path, error: &Error) -> Error {
-    Error::corrupt(&directory.join(manifest.file_name()), 0, format!("this version does not take its type: {error}"))
+    // The client who asks for an index did not choose its type just now: it is the manifest that is at fault, and not the request.
+    let kind = Kind::new(settings, metric).map_err(|error| corrupt(format!("this version does not take its type: {error}")))?;
+    Ok(Created { metric, options, kind })
 }
 
 /// What the log's own format cannot say of an operation.

@@ -139,6 +139,15 @@ impl Survey {
         }
         let directory = self.directory(tenant, id);
         let manifest = Root::look(Arc::clone(&self.io), &directory, id)?.current().clone();
+        let diverges = |consent: &&Consent| matches!(consent, Consent::DropSegment(_) | Consent::ForgetKeys);
+        if manifest.shared.is_some()
+            && let Some(consent) = consents.iter().find(diverges)
+        {
+            let why = format!(
+                "{consent}: other nodes have this index whole, and this one must not have another state; nothing was done"
+            );
+            return Err(Error::Conflict(why));
+        }
         let mut kept = manifest.clone();
         kept.segments.retain(|segment| !consents.contains(&Consent::DropSegment(segment.number)));
         for segment in &mut kept.segments {
@@ -231,7 +240,7 @@ impl Survey {
                 to: &to,
                 id,
                 dimension: loaded.state.dimension,
-                scaled: loaded.metric == Metric::Cosine,
+                scaled: loaded.created.metric == Metric::Cosine,
                 numbers: root.next_number()?..u64::MAX,
             };
             let (sealed, growing) = loaded.state.segments.split_at(loaded.sealed.len());

@@ -100,7 +100,7 @@ fn write(io: &dyn Io, from: &Path, manifest: &Manifest, loaded: &Loaded, hidden:
         to: &hidden.join(SEGMENT_DIRECTORY),
         id,
         dimension: loaded.state.dimension,
-        scaled: loaded.metric == Metric::Cosine,
+        scaled: loaded.created.metric == Metric::Cosine,
         numbers: last + 1..u64::MAX,
     };
     let (sealed, growing) = view.segments.split_at(loaded.sealed.len());
@@ -119,6 +119,8 @@ fn write(io: &dyn Io, from: &Path, manifest: &Manifest, loaded: &Loaded, hidden:
         log: Vec::new(),
         segments,
         keys,
+        // Another index than the one that was: it has a log of its own.
+        shared: None,
     };
     Root::create(io, hidden, manifest)
 }

@@ -19,11 +19,12 @@ use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
 use crate::error::{Error, Result, What};
 use crate::format::manifest::{CreationKey, LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, Settings};
-use crate::format::position::Position;
+use crate::format::position::{Place, Position};
 use crate::io::os::OsIo;
 use crate::io::{Io, Lock, durable};
 use crate::segment::recipe::{self, Resolved};
 use crate::types::{IdempotencyKey, IndexCounts, IndexId, IndexSpec, IndexSummary, Metric, TenantId};
+use crate::wal::cluster::Cluster;
 
 /// Held by the process that has the directory open.
 pub(super) const LOCK_FILE: &str = "LOCK";
@@ -79,6 +80,14 @@ impl Store {
     /// [`Error::Conflict`] where another process has the directory; [`Error::Io`], [`Error::Full`] where the disk refuses the data directory
     /// itself.
     pub fn open(options: StoreOptions) -> Result<Self> {
+        Self::open_with(options, None)
+    }
+
+    /// The same on a node: `cluster` is what it shares with other nodes.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn open_with(options: StoreOptions, cluster: Option<Arc<dyn Cluster>>) -> Result<Self> {
         let StoreOptions { data_dir, limits, io, background, opening } = options;
         limits::check(&limits)?;
         durable::create_dirs_durably(&*io, &data_dir)?;
@@ -86,7 +95,7 @@ impl Store {
         let maintenance = background.then(Maintenance::start).transpose()?;
         let reserve = Arc::new(Reserve::open(Arc::clone(&io), &data_dir, limits.reserve_bytes));
         let stages = Arc::new(Stages::new());
-        let context = Context { io, limits: Arc::new(limits), maintenance, reserve, stages, lock: Arc::new(lock) };
+        let context = Context { io, limits: Arc::new(limits), maintenance, reserve, stages, cluster, lock: Arc::new(lock) };
         let slots = Arc::new(find::find(context, data_dir, opening)?);
         slots.watch_memory();
         Ok(Self { slots, creating: Mutex::new(()) })
@@ -114,11 +123,23 @@ impl Store {
     /// [`Error::Invalid`] naming `name`, `dimension`, `index_type` or `metric`; [`Error::Quota`], [`Error::Full`], [`Error::Io`]: there is no new index;
     /// [`Error::OutcomeUnknown`]: there may be one after the next opening.
     pub fn create_index(&self, tenant: &TenantId, spec: &IndexSpec) -> Result<Arc<Index>> {
+        self.create(tenant, spec, IndexId::new_v4(), None)
+    }
+
+    /// Creates this node's part of an index whose log is shared: every node is given the same id and the same spec.
+    ///
+    /// # Errors
+    /// As [`create_index`](Self::create_index), and those of the shared log.
+    #[cfg_attr(not(test), expect(dead_code, reason = "there is no catalogue of shared indices yet: issue 9"))]
+    pub(crate) fn create_shared_index(&self, tenant: &TenantId, spec: &IndexSpec, id: IndexId) -> Result<Arc<Index>> {
+        self.create(tenant, spec, id, Some(Place::START))
+    }
+
+    fn create(&self, tenant: &TenantId, spec: &IndexSpec, id: IndexId, shared: Option<Place>) -> Result<Arc<Index>> {
         let Context { io, limits, .. } = self.slots.context();
         let mut settings = settings(spec, limits)?;
         settings.created_by = spec.key.as_ref().map(|key| CreationKey { key: key.key.clone(), fingerprint: key.fingerprint });
         let created_by = settings.created_by.clone();
-        let id = IndexId::new_v4();
         let manifest = Manifest {
             index: *id.as_bytes(),
             generation: 1,
@@ -127,6 +148,7 @@ impl Store {
             log: Vec::new(),
             segments: Vec::new(),
             keys: None,
+            shared,
         };
         let _one = self.creating()?;
         self.slots.check_tenant(tenant)?;

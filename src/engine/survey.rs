@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::find;
-use super::recover;
+use super::recover::{self, Created};
 use super::retention::oldest_lsn;
 use super::store::{self, LOCK_FILE, in_use};
 use crate::checkpoint::dead;
@@ -184,7 +184,7 @@ impl Survey {
         let directory = self.directory(tenant, id);
         let root = Root::look(Arc::clone(&self.io), &directory, id)?;
         let manifest = root.current();
-        let (metric, options) = recover::settings_of(manifest, &directory)?;
+        let Created { metric, options, .. } = recover::settings_of(manifest, &directory)?;
         let log_options = self.log_options(&directory, id);
         let dimension = manifest.settings.dimension;
         let report = FileLog::verify(&log_options, &manifest.log, manifest.position, &mut |lsn, operation| {

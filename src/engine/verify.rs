@@ -10,7 +10,6 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::find::in_parallel;
-use super::index::Kind;
 use super::recover::{self, Loaded, Lost};
 use super::retention::oldest_lsn;
 use super::survey::{Survey, rows_of};
@@ -146,12 +145,11 @@ impl Check<'_> {
         let root = self.note(Root::look(Arc::clone(&self.survey.io), &self.directory, self.id), Effect::Refused)?;
         let manifest = root.current();
         self.count(1, manifest.encode().len() as u64);
-        let (metric, options) = self.note(recover::settings_of(manifest, &self.directory), Effect::Refused)?;
-        let kind = Kind::new(&manifest.settings, metric).map_err(|error| recover::not_taken(manifest, &self.directory, &error));
-        self.note(kind, Effect::Refused)?;
+        let created = self.note(recover::settings_of(manifest, &self.directory), Effect::Refused)?;
+        let metric = created.metric;
         self.note(root.next_number(), Effect::Refused);
         self.spare(manifest);
-        let unindexed = options.unindexed.as_slice().into();
+        let unindexed = created.options.unindexed.as_slice().into();
         let mut sound = self.segments(manifest, metric, &unindexed);
         let answers = self.note(recover::load_keys(&*self.survey.io, &self.directory, manifest), Effect::Refused);
         self.count(manifest.keys.iter().len() as u64, manifest.keys.as_ref().map_or(0, |keys| keys.checksum.bytes));
@@ -171,7 +169,7 @@ impl Check<'_> {
             let Some(answers) = &answers else {
                 return recover::check_operation(operation, lsn, dimension, &log_options.directory);
             };
-            let load = || Loaded::new(manifest, metric, options.clone(), segments.clone(), answers.clone());
+            let load = || Loaded::new(manifest, created.clone(), segments.clone(), answers.clone());
             loaded.get_or_insert_with(load).replay(lsn, operation, &log_options.directory)
         });
         self.count_log(manifest);

@@ -2,6 +2,7 @@
 //!
 //! Under the writer's lock, in this order: resolve the requests against the state and against each other, write one frame, sync it, apply it,
 //! publish one View. No group is resolved before the one before it is applied. Who waits and who leads is [`Queue`](super::queue::Queue)'s.
+//! Where the log is shared, `shared_log` does these steps.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,6 +12,7 @@ use super::apply::State;
 use super::batch::Batch;
 use super::index::Index;
 use super::resolve::{Resolved, resolve};
+use super::shared_log::SharedLog;
 use crate::error::{Error, Result};
 use crate::segment::filter::Filter;
 use crate::types::{Condition, Durability, Lsn, WriteOptions};
@@ -96,6 +98,8 @@ impl Write {
 #[derive(Debug)]
 pub(super) struct Writer {
     pub(super) log: FileLog,
+    /// `None` on one machine: the log of files is all there is.
+    pub(super) shared_log: Option<SharedLog>,
     pub(super) state: State,
     /// Why no more writes are taken.
     pub(super) closed: Option<Error>,
@@ -133,13 +137,15 @@ impl Index {
             std::thread::yield_now();
             Instant::now() < until
         };
+        let shared_bytes_max = writer.shared_log.as_ref().map_or(usize::MAX, SharedLog::frame_bytes_max);
+        let frame_bytes_max = self.limits.frame_bytes_max.min(shared_bytes_max);
         // The requests that fit into one frame; one that does not, or may not, is a group of its own.
         let (mut requests, mut bytes) = (0, Some(0_usize));
         let fits = |write: &Write| {
             requests += 1;
             let more = write.log_bytes(self.dimension(), self.limits.metadata_bytes_max);
             bytes = bytes.zip(more).map(|(bytes, more)| bytes + more);
-            requests <= GROUP_REQUESTS_MAX && bytes.is_some_and(|bytes| bytes <= self.limits.frame_bytes_max)
+            requests <= GROUP_REQUESTS_MAX && bytes.is_some_and(|bytes| bytes <= frame_bytes_max)
         };
         let turn = self.queue.take(is_patient, fits, || {
             // The leader panicked between taking the group and answering it: what it did is not known.
@@ -155,8 +161,7 @@ impl Index {
     }
 
     fn commit_group(&self, writer: &mut Writer, group: &[Write]) -> Vec<Outcome> {
-        let closed = || self.poison.get().map(|why| Error::Closed(Arc::clone(why)));
-        if let Some(error) = writer.closed.clone().or_else(closed) {
+        if let Err(error) = self.check_writable(writer) {
             return group.iter().map(|_| Err(error.clone())).collect();
         }
         let rows = group.iter().map(Write::rows).sum();
@@ -164,12 +169,17 @@ impl Index {
             let error = Error::Conflict("this index has numbered 2^40 rows since it was opened; restart the server".to_owned());
             return group.iter().map(|_| Err(error.clone())).collect();
         }
+        if writer.shared_log.is_some() {
+            let committed = self.commit_shared(writer, group);
+            self.after_commit(writer);
+            return committed.unwrap_or_else(|error| group.iter().map(|_| Err(error.clone())).collect());
+        }
         let resolved = self.shared.with_ids(|ids| resolve(&writer.state, ids, &self.limits, group));
         let logged: Vec<&Operation<'_>> = resolved.iter().filter_map(|resolved| resolved.operation.as_ref()).collect();
         let durable = group.iter().any(|write| write.options.durability == Durability::Fsync);
         // What logs nothing tells of a state all the same: of what made it so, not everything may be synced yet.
         if (!logged.is_empty() || durable)
-            && let Err(error) = self.log(&mut writer.log, &logged, durable)
+            && let Err(error) = self.log(&mut writer.log, &logged, None, durable)
         {
             return group.iter().map(|_| Err(error.clone())).collect();
         }
@@ -178,26 +188,43 @@ impl Index {
         outcomes
     }
 
-    fn log(&self, log: &mut FileLog, operations: &[&Operation<'_>], durable: bool) -> Result<()> {
-        let mut logged = self.append(log, operations, durable);
+    /// # Errors
+    /// Why the index takes no writes.
+    pub(super) fn check_writable(&self, writer: &Writer) -> Result<()> {
+        let poisoned = || self.poison.get().map(|why| Error::Closed(Arc::clone(why)));
+        writer.closed.clone().or_else(poisoned).map_or(Ok(()), Err)
+    }
+
+    /// `time_us`: when a shared log says that it was committed; else now.
+    pub(super) fn log(
+        &self,
+        log: &mut FileLog,
+        operations: &[&Operation<'_>],
+        time_us: Option<u64>,
+        durable: bool,
+    ) -> Result<()> {
+        let mut logged = self.append(log, operations, time_us, durable);
         if matches!(logged, Err(Error::Full(_))) && self.release_history()? {
-            logged = self.append(log, operations, durable);
+            logged = self.append(log, operations, time_us, durable);
         }
         let only_deletes = operations.iter().all(|operation| operation.is_delete());
         if matches!(logged, Err(Error::Full(_))) && only_deletes && self.reserve.release() {
-            logged = self.append(log, operations, durable);
+            logged = self.append(log, operations, time_us, durable);
         }
         self.note_log(log);
         logged
     }
 
-    fn append(&self, log: &mut FileLog, operations: &[&Operation<'_>], durable: bool) -> Result<()> {
+    fn append(&self, log: &mut FileLog, operations: &[&Operation<'_>], time_us: Option<u64>, durable: bool) -> Result<()> {
         if !operations.is_empty() {
             if log.needs_segment() {
                 self.start_log_segment(log)?;
             }
             let _timed = self.stages.append.start_timer();
-            log.append(operations)?;
+            match time_us {
+                Some(time_us) => log.append_at(operations, time_us)?,
+                None => log.append(operations)?,
+            };
         }
         if !durable {
             return Ok(());
@@ -226,7 +253,7 @@ impl Index {
         Ok(())
     }
 
-    fn apply(&self, writer: &mut Writer, resolved: Vec<Resolved<'_>>) -> Vec<Outcome> {
+    pub(super) fn apply(&self, writer: &mut Writer, resolved: Vec<Resolved<'_>>) -> Vec<Outcome> {
         let _timed = self.stages.apply.start_timer();
         self.shared.change(|ids| {
             let outcomes = resolved
@@ -241,7 +268,7 @@ impl Index {
         })
     }
 
-    fn after_commit(&self, writer: &mut Writer) {
+    pub(super) fn after_commit(&self, writer: &mut Writer) {
         writer.last_commit = Instant::now();
         self.keys_bytes.store(writer.state.keys.memory_bytes(), Relaxed);
         let log = &writer.log;

@@ -3,7 +3,7 @@
 //! In bytes: magic (8), format version (u16), minimum reader version (u16), length of the body (u32), the body, CRC-32 of all before.
 
 use super::codec::{self, Decode, Encode};
-use super::position::{Position, SegmentName};
+use super::position::{Place, Position, SegmentName};
 use super::{crc32, unreadable};
 
 mod v1;
@@ -11,9 +11,13 @@ mod v2;
 
 const MAGIC: [u8; 8] = *b"FPXMAN\r\n";
 
-/// Version of the manifests that this code writes, and the newest that it reads; their oldest reader too. Version 1 had no options and no
+/// Version of the manifests that this code writes of an index on one machine; their oldest reader too. Version 1 had no options and no
 /// FAISS indexes, version 2 no idempotency keys and no metadata indexes.
 const VERSION: u16 = 3;
+
+/// Version of those of an index whose log is shared, and the newest that this code reads: the same and a place at the end. Who does not know of it
+/// must not write to such an index, and of others nothing changes.
+const VERSION_SHARED: u16 = 4;
 
 /// Bytes before the body.
 const HEAD: usize = 16;
@@ -27,7 +31,7 @@ const EPOCH_MAX: u32 = 1 << 30;
 /// A reader takes no manifest larger than this: some hundred thousand segments.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Manifest {
     /// UUID of the index; its directory's name.
     pub(crate) index: [u8; 16],
@@ -42,7 +46,12 @@ pub(crate) struct Manifest {
     pub(crate) segments: Vec<SegmentFile>,
     /// `None`: no key is remembered.
     pub(crate) keys: Option<SideFile>,
+    /// Of an index whose log is shared: a place in that log of which the checkpoint has everything before. `None`: the files are all there is.
+    pub(crate) shared: Option<Place>,
 }
+
+/// What a manifest of version 3 has, in order.
+type Body = ([u8; 16], u64, Settings, Position, Vec<SegmentName>, Vec<SegmentFile>, Option<SideFile>);
 
 /// What an index was created with.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -129,12 +138,17 @@ impl Manifest {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
+        let Self { index, generation, settings, position, log, segments, keys, shared } = self;
+        let version = if shared.is_some() { VERSION_SHARED } else { VERSION };
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&version.to_le_bytes());
+        bytes.extend_from_slice(&version.to_le_bytes());
         bytes.extend_from_slice(&[0; 4]);
-        codec::encode_into(self, &mut bytes);
+        codec::encode_into((index, generation, settings, position, log, segments, keys), &mut bytes);
+        if let Some(place) = shared {
+            codec::encode_into(place, &mut bytes);
+        }
         let body = u32::try_from(bytes.len() - HEAD).expect("a manifest is far smaller than 4 GiB");
         bytes[12..HEAD].copy_from_slice(&body.to_le_bytes());
         let crc = crc32(&[&bytes]);
@@ -154,7 +168,7 @@ impl Manifest {
             return Err("this is no manifest of faiss-proxy".to_owned());
         }
         let version = u16::from_le_bytes([head[8], head[9]]);
-        if let Some(why) = unreadable(version, u16::from_le_bytes([head[10], head[11]]), VERSION) {
+        if let Some(why) = unreadable(version, u16::from_le_bytes([head[10], head[11]]), VERSION_SHARED) {
             return Err(why);
         }
         if u32::from_le_bytes([head[12], head[13], head[14], head[15]]) as usize != body.len() {
@@ -163,13 +177,18 @@ impl Manifest {
         let (manifest, rest) = match version {
             1 => codec::decode::<v1::Manifest>(body).map(|(manifest, rest)| (manifest.into(), rest))?,
             2 => codec::decode::<v2::Manifest>(body).map(|(manifest, rest)| (manifest.into(), rest))?,
-            _ => codec::decode::<Self>(body)?,
+            VERSION => codec::decode::<Body>(body).map(|(body, rest)| (Self::new(body, None), rest))?,
+            _ => codec::decode::<(Body, Place)>(body).map(|((body, place), rest)| (Self::new(body, Some(place)), rest))?,
         };
         if !rest.is_empty() {
             return Err("manifest: bytes to spare".to_owned());
         }
         manifest.check()?;
         Ok(manifest)
+    }
+
+    fn new((index, generation, settings, position, log, segments, keys): Body, shared: Option<Place>) -> Self {
+        Self { index, generation, settings, position, log, segments, keys, shared }
     }
 
     fn check(&self) -> Result<(), String> {
@@ -182,6 +201,9 @@ impl Manifest {
         match counters.max() {
             Some(largest) if largest > COUNTER_MAX => return Err(format!("manifest: nothing was counted up to {largest}")),
             _ => {}
+        }
+        if self.shared.is_some_and(|place| place.lsn > self.position.lsn || place.sequence > COUNTER_MAX) {
+            return Err("manifest: its place in the shared log is behind what it holds".to_owned());
         }
         match names().map(|name| name.epoch).max() {
             Some(largest) if largest > EPOCH_MAX => Err(format!("manifest: no log has epoch {largest}")),
@@ -310,7 +332,12 @@ mod tests {
                 fields: Some(SideFile { number: 9, checksum: Checksum { bytes: 50, crc: 5 } }),
             }],
             keys: Some(SideFile { number: 8, checksum: Checksum { bytes: 40, crc: 4 } }),
+            shared: None,
         }
+    }
+
+    fn shared_sample() -> Manifest {
+        Manifest { shared: Some(Place { lsn: 8, chain: 7, sequence: 300 }), ..sample() }
     }
 
     #[test]
@@ -330,6 +357,15 @@ mod tests {
         expected.extend(crc.to_le_bytes());
         assert_eq!(sample().encode(), expected);
         assert_eq!(Manifest::decode(&expected), Ok(sample()));
+
+        // Of an index whose log is shared.
+        expected.truncate(expected.len() - 4);
+        expected[8..13].copy_from_slice(&[4, 0, 4, 0, 93]);
+        expected.extend([8, 7, 251, 0x2c, 1]);
+        let crc = crc32(&[&expected]);
+        expected.extend(crc.to_le_bytes());
+        assert_eq!(shared_sample().encode(), expected);
+        assert_eq!(Manifest::decode(&expected), Ok(shared_sample()));
     }
 
     #[test]
@@ -347,21 +383,22 @@ mod tests {
 
     #[test]
     fn any_flipped_bit_and_any_cut_of_a_manifest_is_seen() {
-        let bytes = sample().encode();
-        for bit in 0..bytes.len() * 8 {
-            let mut flipped = bytes.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(Manifest::decode(&flipped).is_err(), "bit {bit}");
-        }
-        for end in 0..bytes.len() {
-            assert!(Manifest::decode(&bytes[..end]).is_err(), "cut at {end}");
+        for bytes in [sample().encode(), shared_sample().encode()] {
+            for bit in 0..bytes.len() * 8 {
+                let mut flipped = bytes.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert!(Manifest::decode(&flipped).is_err(), "bit {bit}");
+            }
+            for end in 0..bytes.len() {
+                assert!(Manifest::decode(&bytes[..end]).is_err(), "cut at {end}");
+            }
         }
     }
 
     #[test]
     fn a_manifest_that_cannot_be_counted_on_from_is_refused() {
         type Damage = fn(&mut Manifest);
-        let cases: [(Damage, &str); 10] = [
+        let cases: [(Damage, &str); 11] = [
             (|manifest| manifest.settings.dimension = 0, "dimension 0"),
             (|manifest| manifest.generation = u64::MAX, "counted up to"),
             (|manifest| manifest.position.lsn = u64::MAX, "counted up to"),
@@ -378,6 +415,7 @@ mod tests {
             (|manifest| manifest.segments[0].fields.as_mut().unwrap().number = u64::MAX, "counted up to"),
             (|manifest| manifest.keys.as_mut().unwrap().number = u64::MAX, "counted up to"),
             (|manifest| manifest.log[0].epoch = u32::MAX, "epoch 4294967295"),
+            (|manifest| manifest.shared = Some(Place { lsn: 10, chain: 0, sequence: 1 }), "place in the shared log"),
         ];
         for (damage, expected) in cases {
             let mut manifest = sample();

@@ -1,4 +1,4 @@
-//! Names of log segments, and places in the log: what a manifest says of it.
+//! Names of log segments, and places in logs: what a manifest says of them.
 
 use std::path::{Path, PathBuf};
 
@@ -42,4 +42,20 @@ pub(crate) struct Position {
 impl Position {
     /// Where the log of a new index begins.
     pub(crate) const START: Self = Self { lsn: 0, chain: 0, at: None };
+}
+
+/// A place in a log that several nodes share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Place {
+    /// Every operation up to this one is before the place.
+    pub(crate) lsn: Lsn,
+    /// Chain value after the frame before.
+    pub(crate) chain: u32,
+    /// By which the log itself finds the frame before. It rises, with gaps; 0 where there is none.
+    pub(crate) sequence: u64,
+}
+
+impl Place {
+    /// Where the log of a new index begins.
+    pub(crate) const START: Self = Self { lsn: 0, chain: 0, sequence: 0 };
 }

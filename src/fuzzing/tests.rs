@@ -10,6 +10,7 @@ use super::*;
 use crate::format::codec;
 use crate::format::frame::FrameKind;
 use crate::format::manifest::{Built, IndexFile, SegmentFile, SideFile};
+use crate::format::position::Place;
 use crate::io::{durable, os::OsIo};
 use crate::segment::filter::fields::Fields;
 use crate::segment::growing::{Growing, NewRow};
@@ -206,6 +207,7 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
         log: Vec::new(),
         segments: Vec::new(),
         keys: None,
+        shared: None,
     };
     let position = Position { lsn: 9, chain: 0xdead_beef, at: None };
     let logged = Manifest { generation: 3, position, log: vec![name], ..new.clone() };
@@ -237,6 +239,9 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
     let last_lsn = Manifest { position: Position { lsn: u64::MAX, ..position }, ..new.clone() };
     let skipped_lsns = Manifest { log: vec![SegmentName { first_lsn: 100, epoch: 1 }], ..logged.clone() };
     let last_epoch = Manifest { log: vec![SegmentName { epoch: u32::MAX, ..name }], ..logged.clone() };
+    let place = Place { lsn: 8, chain: 7, sequence: 300 };
+    let shared = Manifest { shared: Some(place), ..checkpointed.clone() };
+    let shared_ahead = Manifest { shared: Some(Place { lsn: 10, ..place }), ..logged.clone() };
     // The number of segments, which is the last byte of the body, claims that millions follow.
     let mut lying = new.encode();
     lying.truncate(lying.len() - 5);
@@ -251,6 +256,8 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("skipped-lsns", skipped_lsns.encode()),
         ("last-epoch", last_epoch.encode()),
         ("lying-count", lying),
+        ("shared", shared.encode()),
+        ("shared-ahead-of-the-checkpoint", shared_ahead.encode()),
         // Was taken for a mistake of the request.
         ("unknown-type", unknown_type.encode()),
     ]

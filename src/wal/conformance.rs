@@ -3,7 +3,7 @@
 /// The log of files, with the list of its segments that a manifest has otherwise.
 mod files;
 /// A log in memory that several writers share: the least that keeps the contract.
-mod memory;
+pub(crate) mod memory;
 
 use std::borrow::Cow;
 use std::sync::Barrier;
@@ -132,16 +132,23 @@ fn operation_larger_than_a_frame_is_one_mutation(logs: impl Logs) {
     assert!(sizes.len() == 3 && sizes[1] > bytes, "{sizes:?}");
 }
 
-fn times_of_commits_never_decrease(logs: impl Logs) {
+fn times_of_commits_never_decrease_and_are_the_same_to_everybody(logs: impl Logs) {
     let mut log = logs.open(None).unwrap();
-    append_all(&mut log, &["1", "2", "3", "4"]);
     let mut times = Vec::new();
-    let reading = logs.open(None).unwrap().read_new(&mut |commit, _| {
-        times.push(commit.time_us);
+    for id in ["1", "2", "3", "4"] {
+        append_all(&mut log, &[id]);
+        times.push(log.time_us());
+    }
+    assert!(times[0] > 0 && times.is_sorted(), "{times:?}");
+    let mut read = Vec::new();
+    let mut reader = logs.open(None).unwrap();
+    let reading = reader.read_new(&mut |commit, _| {
+        read.push(commit.time_us);
         Ok(())
     });
     reading.unwrap();
-    assert!(times.len() == 4 && times[0] > 0 && times.is_sorted(), "{times:?}");
+    assert_eq!(read, times, "who reads is told what who appended knows");
+    assert_eq!(reader.time_us(), times[3]);
 }
 
 fn error_of_who_reads_is_passed_on_and_its_frame_is_given_again(logs: impl Logs) {
@@ -318,7 +325,7 @@ macro_rules! of_any_log {
             what_was_synced_is_read_in_order_from_any_place,
             whoever_opens_a_log_and_reads_it_goes_on_with_the_next_lsn,
             operation_larger_than_a_frame_is_one_mutation,
-            times_of_commits_never_decrease,
+            times_of_commits_never_decrease_and_are_the_same_to_everybody,
             error_of_who_reads_is_passed_on_and_its_frame_is_given_again,
             trimmed_log_begins_at_the_place_and_who_is_before_it_is_refused,
             $($more),*

@@ -285,6 +285,14 @@ impl FileLog {
     /// # Panics
     /// Where [`needs_segment`](Self::needs_segment), or where several operations are more than a frame together: our own mistake.
     pub(crate) fn append(&mut self, operations: &[&Operation<'_>]) -> Result<Lsn> {
+        self.append_at(operations, self.clock_us())
+    }
+
+    /// The same with the commit time that a shared log has of these operations, so that every node's log says the same of them.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub(crate) fn append_at(&mut self, operations: &[&Operation<'_>], time_us: u64) -> Result<Lsn> {
         self.check()?;
         let encoded: Vec<(Vec<u8>, &[u8])> = operations.iter().map(|operation| operation.encode()).collect();
         let parts: Vec<&[u8]> = encoded.iter().flat_map(|(head, tail)| [head.as_slice(), tail]).collect();
@@ -292,14 +300,14 @@ impl FileLog {
         let first_lsn = self.written_lsn + 1;
         let last_lsn = self.written_lsn + operations.len() as u64;
         if bytes <= self.options.frame_bytes_max {
-            self.append_frames(&[(FrameKind::Operations, parts)], first_lsn, last_lsn)?;
+            self.append_frames(&[(FrameKind::Operations, parts)], first_lsn, last_lsn, time_us)?;
         } else {
             assert_eq!(operations.len(), 1, "only a single operation spans frames");
             let pieces = cut(&parts, self.options.frame_bytes_max);
             let last = pieces.len() - 1;
             let kind = |at| if at == last { FrameKind::LastPart } else { FrameKind::Part };
             let frames: Vec<_> = pieces.into_iter().enumerate().map(|(at, piece)| (kind(at), piece)).collect();
-            self.append_frames(&frames, first_lsn, last_lsn)?;
+            self.append_frames(&frames, first_lsn, last_lsn, time_us)?;
         }
         self.written_lsn = last_lsn;
         Ok(last_lsn)
@@ -312,7 +320,7 @@ impl FileLog {
     pub(crate) fn append_marker(&mut self) -> Result<()> {
         self.sync()?;
         if self.active.is_some() {
-            self.append_frames(&[(FrameKind::Marker, Vec::new())], self.written_lsn + 1, self.written_lsn)?;
+            self.append_frames(&[(FrameKind::Marker, Vec::new())], self.written_lsn + 1, self.written_lsn, self.clock_us())?;
             self.sync()?;
         }
         Ok(())
@@ -337,9 +345,13 @@ impl FileLog {
         Ok(())
     }
 
-    fn append_frames(&mut self, frames: &[(FrameKind, Vec<&[u8]>)], first_lsn: Lsn, last_lsn: Lsn) -> Result<()> {
+    /// Now, and never before the frame before.
+    fn clock_us(&self) -> u64 {
         let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64);
-        let time_us = now_us.max(self.time_us);
+        now_us.max(self.time_us)
+    }
+
+    fn append_frames(&mut self, frames: &[(FrameKind, Vec<&[u8]>)], first_lsn: Lsn, last_lsn: Lsn, time_us: u64) -> Result<()> {
         let (watermark, mut chain) = (self.durable_lsn, self.chain);
         let active = self.active.as_mut().expect("a segment was adopted before appending");
         let mut offset = active.offset;

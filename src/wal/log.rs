@@ -1,11 +1,12 @@
 //! What the engine asks of a log, wherever that is. `wal/conformance.rs` runs one suite on each.
-#![cfg_attr(not(test), expect(dead_code, reason = "the engine does not commit to a shared log yet: issue 9"))]
+#![cfg_attr(not(test), expect(dead_code, reason = "no snapshots trim a shared log yet, and no server opens one: issue 9"))]
 
 use std::fmt::Debug;
 
 use super::operation::Operation;
 use super::read::Commit;
 use crate::error::Result;
+pub(crate) use crate::format::position::Place;
 use crate::types::Lsn;
 
 /// The log of one index, as one node knows it: a value of this type is behind the last frame that it appended or gave to be read.
@@ -33,6 +34,9 @@ pub(crate) trait Log: Debug + Send {
 
     /// Up to here, what is known survives whatever the log is made to survive. `durable_lsn <= written_lsn`.
     fn durable_lsn(&self) -> Lsn;
+
+    /// When the last operation that was appended or read here was committed; 0 where there was none yet.
+    fn time_us(&self) -> u64;
 
     /// The most bytes, encoded, of several operations that are appended together.
     fn frame_bytes_max(&self) -> usize;
@@ -80,20 +84,4 @@ pub(crate) enum Appended {
     At(Lsn),
     /// Somebody else wrote, and nothing was stored: [`read_new`](Log::read_new), apply it, resolve again, append again.
     Moved,
-}
-
-/// A place in a log that several nodes share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// Every operation up to this one is before the place.
-    pub(crate) lsn: Lsn,
-    /// Chain value after the frame before.
-    pub(crate) chain: u32,
-    /// By which the log itself finds the frame before. It rises, with gaps; 0 where there is none.
-    pub(crate) sequence: u64,
-}
-
-impl Place {
-    /// Where the log of a new index begins.
-    pub(crate) const START: Self = Self { lsn: 0, chain: 0, sequence: 0 };
 }

@@ -53,6 +53,7 @@ impl From<Manifest> for super::Manifest {
                 })
                 .collect(),
             keys: None,
+            shared: None,
         }
     }
 }

@@ -55,6 +55,7 @@ impl From<Manifest> for super::Manifest {
                 })
                 .collect(),
             keys: None,
+            shared: None,
         }
     }
 }

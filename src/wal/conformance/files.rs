@@ -42,6 +42,7 @@ pub(super) struct ListedLog {
     place: Position,
     /// Up to here it was given.
     given_lsn: Lsn,
+    time_us: u64,
 }
 
 impl Files {
@@ -83,7 +84,7 @@ impl Logs for Files {
             disk.listed.push(rescued.name());
             log.adopt(rescued);
         }
-        Ok(ListedLog { log, options, disk, files: self.clone(), place: from, given_lsn: from.lsn })
+        Ok(ListedLog { log, options, disk, files: self.clone(), place: from, given_lsn: from.lsn, time_us: 0 })
     }
 }
 
@@ -102,6 +103,10 @@ impl Log for ListedLog {
         self.log.durable_lsn().min(self.given_lsn)
     }
 
+    fn time_us(&self) -> u64 {
+        self.time_us
+    }
+
     fn frame_bytes_max(&self) -> usize {
         FRAME_BYTES_MAX
     }
@@ -116,6 +121,7 @@ impl Log for ListedLog {
         }
         self.given_lsn = self.log.append(operations)?;
         self.place = self.log.position();
+        self.time_us = self.log.time_us;
         *self.files.0.lock() = self.disk.clone();
         Ok(Appended::At(self.given_lsn))
     }
@@ -129,10 +135,10 @@ impl Log for ListedLog {
         if lsns.is_empty() {
             return Ok(());
         }
-        let given_lsn = &mut self.given_lsn;
+        let (given_lsn, time_us) = (&mut self.given_lsn, &mut self.time_us);
         let reading = read(&self.options, &self.disk.listed, lsns, None, &mut |commit, operation| {
             each(commit, operation)?;
-            *given_lsn = commit.lsn;
+            (*given_lsn, *time_us) = (commit.lsn, commit.time_us);
             Ok(ControlFlow::Continue(()))
         })?;
         assert!(matches!(reading, Reading::Done(_)), "{reading:?}");

@@ -1,18 +1,22 @@
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::super::cluster::Cluster;
 use super::super::log::{Appended, Log, Place};
 use super::super::operation::Operation;
 use super::super::read::Commit;
 use super::Logs;
-use crate::error::{Error, Result};
-use crate::types::Lsn;
+use crate::error::{Error, Result, What};
+use crate::types::{IndexId, Lsn, TenantId};
 
 const FRAME_BYTES_MAX: usize = 600;
 
+/// The log of one index.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Memory(Arc<Mutex<Shared>>);
+pub(crate) struct Memory(Arc<Mutex<Shared>>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -20,12 +24,58 @@ struct Shared {
     frames: Vec<Vec<Vec<u8>>>,
     /// Frames that were trimmed, and how many operations they had.
     trimmed: (u64, Lsn),
+    fault: Option<Fault>,
+    is_deleted: bool,
+    /// Appends that were tried.
+    appends: u64,
+}
+
+/// What goes wrong with the next append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It is stored, and nobody is told.
+    Lost,
+    /// It is not stored, and nobody is told.
+    NotStored,
+    /// Nothing is stored, which is known.
+    Refused,
 }
 
 #[derive(Debug)]
-pub(super) struct MemoryLog {
+pub(crate) struct MemoryLog {
     shared: Memory,
     place: Place,
+}
+
+impl Memory {
+    pub(crate) fn fail_next(&self, fault: Fault) {
+        self.0.lock().fault = Some(fault);
+    }
+
+    pub(crate) fn delete(&self) {
+        self.0.lock().is_deleted = true;
+    }
+
+    pub(crate) fn appends(&self) -> u64 {
+        self.0.lock().appends
+    }
+
+    /// Operations that it has or had.
+    pub(crate) fn operations(&self) -> Lsn {
+        let shared = self.0.lock();
+        shared.trimmed.1 + shared.frames.iter().map(|frame| frame.len() as Lsn).sum::<Lsn>()
+    }
+
+    pub(crate) fn trim_to(&self, place: Place) {
+        MemoryLog { shared: self.clone(), place }.trim(place).unwrap();
+    }
+
+    /// Forgets its newest frames, as no log may.
+    pub(crate) fn lose(&self, frames: usize) {
+        let mut shared = self.0.lock();
+        let kept = shared.frames.len() - frames;
+        shared.frames.truncate(kept);
+    }
 }
 
 impl Logs for Memory {
@@ -36,11 +86,26 @@ impl Logs for Memory {
     }
 }
 
+impl Cluster for Memory {
+    fn open(&self, _: &TenantId, _: IndexId, from: Place) -> Result<Box<dyn Log<Place = Place>>> {
+        Ok(Box::new(MemoryLog { shared: self.clone(), place: from }))
+    }
+}
+
 impl MemoryLog {
     fn stand_behind(&mut self, operations: usize) {
         let Place { lsn, sequence, .. } = self.place;
         self.place = Place { lsn: lsn + operations as Lsn, chain: 0, sequence: sequence + 1 };
     }
+}
+
+/// Of time there is none here: it counts the frames.
+fn time_us(sequence: u64) -> u64 {
+    sequence * 1000
+}
+
+fn fault() -> Error {
+    Error::io("publish", Path::new("memory"), io::Error::from(io::ErrorKind::TimedOut))
 }
 
 impl Log for MemoryLog {
@@ -58,6 +123,10 @@ impl Log for MemoryLog {
         self.place.lsn
     }
 
+    fn time_us(&self) -> u64 {
+        time_us(self.place.sequence)
+    }
+
     fn frame_bytes_max(&self) -> usize {
         FRAME_BYTES_MAX
     }
@@ -68,12 +137,24 @@ impl Log for MemoryLog {
             [&head[..], tail].concat()
         };
         let frame: Vec<Vec<u8>> = operations.iter().map(encode).collect();
+        let bytes: usize = frame.iter().map(Vec::len).sum();
+        assert!(frame.len() == 1 || bytes <= FRAME_BYTES_MAX, "only a single operation spans frames");
         let mut shared = self.shared.0.lock();
+        shared.appends += 1;
+        let fault_now = shared.fault.take();
+        match fault_now {
+            Some(Fault::Refused) => return Err(fault()),
+            Some(Fault::NotStored) => return Err(fault().into_unanswered()),
+            Some(Fault::Lost) | None => {}
+        }
         if shared.trimmed.0 + shared.frames.len() as u64 != self.place.sequence {
             return Ok(Appended::Moved);
         }
         shared.frames.push(frame);
         drop(shared);
+        if fault_now.is_some() {
+            return Err(fault().into_unanswered());
+        }
         self.stand_behind(operations.len());
         Ok(Appended::At(self.place.lsn))
     }
@@ -85,15 +166,18 @@ impl Log for MemoryLog {
     fn read_new(&mut self, each: &mut dyn FnMut(Commit, &Operation<'_>) -> Result<()>) -> Result<()> {
         let frames = {
             let shared = self.shared.0.lock();
+            if shared.is_deleted {
+                return Err(Error::NotFound(What::Index));
+            }
             let known = self.place.sequence.checked_sub(shared.trimmed.0);
             let known = known.ok_or(Error::Gone { oldest_lsn: shared.trimmed.1 + 1 })?;
-            shared.frames[known as usize..].to_vec()
+            shared.frames.get(known as usize..).unwrap_or_default().to_vec()
         };
         for frame in frames {
+            let time_us = time_us(self.place.sequence + 1);
             for (lsn, bytes) in (self.place.lsn + 1..).zip(&frame) {
                 let (operation, _) = Operation::decode(bytes).expect("it was encoded here");
-                // Of time there is none here: it stands still.
-                each(Commit { lsn, time_us: 1 }, &operation)?;
+                each(Commit { lsn, time_us }, &operation)?;
             }
             self.stand_behind(frame.len());
         }

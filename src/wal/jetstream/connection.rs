@@ -220,7 +220,7 @@ impl Connection {
             let mut is_open = false;
             let failed = |is_open, kind, why: String| {
                 let error = Error::io("publish to", &subject.path(), io::Error::new(kind, why));
-                if is_open { error.into_outcome_unknown() } else { error }
+                if is_open { error.into_unanswered() } else { error }
             };
             loop {
                 let (pause, why) = match self.ask::<Stored>(subject.name.clone(), &headers, payload.clone()).await {
@@ -236,7 +236,7 @@ impl Connection {
                             }
                             // Whoever answers is behind the one who refused.
                             Ok(None) => (PAUSE_WITHOUT_LEADER, refusal.to_string()),
-                            Err(error) => return Err(error.into_outcome_unknown()),
+                            Err(error) => return Err(error.into_unanswered()),
                         },
                         code::IN_FLIGHT | code::SAME_IN_FLIGHT => (PAUSE, refusal.to_string()),
                         code if code::FULL.contains(&code) => {

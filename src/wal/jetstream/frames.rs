@@ -24,7 +24,7 @@ pub(super) struct Tail {
     /// Sequence and chain value of the last message: ahead of `whole` within an operation that spans frames.
     pub(super) end: End,
     pieces: Pieces,
-    time_us: u64,
+    pub(super) time_us: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,12 +2,12 @@
 //!
 //! A frame is a message, [`frames`]; what is asked of the servers is in [`connection`]. Each message names the sequence of the subject's last
 //! one, and the stream's leader refuses what names another: that is the order, and the fence.
-#![cfg_attr(not(test), expect(dead_code, reason = "the engine does not commit to it yet: issue 9"))]
+#![cfg_attr(not(test), expect(dead_code, reason = "no server opens one yet: issue 9"))]
 
 pub(crate) mod connection;
 mod frames;
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;
 
 use std::io;
 
@@ -108,6 +108,10 @@ impl Log for JetStreamLog {
     /// Everything: a message is acknowledged, and given to be read, when a quorum has it.
     fn durable_lsn(&self) -> Lsn {
         self.tail.whole.lsn
+    }
+
+    fn time_us(&self) -> u64 {
+        self.tail.time_us
     }
 
     fn frame_bytes_max(&self) -> usize {

@@ -9,7 +9,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -25,9 +25,10 @@ use super::frames::Tail;
 use crate::error::{Error, Result, What};
 use crate::io::Io as _;
 use crate::io::os::OsIo;
-use crate::types::{IndexId, Lsn};
+use crate::types::{IndexId, Lsn, TenantId};
+use crate::wal::cluster::Cluster;
 use crate::wal::conformance::{Logs, append, append_all, point, read};
-use crate::wal::log::{Appended, Log as _, Place};
+use crate::wal::log::{Appended, Log, Place};
 
 const FRAME_BYTES_MAX: usize = 600;
 
@@ -70,10 +71,15 @@ impl Servers {
     }
 
     /// kill -9, and the same server again.
-    fn kill_and_restart(&mut self) {
+    pub(crate) fn kill_and_restart(&mut self) {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
         (self.server, _) = spawn(program().unwrap(), self.directory.path(), i32::from(self.address.port()));
+    }
+
+    /// Logs by one more connection.
+    pub(crate) fn cluster(&self) -> Arc<dyn Cluster> {
+        Arc::new(Reached(self.connect(&self.url())))
     }
 
     fn url(&self) -> String {
@@ -124,6 +130,16 @@ impl Logs for Servers {
 
     fn open(&self, from: Option<Place>) -> Result<JetStreamLog> {
         self.log_by(&self.url(), IndexId::nil(), from.unwrap_or(Place::START))
+    }
+}
+
+/// A server, as a node reaches it.
+#[derive(Debug)]
+struct Reached(Connection);
+
+impl Cluster for Reached {
+    fn open(&self, _: &TenantId, index: IndexId, from: Place) -> Result<Box<dyn Log<Place = Place>>> {
+        Ok(Box::new(JetStreamLog::open(&self.0, subject(), index, FRAME_BYTES_MAX, from)?))
     }
 }
 

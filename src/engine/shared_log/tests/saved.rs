@@ -1,0 +1,123 @@
+use std::io::IoSlice;
+use std::ops::Range;
+use std::path::Path;
+
+use super::*;
+use crate::io::os::OsIo;
+use crate::io::{Io, durable};
+
+/// What its README says is in it.
+const SAVED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/v4");
+
+fn saved_tenant() -> TenantId {
+    TenantId::new("tenant-1").unwrap()
+}
+
+fn named(name: &str) -> IndexSpec {
+    IndexSpec { name: name.into(), ..spec() }
+}
+
+/// Each step a frame of the log.
+fn fill(index: &Index) {
+    let upsert = |ids: Range<usize>| {
+        let mut batch = index.batch();
+        for n in ids {
+            let values: Vec<f32> = (0..DIMENSION).map(|j| ((n * 7 + j * 3) % 11) as f32 - 4.5).collect();
+            batch.push(&format!("p{n}"), &values, &format!("{{\"n\": {n}}}")).unwrap();
+        }
+        index.upsert(batch, Durability::Fsync).unwrap();
+    };
+    let delete = |n: usize| assert_eq!(index.delete(&[&format!("p{n}")], Durability::Fsync).unwrap().deleted_count, 1);
+    upsert(0..40);
+    index.checkpoint().unwrap();
+    (0..40).step_by(5).for_each(delete);
+    index.checkpoint().unwrap();
+    upsert(38..60);
+    delete(59);
+    index.sync().unwrap();
+}
+
+/// Writes the directory, by the code of now.
+fn write_directory(disk: &SimIo) {
+    let store = Store::open_with(options(disk), Some(in_memory().1)).unwrap();
+    fill(&store.create_shared_index(&saved_tenant(), &named("v4 shared"), ID).unwrap());
+    drop(store);
+    let store = Store::open(options(disk)).unwrap();
+    fill(&store.create_index(&saved_tenant(), &named("v4 alone")).unwrap());
+}
+
+/// All below a directory, logs without the zeros at their ends.
+fn copy(from: &dyn Io, from_dir: &Path, to: &dyn Io, to_dir: &Path) {
+    durable::create_dirs_durably(to, to_dir).unwrap();
+    for entry in from.list(from_dir).unwrap() {
+        let path = from_dir.join(&entry.name);
+        if entry.is_dir {
+            copy(from, &path, to, &to_dir.join(&entry.name));
+            continue;
+        }
+        let mut bytes = from.map(&path).unwrap().to_vec();
+        if entry.name.ends_with(".wal") {
+            let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1).next_multiple_of(512);
+            bytes.truncate(used);
+        }
+        durable::replace(to, to_dir, &entry.name, &[IoSlice::new(&bytes)]).unwrap();
+    }
+}
+
+/// The names of all that is below the directory of the shared index, and of all files how many have which ending.
+fn names(io: &dyn Io, data_dir: &Path) -> (Vec<String>, BTreeMap<String, usize>) {
+    fn below(io: &dyn Io, directory: &Path, each: &mut dyn FnMut(&Path)) {
+        for entry in io.list(directory).unwrap() {
+            let path = directory.join(&entry.name);
+            if entry.is_dir { below(io, &path, each) } else { each(&path) }
+        }
+    }
+    let tenant = data_dir.join(saved_tenant().as_str());
+    let shared = tenant.join(ID.to_string());
+    let (mut names, mut kinds) = (Vec::new(), BTreeMap::new());
+    below(io, &tenant, &mut |path| {
+        names.extend(path.strip_prefix(&shared).ok().map(|name| name.display().to_string()));
+        *kinds.entry(path.extension().map_or_else(String::new, |kind| kind.to_string_lossy().into_owned())).or_default() += 1;
+    });
+    names.sort();
+    (names, kinds)
+}
+
+#[test]
+fn directory_of_version_4_is_opened_by_a_node_and_goes_on_where_the_others_are() {
+    let (_, logs) = in_memory();
+    let others = Store::open_with(options(&SimIo::new()), Some(Arc::clone(&logs))).unwrap();
+    let other = others.create_shared_index(&saved_tenant(), &spec(), ID).unwrap();
+    fill(&other);
+    let disk = SimIo::new();
+    copy(&OsIo, Path::new(SAVED), &disk, Path::new("/data"));
+    let open = |disk: &SimIo| Store::open_with(options(disk), Some(Arc::clone(&logs))).unwrap();
+    {
+        let store = open(&disk);
+        assert!(store.refused(&saved_tenant()).is_empty(), "{:?}", store.refused(&saved_tenant()));
+        let index = store.index(&saved_tenant(), ID).unwrap();
+        let manifest = index.root.lock().current().clone();
+        assert_eq!((manifest.encode()[8], manifest.shared), (4, Some(Place { lsn: 9, chain: 0, sequence: 9 })));
+        assert_eq!((index.info().name.as_str(), index.info().lsn), ("v4 shared", 11));
+        assert_equal(&index, &other);
+        put(&other, "new", 1.0, Condition::Absent).unwrap();
+        put(&index, "newer", 1.0, Condition::Absent).unwrap();
+        index.checkpoint().unwrap();
+        assert_eq!(index.root.lock().current().shared.map(|place| place.lsn), Some(13));
+        put(&index, "newest", 1.0, Condition::Absent).unwrap();
+    }
+    let store = open(&disk.crash(Survival::None));
+    assert_equal(&store.index(&saved_tenant(), ID).unwrap(), &other);
+}
+
+/// The code that wrote `tests/data/v4` is still the code that wrote it. With `FAISS_PROXY_WRITE_DIRECTORY` it writes there.
+#[test]
+fn directory_of_version_4_that_is_written_now_is_like_the_saved_one() {
+    let disk = SimIo::new();
+    write_directory(&disk);
+    let tenant = Path::new("/data").join(saved_tenant().as_str());
+    if let Some(data_dir) = std::env::var_os("FAISS_PROXY_WRITE_DIRECTORY") {
+        copy(&disk, &tenant, &OsIo, &Path::new(&data_dir).join(saved_tenant().as_str()));
+    }
+    assert_eq!(names(&disk, Path::new("/data")), names(&OsIo, Path::new(SAVED)));
+}
