@@ -19,14 +19,12 @@ TORTURE_CRASH_SEEDS ?= 60
 TORTURE_MUTATIONS ?= 300000
 TORTURE_MODEL_SECONDS ?= 900
 TORTURE_SCHEDULES ?= 1000000
+TORTURE_CLUSTER_KILLS ?= 100
 
 # How long `make fuzz` stays with each target. `fuzz/README.md` explains the flags.
 FUZZ_SECONDS ?= 60
 FUZZ_FLAGS := -max_len=16384 -malloc_limit_mb=64 -detect_leaks=0 -print_final_stats=1
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
-
-# What `make test-cluster` builds with. CI names all that it tests with, so that it compiles them once.
-CLUSTER_FEATURES ?= jetstream
 
 .PHONY: help run demo test test-cluster torture schemathesis fuzz sanitize bench instructions lint sbom dist deb image deps
 
@@ -51,13 +49,14 @@ test: deps ## Run the whole test suite, and the library's own tests also without
 # What is skipped, and says so, where there is no nats-server, fails here.
 test-cluster: deps ## Run what needs a nats-server, which scripts/nats-server finds or installs
 	scripts/nats-server
-	FAISS_PROXY_NATS_REQUIRED=1 $(CARGO) test --locked --features "$(CLUSTER_FEATURES)" --lib -- wal:: engine::shared_log
+	FAISS_PROXY_NATS_REQUIRED=1 $(CARGO) test --locked --lib -- wal:: engine::shared_log
+	FAISS_PROXY_NATS_REQUIRED=1 $(CARGO) test --locked --test cluster
 
 torture: deps ## Run the tests in their long forms: hours
 	FAISS_PROXY_KILLS=$(TORTURE_KILLS) FAISS_PROXY_HTTP_KILLS=$(TORTURE_KILLS) FAISS_PROXY_CALL_KILLS=$(TORTURE_KILLS) \
 	FAISS_PROXY_POWER_CUTS=$(TORTURE_POWER_CUTS) FAISS_PROXY_CRASH_SEEDS=$(TORTURE_CRASH_SEEDS) \
 	FAISS_PROXY_MUTATIONS=$(TORTURE_MUTATIONS) FAISS_PROXY_SEQUENCES=20000 FAISS_PROXY_COPIES=200 \
-	FAISS_PROXY_MODEL_SECONDS=$(TORTURE_MODEL_SECONDS) FAISS_PROXY_SCHEDULES=$(TORTURE_SCHEDULES) \
+	FAISS_PROXY_MODEL_SECONDS=$(TORTURE_MODEL_SECONDS) FAISS_PROXY_SCHEDULES=$(TORTURE_SCHEDULES) FAISS_PROXY_CLUSTER_KILLS=$(TORTURE_CLUSTER_KILLS) \
 		$(CARGO) test --locked -- --nocapture
 
 schemathesis: deps ## Compare a running server with its OpenAPI document; installs schemathesis from PyPI
@@ -93,7 +92,6 @@ lint: deps ## Check formatting, clippy and docs; a warning is an error
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
-	$(CARGO) clippy --locked --all-targets --features jetstream -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
 # cargo-cyclonedx writes beside Cargo.toml only.

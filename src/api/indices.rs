@@ -18,7 +18,9 @@ use crate::config::UNINDEXED_MAX;
 use crate::engine::{Store, merge_patch};
 use crate::error::{Error, What};
 use crate::time::rfc3339;
-use crate::types::{BuildInfo, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState, IndexSummary, Metric, Picked, TenantId};
+use crate::types::{
+    BuildInfo, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState, IndexSummary, Lsn, Metric, Picked, TenantId,
+};
 
 /// Indices in one page of a list, where the client does not say.
 const LIST_LIMIT_DEFAULT: usize = 100;
@@ -261,8 +263,8 @@ pub(super) fn change_index(
     // What is wrong in the patch is told of it, and not of what comes of it.
     body.options.map(decode_options).transpose()?;
     let index = store.configure_index(tenant, id, |config| {
-        if let Some(name) = name {
-            config.name = name;
+        if let Some(name) = &name {
+            config.name.clone_from(name);
         }
         if let Some(patch) = body.options {
             let merged = merge_patch::merge(&config.options.to_text(), patch.get());
@@ -291,6 +293,16 @@ fn check_unchanged(body: &CreateBody, now: &IndexDocument) -> Result<(), Error> 
         Some((field, _)) => Err(Error::Conflict(format!("{field} of an index cannot be changed"))),
         None => Ok(()),
     }
+}
+
+/// For a read with `min_lsn`: sees to it that the index has that mutation, which another node may have made.
+///
+/// # Errors
+/// 422 where nobody has made it yet; those of the index.
+pub async fn catch_up(server: &Server, turn: &Turn, id: &str, min_lsn: Lsn) -> Result<(), Problem> {
+    let id = index_id(id)?;
+    let work = || server.store.index(&turn.tenant, id)?.catch_up_to(min_lsn).map_err(Problem::from);
+    server.reads.run(turn.clone(), work).await.map(|_| ())
 }
 
 pub async fn delete(server: Arc<Server>, turn: Turn, id: String) -> Result<Response, Problem> {

@@ -121,6 +121,27 @@ impl Target {
         }
     }
 
+    /// The index that it is about, as the path names it.
+    fn index(&self) -> Option<&str> {
+        match self {
+            Self::Index(id)
+            | Self::Ntotal(id)
+            | Self::Checkpoint(id)
+            | Self::Compact(id)
+            | Self::Backup(id)
+            | Self::Train(id)
+            | Self::Reset(id)
+            | Self::Search(id)
+            | Self::SearchBatch(id)
+            | Self::RangeSearch(id)
+            | Self::Vectors(id)
+            | Self::Count(id)
+            | Self::Changes(id)
+            | Self::Vector(id, _) => Some(id),
+            _ => None,
+        }
+    }
+
     /// Method and path as the contract writes them: one of a few pairs, whatever a client sends.
     fn call(&self, method: &Method) -> (&'static str, &'static str) {
         let call = self.calls().iter().find(|(name, _)| *name == method.as_str());
@@ -256,6 +277,12 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
             };
         }
     };
+    if let Some((_, Access::Key(Role::Reader))) = call
+        && let Some(min_lsn) = request.number("min_lsn", "invalid_lsn")?
+        && let Some(id) = target.index()
+    {
+        indices::catch_up(&server, &turn, id, min_lsn).await?;
+    }
     match (target, &request.method) {
         (Target::Metrics, &Method::GET) => service::figures(server, turn).await,
         (Target::Exposition, &Method::GET) => service::exposition(server, turn).await,

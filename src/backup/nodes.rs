@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::io::sim::{SimIo, Survival};
 use crate::types::{Durability, IndexId, IndexSpec, Lsn, Point, TenantId};
 use crate::wal::cluster::Cluster;
-use crate::wal::conformance::memory::Memory;
+use crate::wal::conformance::memory_cluster::MemoryCluster;
 
 const ID: IndexId = IndexId::from_u128(7);
 
@@ -57,8 +57,9 @@ fn back_up(index: &Index, repository: &Directory) -> Result<BackupReport> {
 
 #[test]
 fn what_a_node_backed_up_is_restored_as_an_index_that_nobody_shares() {
-    let memory = Memory::default();
-    let cluster: Arc<dyn Cluster> = Arc::new(memory.clone());
+    let cluster = MemoryCluster::default();
+    let memory = cluster.log(&tenant(), ID);
+    let cluster: Arc<dyn Cluster> = Arc::new(cluster);
     let ((_one, one), (_other, other)) = (node(&cluster), node(&cluster));
     let repository = Directory::new(Arc::new(SimIo::new()), "/repository");
     put(&one, 0..20);

@@ -1,5 +1,6 @@
 //! `faiss-proxy serve`: the server.
 
+mod cluster;
 mod limits;
 
 use std::collections::BTreeSet;
@@ -27,6 +28,7 @@ use crate::config::Limits;
 use crate::engine::{Opening, Store, StoreOptions};
 use crate::segment::faiss;
 use crate::types::IndexCounts;
+use crate::wal::cluster::Cluster;
 
 const KEYS_VARIABLE: &str = "FAISS_PROXY_API_KEYS";
 
@@ -103,6 +105,8 @@ pub struct Arguments {
     #[command(flatten)]
     log: LogArguments,
     #[command(flatten)]
+    cluster: cluster::ClusterArguments,
+    #[command(flatten)]
     limits: limits::LimitArguments,
     #[command(flatten)]
     queues: Queues,
@@ -151,7 +155,8 @@ pub fn prepare(arguments: &Arguments) -> Result<Prepared, Vec<String>> {
     let addresses = addresses("--listen", &arguments.listen, arguments.dev);
     let backups = backups(arguments);
     let tls = tls(arguments);
-    let limits: Vec<String> = arguments.limits.problems().chain(arguments.log.problem()).collect();
+    let limits: Vec<String> =
+        arguments.limits.problems().chain(arguments.log.problem()).chain(arguments.cluster.problem()).collect();
     match (keys, addresses, operators.transpose(), backups, tls) {
         (Ok(keys), Ok(addresses), Ok(operators), Ok(backups), Ok(tls)) if limits.is_empty() => {
             Ok(Prepared { keys, addresses, operators, backups, tls })
@@ -173,7 +178,9 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let tenants = keys.tenants().cloned().collect::<BTreeSet<_>>();
     raise_descriptor_limit();
     limit_arenas();
-    let store = open(&arguments)?;
+    let limits = store_limits(&arguments);
+    let reached = arguments.cluster.reach(&limits)?;
+    let store = open(&arguments, limits, reached.as_ref().map(|reached| Arc::clone(&reached.cluster)))?;
     for tenant in &tenants {
         let IndexCounts { serving, not_verified, refused } = store.counts(Some(tenant));
         tracing::info!(%tenant, serving, not_verified, refused, "indices");
@@ -200,6 +207,9 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let closed = close(&runtime, store);
     // A request that did not end in time may still hold a thread, and must not hold up the end.
     runtime.shutdown_background();
+    if let Some(reached) = reached {
+        reached.leave();
+    }
     served.and(closed)
 }
 
@@ -296,22 +306,26 @@ fn addresses(flag: &str, listen: &str, dev: bool) -> Result<Vec<SocketAddr>, Str
     Ok(addresses)
 }
 
-fn open(arguments: &Arguments) -> Result<Arc<Store>, Failure> {
-    let Arguments { data_dir, opening, build_threads, .. } = arguments;
+fn store_limits(arguments: &Arguments) -> Limits {
     let default = arguments.limits.set(Limits::default());
-    let limits = Limits {
+    Limits {
         reserve_bytes: Limits::SERVER_RESERVE_BYTES,
         memory_budget_bytes: arguments.memory_budget_mb.saturating_mul(1 << 20),
-        build_threads: build_threads.map_or(default.build_threads, usize::from),
+        build_threads: arguments.build_threads.map_or(default.build_threads, usize::from),
         auto_memory_bytes: arguments.auto_memory_mb.saturating_mul(1 << 20),
         ..default
-    };
+    }
+}
+
+fn open(arguments: &Arguments, limits: Limits, cluster: Option<Arc<dyn Cluster>>) -> Result<Arc<Store>, Failure> {
+    let Arguments { data_dir, opening, .. } = arguments;
     let opening = match opening {
         OpeningArgument::Eager => Opening::Eager,
         OpeningArgument::Lazy => Opening::Lazy,
     };
     let options = StoreOptions { limits, opening, ..StoreOptions::new(data_dir) };
-    let store = Store::open(options).map_err(|error| Failure::new(format!("cannot open {}: {error}", data_dir.display())))?;
+    let store = Store::open_with(options, cluster);
+    let store = store.map_err(|error| Failure::new(format!("cannot open {}: {error}", data_dir.display())))?;
     tracing::info!(data_dir = %data_dir.display(), "the data directory is open");
     Ok(Arc::new(store))
 }

@@ -17,6 +17,8 @@ use crate::wal::recover::LogReport;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct About {
     pub(super) name: Box<str>,
+    /// As JSON.
+    pub(super) options: Box<str>,
     pub(super) created_at_us: i64,
     pub(super) created_by: Option<Box<CreationKey>>,
 }
@@ -24,7 +26,8 @@ pub(super) struct About {
 impl About {
     fn of(settings: &Settings) -> Self {
         let created_by = settings.created_by.clone().map(Box::new);
-        Self { name: settings.name.as_str().into(), created_at_us: settings.created_at_us, created_by }
+        let (name, options) = (settings.name.as_str().into(), settings.options.as_str().into());
+        Self { name, options, created_at_us: settings.created_at_us, created_by }
     }
 }
 
@@ -67,7 +70,9 @@ pub(super) fn may_pass(error: &Error) -> bool {
 
 impl Index {
     pub(super) fn about(&self) -> About {
-        About { name: self.config.load().name.as_str().into(), ..About::of(&self.settings) }
+        let config = self.config.load();
+        let (name, options) = (config.name.as_str().into(), config.options.to_text().into());
+        About { name, options, ..About::of(&self.settings) }
     }
 
     /// Makes sure that dropping it loses nothing: what was acknowledged is durable. What no checkpoint holds is covered by a watermark where

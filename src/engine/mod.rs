@@ -3,13 +3,16 @@
 mod apply;
 mod batch;
 mod budget;
+mod catalogue;
 mod changes;
 mod checkpoint;
 mod compact;
 mod configure;
+mod directories;
 mod dormant;
 mod erase;
 mod find;
+mod follow;
 mod history;
 mod index;
 mod keys;

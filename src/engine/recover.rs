@@ -56,12 +56,15 @@ pub(super) struct Context {
 
 impl Context {
     /// # Errors
-    /// [`Error::Closed`]: other nodes write to the index, and where is not known.
+    /// [`Error::Closed`]: the index is shared with other nodes and this server is none, or the other way round.
     pub(super) fn check_shared(&self, manifest: &Manifest) -> Result<()> {
-        if manifest.shared.is_none() || self.cluster.is_some() {
-            return Ok(());
-        }
-        let why = "other nodes write to the log of this index, and this server was not told where that is";
+        let why = match (manifest.shared, &self.cluster) {
+            (Some(_), None) => "other nodes write to the log of this index, and this server was not told where that is",
+            (None, Some(_)) => {
+                "this index is one machine's own, and this server is a node of a cluster: export it on a server without one, and import it here"
+            }
+            _ => return Ok(()),
+        };
         Err(Error::Closed(why.into()))
     }
 }

@@ -36,7 +36,7 @@ impl Store {
     /// there is none.
     ///
     /// # Errors
-    /// [`Error::Conflict`]: the index `id` is in this store. Those of `fetch`. [`Error::Corrupt`]: the files are not what they are to be.
+    /// [`Error::Conflict`]: the index `id` is in this store, or the store is a node's. Those of `fetch`. [`Error::Corrupt`]: the files are not what they are to be.
     /// [`Error::Full`], [`Error::Io`]: there is no new index. [`Error::OutcomeUnknown`]: there may be one after the next opening.
     pub(crate) fn restore(
         &self,
@@ -46,7 +46,11 @@ impl Store {
     ) -> Result<Arc<Index>> {
         let context = self.slots.context();
         let io = &*context.io;
-        let _one = self.creating()?;
+        if context.cluster.is_some() {
+            let why = "a node of a cluster restores nothing: restore on a server of its own, export there, and import here";
+            return Err(Error::Conflict(why.to_owned()));
+        }
+        let _one = self.slots.creating()?;
         self.slots.check_tenant(tenant)?;
         if self.slots.has(tenant, id) {
             return Err(Error::Conflict(format!("index {id} is there: restore it to another data directory, or delete it")));
@@ -59,7 +63,7 @@ impl Store {
             let (manifest, lsn) = fetch(&Staging { io, directory: &directory, log: log.clone() })?;
             let loaded = load_at(io, &directory, id, &manifest, &log, lsn)?;
             let new = IndexId::new_v4();
-            self.place(tenant, new, |hidden| write(io, &directory, &manifest, &loaded, hidden, new))
+            self.slots.place(tenant, new, |hidden| write(io, &directory, &manifest, &loaded, hidden, new))
         });
         if let Err(error) = durable::remove_tree(io, &directory) {
             tracing::warn!(%error, "what was fetched stays until the next opening");

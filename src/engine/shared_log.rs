@@ -123,16 +123,33 @@ impl Index {
         if !self.is_shared {
             return Ok(self.shared.view.load().lsn);
         }
-        let mut writer = self.writer.lock();
-        let before = writer.state.lsn;
-        let caught_up = self.check_writable(&writer).and_then(|()| self.read_shared(&mut writer));
-        if writer.state.lsn > before {
-            self.after_commit(&mut writer);
+        self.read_others(&mut self.writer.lock())
+    }
+
+    /// The same for who was told that the shared log has a frame with this sequence.
+    ///
+    /// # Errors
+    /// As [`catch_up`](Self::catch_up).
+    pub(super) fn catch_up_past(&self, sequence: u64) -> Result<()> {
+        if self.poison.get().is_some() {
+            // It was said why.
+            return Ok(());
         }
-        let lsn = writer.state.lsn;
-        drop(writer);
-        self.listeners.wake();
-        caught_up.map(|()| lsn)
+        let mut writer = self.writer.lock();
+        // Most are this node's own.
+        let is_known = writer.shared_log.as_ref().is_none_or(|shared| !shared.is_unsure && shared.place.sequence >= sequence);
+        if is_known { Ok(()) } else { self.read_others(&mut writer).map(|_| ()) }
+    }
+
+    fn read_others(&self, writer: &mut Writer) -> Result<Lsn> {
+        let before = writer.state.lsn;
+        self.check_writable(writer)?;
+        let caught_up = self.read_shared(writer);
+        if writer.state.lsn > before {
+            self.after_commit(writer);
+            self.listeners.wake();
+        }
+        caught_up.map(|()| writer.state.lsn)
     }
 
     /// The same for who wants a state with a mutation in it, and only where this node's state does not have it yet. Gives the LSN of the state.
@@ -202,7 +219,7 @@ impl Index {
     /// Keeps and applies all that is behind the state in the shared log.
     fn read_shared(&self, writer: &mut Writer) -> Result<()> {
         let Err(error) = self.read_and_apply(writer) else { return Ok(()) };
-        Err(match error {
+        let error = match error {
             Error::Gone { oldest_lsn } => {
                 let lsn = writer.state.lsn;
                 let why =
@@ -216,7 +233,12 @@ impl Index {
                 error
             }
             error => error,
-        })
+        };
+        // It goes on answering from what it has.
+        if matches!(error, Error::Closed(_) | Error::Corrupt(_)) {
+            self.poison(&error.to_string());
+        }
+        Err(error)
     }
 
     fn read_and_apply(&self, writer: &mut Writer) -> Result<()> {

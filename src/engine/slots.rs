@@ -43,6 +43,8 @@ pub(super) struct Slots {
     slots: RwLock<HashMap<Key, Arc<Entry>>>,
     /// Tenants whose directory could not be read: which indices they have is not known.
     unreadable: HashMap<TenantId, Error>,
+    /// Held while a tenant's directory is created, or an index is.
+    pub(super) creating: Mutex<()>,
     /// Counts what is asked for.
     clock: AtomicU64,
     /// No index is opened any more.
@@ -68,6 +70,7 @@ impl Slots {
             data_dir,
             slots: RwLock::new(slots),
             unreadable,
+            creating: Mutex::new(()),
             clock: AtomicU64::new(1),
             closed: AtomicBool::new(false),
             stopped_building: AtomicBool::new(false),
@@ -111,6 +114,20 @@ impl Slots {
     /// The index, where it is open at this moment.
     pub(super) fn opened_now(&self, key: &Key) -> Option<Arc<Index>> {
         self.used(key).ok()?.slot.state().open().cloned()
+    }
+
+    /// The same for who does not use it.
+    pub(super) fn peek(&self, key: &Key) -> Option<Arc<Index>> {
+        self.entry(key).ok()?.slot.state().open().cloned()
+    }
+
+    /// What is known of the index, open or not.
+    pub(super) fn about(&self, key: &Key) -> Option<About> {
+        self.entry(key).ok().map(|entry| entry.about.read().clone())
+    }
+
+    pub(super) fn is_refused(&self, key: &Key) -> bool {
+        self.entry(key).is_ok_and(|entry| matches!(*entry.slot.state(), State::Refused(_)))
     }
 
     /// The entry of an index that is asked for.

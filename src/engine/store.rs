@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use parking_lot::{Mutex, MutexGuard};
-
-use super::find::{self, CREATING, DELETING};
+use super::find;
+use super::follow::Follower;
 use super::index::Index;
 use super::limits;
 use super::maintenance::Maintenance;
@@ -15,11 +14,11 @@ use super::recover::Context;
 use super::reserve::Reserve;
 use super::slots::{Slots, closed};
 use super::stages::Stages;
-use crate::checkpoint::manifest::Root;
 use crate::config::Limits;
-use crate::error::{Error, Result, What};
-use crate::format::manifest::{CreationKey, LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, Settings};
-use crate::format::position::{Place, Position};
+use crate::error::{Error, Result};
+use crate::format::manifest::{CreationKey, Settings};
+#[cfg(test)]
+use crate::format::position::Place;
 use crate::io::os::OsIo;
 use crate::io::{Io, Lock, durable};
 use crate::segment::recipe::{self, Resolved};
@@ -67,8 +66,8 @@ impl StoreOptions {
 #[derive(Debug)]
 pub struct Store {
     pub(super) slots: Arc<Slots>,
-    /// Held while a tenant's directory is created, or an index is.
-    creating: Mutex<()>,
+    /// Of a node of a cluster.
+    follower: Option<Follower>,
 }
 
 impl Store {
@@ -83,7 +82,8 @@ impl Store {
         Self::open_with(options, None)
     }
 
-    /// The same on a node: `cluster` is what it shares with other nodes.
+    /// The same on a node: `cluster` is what it shares with other nodes. With background threads it follows them from now on, and has every
+    /// index of the catalogue when this returns, but for those that it could not make: it goes on trying.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -96,9 +96,11 @@ impl Store {
         let reserve = Arc::new(Reserve::open(Arc::clone(&io), &data_dir, limits.reserve_bytes));
         let stages = Arc::new(Stages::new());
         let context = Context { io, limits: Arc::new(limits), maintenance, reserve, stages, cluster, lock: Arc::new(lock) };
+        let cluster = context.cluster.clone().filter(|_| background);
         let slots = Arc::new(find::find(context, data_dir, opening)?);
         slots.watch_memory();
-        Ok(Self { slots, creating: Mutex::new(()) })
+        let follower = cluster.map(|cluster| Follower::start(&slots, &*cluster)).transpose()?;
+        Ok(Self { slots, follower })
     }
 
     pub fn limits(&self) -> &Limits {
@@ -123,36 +125,11 @@ impl Store {
     /// [`Error::Invalid`] naming `name`, `dimension`, `index_type` or `metric`; [`Error::Quota`], [`Error::Full`], [`Error::Io`]: there is no new index;
     /// [`Error::OutcomeUnknown`]: there may be one after the next opening.
     pub fn create_index(&self, tenant: &TenantId, spec: &IndexSpec) -> Result<Arc<Index>> {
-        self.create(tenant, spec, IndexId::new_v4(), None)
-    }
-
-    /// Creates this node's part of an index whose log is shared: every node is given the same id and the same spec.
-    ///
-    /// # Errors
-    /// As [`create_index`](Self::create_index), and those of the shared log.
-    #[cfg_attr(not(test), expect(dead_code, reason = "there is no catalogue of shared indices yet: issue 9"))]
-    pub(crate) fn create_shared_index(&self, tenant: &TenantId, spec: &IndexSpec, id: IndexId) -> Result<Arc<Index>> {
-        self.create(tenant, spec, id, Some(Place::START))
-    }
-
-    fn create(&self, tenant: &TenantId, spec: &IndexSpec, id: IndexId, shared: Option<Place>) -> Result<Arc<Index>> {
-        let Context { io, limits, .. } = self.slots.context();
-        let mut settings = settings(spec, limits)?;
-        settings.created_by = spec.key.as_ref().map(|key| CreationKey { key: key.key.clone(), fingerprint: key.fingerprint });
-        let created_by = settings.created_by.clone();
-        let manifest = Manifest {
-            index: *id.as_bytes(),
-            generation: 1,
-            settings,
-            position: Position::START,
-            log: Vec::new(),
-            segments: Vec::new(),
-            keys: None,
-            shared,
-        };
-        let _one = self.creating()?;
+        let Context { limits, cluster, .. } = self.slots.context();
+        let settings = settings(spec, limits)?;
+        let _one = self.slots.creating()?;
         self.slots.check_tenant(tenant)?;
-        if let Some(wanted) = &created_by
+        if let Some(wanted) = &settings.created_by
             && let Some((id, found)) = self.slots.created_by(tenant, &wanted.key)
         {
             return if found == *wanted { self.index(tenant, id) } else { Err(IdempotencyKey::reused()) };
@@ -162,42 +139,16 @@ impl Store {
         {
             return Err(Error::Quota(format!("the tenant has {max} indices, which is its quota; delete one, or ask for more")));
         }
-        // This also syncs the names of the two directories.
-        self.place(tenant, id, |hidden| Root::create(&**io, hidden, manifest))
-    }
-
-    /// Keeps others from adding an index.
-    ///
-    /// # Errors
-    /// [`Error::Closed`]: none is added any more.
-    pub(super) fn creating(&self) -> Result<MutexGuard<'_, ()>> {
-        let creating = self.creating.lock();
-        if self.slots.is_closed() { Err(closed()) } else { Ok(creating) }
-    }
-
-    /// Adds an index durably, whose files `fill` writes into a hidden directory and syncs. For who keeps others from adding one.
-    ///
-    /// # Errors
-    /// As [`create_index`](Self::create_index); those of `fill`.
-    pub(super) fn place(&self, tenant: &TenantId, id: IndexId, fill: impl FnOnce(&Path) -> Result<()>) -> Result<Arc<Index>> {
-        let io = &self.slots.context().io;
-        let tenant_dir = self.slots.tenant_dir(tenant);
-        durable::create_dir_durably(&**io, &tenant_dir)?;
-        let hidden = tenant_dir.join(format!("{CREATING}{id}"));
-        let directory = tenant_dir.join(id.to_string());
-        if let Err(error) = build(&**io, &hidden, &directory, fill) {
-            let _ = durable::remove_tree(&**io, &hidden);
-            return Err(error);
+        match cluster {
+            None => self.slots.add_empty(tenant, IndexId::new_v4(), settings, None),
+            Some(cluster) => self.slots.create_shared(&**cluster, tenant, settings),
         }
-        let key = (tenant.clone(), id);
-        // The last step: before the answer, the name is durable.
-        let index = io
-            .sync_dir(&tenant_dir)
-            .map_err(|error| Error::io("sync", &tenant_dir, error).into_outcome_unknown())
-            .and_then(|()| self.slots.recover(&key))
-            .map_err(|error| retract(&**io, &tenant_dir, &directory, id, error))?;
-        self.slots.add(key, &index);
-        Ok(index)
+    }
+
+    /// This node's part of an index that no catalogue has.
+    #[cfg(test)]
+    pub(crate) fn create_shared_index(&self, tenant: &TenantId, spec: &IndexSpec, id: IndexId) -> Result<Arc<Index>> {
+        self.slots.add_empty(tenant, id, settings(spec, self.limits())?, Some(Place::START))
     }
 
     /// Whether there could be an index like this, and the metric that it would have. Creates none.
@@ -214,7 +165,11 @@ impl Store {
     /// [`Error::NotFound`], also where the index is another tenant's; what recovery said where it refused the index; [`Error::Io`],
     /// [`Error::Full`]: it could not be opened now. [`Error::Closed`]: it is not open, and the store was closed.
     pub fn index(&self, tenant: &TenantId, id: IndexId) -> Result<Arc<Index>> {
-        self.slots.open(&(tenant.clone(), id))
+        let key = (tenant.clone(), id);
+        match (self.slots.open(&key), &self.slots.context().cluster) {
+            (Err(Error::NotFound(_)), Some(cluster)) => self.slots.find_shared(&**cluster, tenant, id),
+            (found, _) => found,
+        }
     }
 
     /// The same where it is open, without waiting; else nothing.
@@ -263,23 +218,10 @@ impl Store {
     /// [`Error::NotFound`]; [`Error::Full`], [`Error::Io`]: the index is there after the next opening, and one that was open takes no more
     /// writes; [`Error::OutcomeUnknown`]: it may be. Deleting it again is safe.
     pub fn delete_index(&self, tenant: &TenantId, id: IndexId) -> Result<()> {
-        let io = &*self.slots.context().io;
-        let tenant_dir = self.slots.tenant_dir(tenant);
-        let hidden = tenant_dir.join(format!("{DELETING}{id}"));
-        self.slots.delete(&(tenant.clone(), id), |open| {
-            if let Some(index) = open {
-                index.close(Error::NotFound(What::Index));
-                // A build or a checkpoint that is under way would write into the directory.
-                drop(index.compacting.lock());
-                drop(index.building.lock());
-                drop(index.files.lock());
-            }
-            take_away(io, &tenant_dir, &tenant_dir.join(id.to_string()), &hidden)
-        })?;
-        if let Err(error) = durable::remove_tree(io, &hidden) {
-            tracing::warn!(%error, "files of a deleted index stay until the next opening");
+        match &self.slots.context().cluster {
+            None => self.slots.take_away(tenant, id),
+            Some(cluster) => self.slots.delete_shared(&**cluster, tenant, id),
         }
-        Ok(())
     }
 
     /// Ends builds and compactions soon, and begins no others: who waits for one is answered [`Error::Closed`], and what was built or rewritten by
@@ -296,9 +238,12 @@ impl Store {
         // One that is under way would be waited for.
         self.stop_building();
         let open = {
-            let _none_is_created = self.creating.lock();
+            let _none_is_created = self.slots.creating.lock();
             self.slots.close()
         };
+        if let Some(follower) = &self.follower {
+            follower.stop();
+        }
         if let Some(maintenance) = &self.slots.context().maintenance {
             maintenance.stop();
         }
@@ -318,6 +263,9 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.stop_building();
         self.slots.close();
+        if let Some(follower) = &self.follower {
+            follower.stop();
+        }
         if let Some(maintenance) = &self.slots.context().maintenance {
             maintenance.stop();
         }
@@ -373,44 +321,6 @@ fn settings(spec: &IndexSpec, limits: &Limits) -> Result<Settings> {
         },
         created_at_us: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64),
         options: spec.options.to_text(),
-        created_by: None,
+        created_by: spec.key.as_ref().map(|key| CreationKey { key: key.key.clone(), fingerprint: key.fingerprint }),
     })
-}
-
-/// The directory of an index, which `fill` fills and syncs, under its name. The name itself is made durable by the caller.
-fn build(io: &dyn Io, hidden: &Path, directory: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    for path in [hidden.to_owned(), hidden.join(LOG_DIRECTORY), hidden.join(SEGMENT_DIRECTORY)] {
-        io.create_dir(&path).map_err(|error| Error::io("create", &path, error))?;
-    }
-    fill(hidden)?;
-    io.rename(hidden, directory).map_err(|error| Error::io("rename", hidden, error))
-}
-
-/// Renames an index's directory to a name that means that it is deleted, durably.
-fn take_away(io: &dyn Io, tenant_dir: &Path, directory: &Path, hidden: &Path) -> Result<()> {
-    match io.rename(directory, hidden) {
-        // Another delete was faster.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Err(Error::NotFound(What::Index)),
-        Err(error) => return Err(Error::io("rename", directory, error)),
-        Ok(()) => {}
-    }
-    io.sync_dir(tenant_dir).map_err(|error| {
-        // The disk may have it under its name and not under the other: the next opening must not remove its files one by one.
-        let _ = io.rename(hidden, directory);
-        Error::io("sync", tenant_dir, error).into_outcome_unknown()
-    })
-}
-
-/// Takes back an index whose making failed once it had its name: the next opening would find it and serve it, though the name may not be on
-/// the disk, or though the caller was told that it does not exist. Gives what the caller is told now.
-fn retract(io: &dyn Io, tenant_dir: &Path, directory: &Path, id: IndexId, error: Error) -> Error {
-    let hidden = tenant_dir.join(format!("{DELETING}{id}"));
-    match io.rename(directory, &hidden).and_then(|()| io.sync_dir(tenant_dir)) {
-        Ok(()) => {
-            // What stays is removed by the next opening.
-            let _ = durable::remove_tree(io, &hidden);
-            error
-        }
-        Err(_) => error.into_outcome_unknown(),
-    }
 }

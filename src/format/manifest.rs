@@ -2,6 +2,8 @@
 //!
 //! In bytes: magic (8), format version (u16), minimum reader version (u16), length of the body (u32), the body, CRC-32 of all before.
 
+use serde::{Deserialize, Serialize};
+
 use super::codec::{self, Decode, Encode};
 use super::position::{Place, Position, SegmentName};
 use super::{crc32, unreadable};
@@ -53,8 +55,8 @@ pub(crate) struct Manifest {
 /// What a manifest of version 3 has, in order.
 type Body = ([u8; 16], u64, Settings, Position, Vec<SegmentName>, Vec<SegmentFile>, Option<SideFile>);
 
-/// What an index was created with.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+/// What an index was created with. As JSON, it stands in the catalogue of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub(crate) struct Settings {
     pub(crate) name: String,
     pub(crate) dimension: u32,
@@ -73,7 +75,7 @@ pub(crate) struct Settings {
 }
 
 /// By which a retry of the request that created an index is known.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub(crate) struct CreationKey {
     pub(crate) key: String,
     /// CRC-32 of the request.

@@ -1,9 +1,13 @@
 //! One suite for every implementation of [`Log`]: what the contract in `wal/log.rs` promises, seen on each.
 
+/// The same for every implementation of what nodes share.
+pub(crate) mod cluster;
 /// The log of files, with the list of its segments that a manifest has otherwise.
 mod files;
 /// A log in memory that several writers share: the least that keeps the contract.
 pub(crate) mod memory;
+/// Any number of these, with a catalogue.
+pub(crate) mod memory_cluster;
 
 use std::borrow::Cow;
 use std::sync::Barrier;
@@ -38,7 +42,7 @@ fn names(operation: &Operation<'_>) -> Vec<String> {
 }
 
 /// Appends as one frame, and syncs.
-pub(super) fn append(log: &mut impl Log, ids: &[&str]) -> Result<Appended> {
+pub(super) fn append(log: &mut (impl Log + ?Sized), ids: &[&str]) -> Result<Appended> {
     let operations: Vec<Operation<'_>> = ids.iter().map(|id| point(id, 10)).collect();
     let appended = log.append(&operations.iter().collect::<Vec<_>>())?;
     log.sync()?;
@@ -46,7 +50,7 @@ pub(super) fn append(log: &mut impl Log, ids: &[&str]) -> Result<Appended> {
 }
 
 #[track_caller]
-pub(super) fn append_all(log: &mut impl Log, ids: &[&str]) {
+pub(super) fn append_all(log: &mut (impl Log + ?Sized), ids: &[&str]) {
     for id in ids {
         let next = log.written_lsn() + 1;
         assert_eq!(append(log, &[id]).unwrap(), Appended::At(next));
@@ -54,7 +58,7 @@ pub(super) fn append_all(log: &mut impl Log, ids: &[&str]) {
 }
 
 /// LSN and name of what is new.
-pub(super) fn read(log: &mut impl Log) -> Result<Vec<(Lsn, String)>> {
+pub(super) fn read(log: &mut (impl Log + ?Sized)) -> Result<Vec<(Lsn, String)>> {
     let mut found = Vec::new();
     log.read_new(&mut |commit, operation| {
         found.extend(names(operation).into_iter().map(|name| (commit.lsn, name)));
@@ -317,6 +321,7 @@ macro_rules! each_promise {
         }
     };
 }
+use each_promise;
 
 macro_rules! of_any_log {
     ($module:ident, $logs:expr $(, $more:ident)* $(,)?) => {
@@ -349,5 +354,5 @@ macro_rules! of_shared_log {
 
 of_any_log!(on_files, Some(super::files::Files::new()));
 of_shared_log!(in_memory, Some(super::memory::Memory::default()));
-#[cfg(feature = "jetstream")]
+#[cfg(feature = "server")]
 of_shared_log!(on_jetstream, crate::wal::jetstream::tests::Servers::start());

@@ -9,7 +9,7 @@
 pub(crate) mod archive;
 pub(crate) mod cluster;
 pub(crate) mod file_log;
-#[cfg(feature = "jetstream")]
+#[cfg(feature = "server")]
 pub(crate) mod jetstream;
 pub(crate) mod log;
 pub(crate) mod operation;

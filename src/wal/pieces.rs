@@ -29,7 +29,7 @@ impl Pieces {
     }
 
     /// Bytes of the pieces so far.
-    #[cfg(feature = "jetstream")]
+    #[cfg(feature = "server")]
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }

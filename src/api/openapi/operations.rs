@@ -3,8 +3,8 @@
 use super::answers::{number_header, response, text_header};
 use super::call::{Call, Group};
 use super::parameters::{
-    AsOf, Atomic, Conditional, Durable, Erasing, Explaining, Following, Idempotent, InIndex, IndexListing, OfPoint, PointListing,
-    Resuming,
+    AsOf, AtLeast, Atomic, Conditional, Durable, Erasing, Explaining, Following, Idempotent, InIndex, IndexListing, OfPoint,
+    PointListing, Resuming,
 };
 use super::schemas::{Compacted, IndexChange};
 use crate::api::backups::BackupBody;
@@ -19,8 +19,10 @@ use crate::backup::BackupReport;
 /// `None`: there is no such call, or nobody has described it.
 pub fn call(method: &str, path: &str) -> Option<Call> {
     if let Some(path) = path.strip_prefix("/v1/index/{index_id}") {
-        let call = in_index(method, path)?;
-        return Some(call.takes::<InIndex>());
+        let call = in_index(method, path)?.takes::<InIndex>();
+        let is_read =
+            method == "GET" || matches!(path, "/search" | "/search/batch" | "/range_search" | "/count" | "/vectors/fetch");
+        return Some(if is_read { call.takes::<AtLeast>() } else { call });
     }
     Some(match (method, path) {
         ("GET", "/") => Call::new("root", Group::Service, "Is this the server?", "").answers::<Greeting>(200, "It is."),

@@ -109,6 +109,14 @@ pub struct AsOf {
 
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
+pub struct AtLeast {
+    /// The state has this mutation, whichever node of a cluster made it.
+    #[param(required = false)]
+    min_lsn: u64,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Explaining {
     /// Say how many points match, and how each segment was searched.
     #[param(required = false, default = false)]

@@ -16,6 +16,7 @@ use crate::segment::digest::{Digest, Scratch};
 use crate::segment::filter::Filter;
 use crate::types::{ChangesQuery, Condition, Durability, IdempotencyKey, IndexSpec, Point, WriteOptions};
 use crate::wal::conformance::memory::{Fault, Memory};
+use crate::wal::conformance::memory_cluster::MemoryCluster;
 use crate::wal::file_log::LogOptions;
 use crate::wal::read::{Reading, read};
 
@@ -48,7 +49,7 @@ mod node;
 mod offline;
 
 /// The same on a real nats-server.
-#[cfg(feature = "jetstream")]
+#[cfg(feature = "server")]
 mod on_jetstream;
 
 /// A directory that an earlier version wrote.
@@ -58,7 +59,8 @@ mod saved;
 struct Node {
     disk: SimIo,
     cluster: Arc<dyn Cluster>,
-    store: Store,
+    /// Kept, for it keeps the directory locked.
+    _store: Store,
     index: Arc<Index>,
 }
 
@@ -67,7 +69,7 @@ impl Node {
         let disk = SimIo::new();
         let store = Store::open_with(options(&disk), Some(Arc::clone(cluster))).unwrap();
         let index = store.create_shared_index(&tenant(), &spec(), ID).unwrap();
-        Self { disk, cluster: Arc::clone(cluster), store, index }
+        Self { disk, cluster: Arc::clone(cluster), _store: store, index }
     }
 
     /// The power is cut, and it comes back with what of its disk survived.
@@ -79,7 +81,7 @@ impl Node {
         let disk = self.disk.crash(survival);
         let store = Store::open_with(options(&disk), Some(Arc::clone(&self.cluster)))?;
         let index = store.index(&tenant(), ID)?;
-        Ok(Self { disk, cluster: self.cluster, store, index })
+        Ok(Self { disk, cluster: self.cluster, _store: store, index })
     }
 
     fn put(&self, id: &str) -> Result<Lsn> {
@@ -110,8 +112,8 @@ impl Node {
 }
 
 fn in_memory() -> (Memory, Arc<dyn Cluster>) {
-    let memory = Memory::default();
-    (memory.clone(), Arc::new(memory))
+    let cluster = MemoryCluster::default();
+    (cluster.log(&tenant(), ID), Arc::new(cluster))
 }
 
 fn batch(index: &Index, id: &str, value: f32, condition: Condition) -> Batch {

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::super::cluster::Cluster;
 use super::super::log::{Appended, Log, Place};
 use super::super::operation::Operation;
 use super::super::read::Commit;
 use super::Logs;
 use crate::error::{Error, Result, What};
-use crate::types::{IndexId, Lsn, TenantId};
+use crate::types::Lsn;
 
 const FRAME_BYTES_MAX: usize = 600;
 
@@ -30,7 +29,7 @@ struct Shared {
     appends: u64,
 }
 
-/// What goes wrong with the next append.
+/// What goes wrong with the next append, or the next writing of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// It is stored, and nobody is told.
@@ -52,12 +51,21 @@ impl Memory {
         self.0.lock().fault = Some(fault);
     }
 
+    /// Empties it for good.
     pub(crate) fn delete(&self) {
-        self.0.lock().is_deleted = true;
+        let mut shared = self.0.lock();
+        shared.is_deleted = true;
+        shared.frames.clear();
     }
 
     pub(crate) fn appends(&self) -> u64 {
         self.0.lock().appends
+    }
+
+    /// Of the newest frame that it has or had; 0: there is none.
+    pub(super) fn newest_sequence(&self) -> u64 {
+        let shared = self.0.lock();
+        if shared.is_deleted { 0 } else { shared.trimmed.0 + shared.frames.len() as u64 }
     }
 
     /// Operations that it has or had.
@@ -86,12 +94,6 @@ impl Logs for Memory {
     }
 }
 
-impl Cluster for Memory {
-    fn open(&self, _: &TenantId, _: IndexId, from: Place) -> Result<Box<dyn Log<Place = Place>>> {
-        Ok(Box::new(MemoryLog { shared: self.clone(), place: from }))
-    }
-}
-
 impl MemoryLog {
     fn stand_behind(&mut self, operations: usize) {
         let Place { lsn, sequence, .. } = self.place;
@@ -104,7 +106,7 @@ fn time_us(sequence: u64) -> u64 {
     sequence * 1000
 }
 
-fn fault() -> Error {
+pub(super) fn fault() -> Error {
     Error::io("publish", Path::new("memory"), io::Error::from(io::ErrorKind::TimedOut))
 }
 
@@ -147,7 +149,7 @@ impl Log for MemoryLog {
             Some(Fault::NotStored) => return Err(fault().into_unanswered()),
             Some(Fault::Lost) | None => {}
         }
-        if shared.trimmed.0 + shared.frames.len() as u64 != self.place.sequence {
+        if shared.is_deleted || shared.trimmed.0 + shared.frames.len() as u64 != self.place.sequence {
             return Ok(Appended::Moved);
         }
         shared.frames.push(frame);
@@ -186,6 +188,9 @@ impl Log for MemoryLog {
 
     fn trim(&mut self, to: Place) -> Result<()> {
         let mut shared = self.shared.0.lock();
+        if shared.is_deleted {
+            return Ok(());
+        }
         if let Some(more) = to.sequence.checked_sub(shared.trimmed.0) {
             shared.frames.drain(..more as usize);
             shared.trimmed = (to.sequence, to.lsn);

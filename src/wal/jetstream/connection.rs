@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
-use async_nats::{Client, ConnectOptions, HeaderMap, StatusCode};
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, StatusCode};
 use base64::Engine as _;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::frames::Message;
@@ -31,7 +32,7 @@ const SERVER_OLDEST: (i64, i64) = (2, 12);
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// How long after nobody took a request: while a leader is elected, which takes seconds.
-const PAUSE_WITHOUT_LEADER: Duration = Duration::from_millis(50);
+pub(super) const PAUSE_WITHOUT_LEADER: Duration = Duration::from_millis(50);
 
 /// Bounds what of a batch is in memory.
 const BATCH_BYTES: usize = 8 << 20;
@@ -40,22 +41,31 @@ const BATCH_MESSAGES: usize = 256;
 
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
+/// What a message of a KV bucket is, where it is no value.
+pub(super) const OPERATION: &str = "KV-Operation";
 
 /// The codes of errors that mean something here; `server/errors.json` of nats-server has them all.
-mod code {
+pub(super) mod code {
     /// Wrong last sequence: somebody else wrote.
-    pub(super) const WRONG_SEQUENCE: u32 = 10071;
+    pub(in crate::wal::jetstream) const WRONG_SEQUENCE: u32 = 10071;
     /// The same without telling which is right: a write before this one is still in flight.
-    pub(super) const IN_FLIGHT: u32 = 10164;
+    pub(in crate::wal::jetstream) const IN_FLIGHT: u32 = 10164;
     /// The message with this id is itself still in flight.
-    pub(super) const SAME_IN_FLIGHT: u32 = 10158;
-    pub(super) const NO_MESSAGE: u32 = 10037;
+    pub(in crate::wal::jetstream) const SAME_IN_FLIGHT: u32 = 10158;
+    pub(in crate::wal::jetstream) const NO_MESSAGE: u32 = 10037;
     /// JetStream is not available for the moment: whoever says it may be about to lose the lead, with our message on its way.
-    pub(super) const NOT_NOW: u32 = 10008;
+    pub(in crate::wal::jetstream) const NOT_NOW: u32 = 10008;
     /// Account limits, resources, storage resources: seen before anything is stored.
-    pub(super) const FULL: [u32; 3] = [10002, 10023, 10047];
+    pub(in crate::wal::jetstream) const FULL: [u32; 3] = [10002, 10023, 10047];
     /// A leader that cannot store, by when the others may have.
-    pub(super) const STORE_FAILED: u32 = 10077;
+    pub(in crate::wal::jetstream) const STORE_FAILED: u32 = 10077;
+    pub(in crate::wal::jetstream) const NO_STREAM: u32 = 10059;
+    /// There is a stream of this name that is configured otherwise.
+    pub(in crate::wal::jetstream) const STREAM_IS_OTHER: u32 = 10058;
+    /// Another stream takes some of the subjects.
+    pub(in crate::wal::jetstream) const SUBJECTS_TAKEN: u32 = 10065;
+    /// No suitable peers, too few resources, replicas of a server that stands alone.
+    pub(in crate::wal::jetstream) const TOO_FEW_SERVERS: [u32; 3] = [10005, 10023, 10074];
 }
 
 /// How long a log waits.
@@ -77,9 +87,11 @@ impl Default for Patience {
 /// A connection to the servers, for any number of logs. Cloning is cheap.
 #[derive(Clone)]
 pub(crate) struct Connection {
-    runtime: Handle,
-    client: Client,
-    patience: Patience,
+    pub(super) runtime: Handle,
+    pub(super) client: Client,
+    pub(super) patience: Patience,
+    /// How often it was lost. Says so too when it is there again.
+    pub(super) losses: watch::Receiver<u64>,
 }
 
 impl fmt::Debug for Connection {
@@ -119,9 +131,9 @@ struct Answer<T> {
 }
 
 #[derive(Debug, Deserialize)]
-struct Refusal {
+pub(super) struct Refusal {
     #[serde(default)]
-    err_code: u32,
+    pub(super) err_code: u32,
     #[serde(default)]
     description: String,
 }
@@ -145,8 +157,9 @@ struct GotMessage {
     data: String,
 }
 
+/// Where nothing is to be known but that it was done.
 #[derive(Debug, Deserialize)]
-struct Purged {}
+pub(super) struct Done {}
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -170,12 +183,18 @@ impl Connection {
     pub(crate) fn connect(runtime: &Handle, urls: &[&str], patience: Patience) -> Result<Self> {
         let name = urls.join(",");
         let failed = |kind, why: String| Error::io("connect to", Path::new(&name), io::Error::new(kind, why));
-        let connecting = ConnectOptions::new().name("faiss-proxy").connection_timeout(patience.answer).connect(urls);
+        let (lost, losses) = watch::channel(0);
+        let options = ConnectOptions::new().name("faiss-proxy").connection_timeout(patience.answer);
+        let options = options.event_callback(move |event| {
+            lost.send_modify(|count| *count += u64::from(matches!(event, Event::Disconnected)));
+            std::future::ready(())
+        });
+        let connecting = options.connect(urls);
         let client = runtime.block_on(async { timeout(patience.call, connecting).await });
         let client = client
             .map_err(|_| failed(io::ErrorKind::TimedOut, "no answer".to_owned()))?
             .map_err(|error| failed(io::ErrorKind::NotConnected, error.to_string()))?;
-        let connection = Self { runtime: runtime.clone(), client, patience };
+        let connection = Self { runtime: runtime.clone(), client, patience, losses };
         connection.check_version(Path::new(&name))?;
         Ok(connection)
     }
@@ -196,11 +215,11 @@ impl Connection {
         self.client.max_payload()
     }
 
-    fn block<T>(&self, work: impl Future<Output = T>) -> T {
+    pub(super) fn block<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(work)
     }
 
-    fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.patience.call
     }
 
@@ -210,9 +229,19 @@ impl Connection {
     /// # Errors
     /// [`Error::Io`], [`Error::Full`]: nothing was stored. [`Error::OutcomeUnknown`]: it may be stored, or may be yet.
     pub(super) fn publish(&self, subject: &Subject, behind: u64, payload: Vec<u8>) -> Result<Published> {
+        self.publish_with(HeaderMap::new(), subject, behind, payload)
+    }
+
+    /// The same with more headers.
+    pub(super) fn publish_with(
+        &self,
+        mut headers: HeaderMap,
+        subject: &Subject,
+        behind: u64,
+        payload: Vec<u8>,
+    ) -> Result<Published> {
         self.block(async {
             let id = uuid::Uuid::new_v4().to_string();
-            let mut headers = HeaderMap::new();
             headers.insert(MESSAGE_ID, id.as_str());
             headers.insert(EXPECTED, behind.to_string().as_str());
             let (payload, deadline) = (Bytes::from(payload), self.deadline());
@@ -266,7 +295,15 @@ impl Connection {
     /// # Errors
     /// [`Error::Io`]: there is no answer.
     pub(super) fn newest(&self, subject: &Subject) -> Result<Option<Message>> {
-        self.block(self.get(subject, &json!({ "last_by_subj": subject.name }), self.deadline()))
+        self.block(self.newest_by(subject, self.deadline()))
+    }
+
+    /// The same, until a time: the newest of several subjects where the name has wildcards.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: there is no answer.
+    pub(super) async fn newest_by(&self, subject: &Subject, deadline: Instant) -> Result<Option<Message>> {
+        self.get(subject, &json!({ "last_by_subj": subject.name }), deadline).await
     }
 
     /// The first message of the subject behind this sequence, as the stream's leader has it.
@@ -295,6 +332,7 @@ impl Connection {
                     sequence: message.seq,
                     previous: header(EXPECTED).and_then(|value| value.parse().ok()).unwrap_or_default(),
                     id: header(MESSAGE_ID),
+                    operation: header(OPERATION),
                     payload,
                 }))
             }
@@ -336,6 +374,7 @@ impl Connection {
                     sequence: header("Nats-Sequence").and_then(|value| value.parse().ok()).unwrap_or_default(),
                     previous: header(EXPECTED).and_then(|value| value.parse().ok()).unwrap_or_default(),
                     id: header(MESSAGE_ID),
+                    operation: None,
                     payload: answer.payload.to_vec(),
                 });
             }
@@ -349,18 +388,29 @@ impl Connection {
     /// [`Error::Io`]: it may be done, or not.
     pub(super) fn purge(&self, subject: &Subject, before: u64) -> Result<()> {
         assert!(before > 0, "that would be all of the subject");
+        self.purge_as(subject, &json!({ "filter": subject.name, "seq": before }))
+    }
+
+    /// Removes all that the subject has.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: it may be done, or not.
+    pub(super) fn empty(&self, subject: &Subject) -> Result<()> {
+        self.purge_as(subject, &json!({ "filter": subject.name }))
+    }
+
+    fn purge_as(&self, subject: &Subject, wanted: &Value) -> Result<()> {
         let failed = |kind, why: String| Error::io("trim", &subject.path(), io::Error::new(kind, why));
-        let wanted = json!({ "filter": subject.name, "seq": before });
-        let asked = self.ask_again::<Purged>(format!("$JS.API.STREAM.PURGE.{}", subject.stream), &wanted, self.deadline());
+        let asked = self.ask_again::<Done>(format!("$JS.API.STREAM.PURGE.{}", subject.stream), wanted, self.deadline());
         match self.block(asked) {
-            Ok(Ok(Purged {})) => Ok(()),
+            Ok(Ok(Done {})) => Ok(()),
             Ok(Err(refusal)) => Err(failed(io::ErrorKind::Other, refusal.to_string())),
             Err(why) => Err(failed(io::ErrorKind::TimedOut, why)),
         }
     }
 
     /// Asks for what may be asked for twice, until there is an answer or time is up.
-    async fn ask_again<T: DeserializeOwned>(
+    pub(super) async fn ask_again<T: DeserializeOwned>(
         &self,
         request: String,
         wanted: &Value,

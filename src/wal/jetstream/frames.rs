@@ -41,6 +41,8 @@ pub(super) struct Message {
     pub(super) previous: u64,
     /// Who published it, if that was one of us.
     pub(super) id: Option<String>,
+    /// What it is to a KV bucket, where that is said.
+    pub(super) operation: Option<String>,
     pub(super) payload: Vec<u8>,
 }
 
@@ -205,7 +207,7 @@ mod tests {
                 let previous = tail.end.sequence;
                 // Others' messages are between them in the stream.
                 let sequence = previous + 10;
-                messages.push(Message { sequence, previous, id: None, payload: frame.payload.clone() });
+                messages.push(Message { sequence, previous, id: None, operation: None, payload: frame.payload.clone() });
                 tail.wrote(&frame, sequence);
             }
         }
@@ -277,7 +279,7 @@ mod tests {
     }
 
     fn place_of(message: &Message) -> Message {
-        Message { sequence: message.sequence, previous: message.previous, id: None, payload: Vec::new() }
+        Message { sequence: message.sequence, previous: message.previous, id: None, operation: None, payload: Vec::new() }
     }
 
     #[test]
@@ -287,8 +289,13 @@ mod tests {
             let mut tail = Tail::new(IndexId::nil(), Place::START);
             let frames = tail.encode(&[&large], 200);
             assert_eq!(frames.len(), 3);
-            let message =
-                |sequence, payload: &[u8]| Message { sequence, previous: sequence - 1, id: None, payload: payload.to_vec() };
+            let message = |sequence, payload: &[u8]| Message {
+                sequence,
+                previous: sequence - 1,
+                id: None,
+                operation: None,
+                payload: payload.to_vec(),
+            };
             let mut messages: Vec<Message> =
                 (1..).zip(&frames[..stored]).map(|(at, frame)| message(at, &frame.payload)).collect();
             for (sequence, frame) in (1..).zip(&frames[..stored]) {
@@ -307,7 +314,7 @@ mod tests {
             assert_eq!((lsns, whole), (vec![1, 2], tail.whole));
         }
         let frames = Tail::new(IndexId::nil(), Place::START).encode(&[&large], 200);
-        let end = Message { sequence: 1, previous: 0, id: None, payload: frames[2].payload.clone() };
+        let end = Message { sequence: 1, previous: 0, id: None, operation: None, payload: frames[2].payload.clone() };
         assert!(matches!(take([&end], 0).2, Err(Error::Corrupt(_))));
     }
 }

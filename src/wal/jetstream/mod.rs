@@ -1,11 +1,14 @@
 //! The log of an index as a subject of a stream of NATS JetStream (docs/decisions/0031-jetstream-layout.md).
 //!
 //! A frame is a message, [`frames`]; what is asked of the servers is in [`connection`]. Each message names the sequence of the subject's last
-//! one, and the stream's leader refuses what names another: that is the order, and the fence.
-#![cfg_attr(not(test), expect(dead_code, reason = "no server opens one yet: issue 9"))]
+//! one, and the stream's leader refuses what names another: that is the order, and the fence. [`cluster`] is all that nodes share: the logs, and
+//! the catalogue of the indices; [`streams`] says where either stands, and [`follow`] how a node is told of what is new.
 
+pub(crate) mod cluster;
 pub(crate) mod connection;
+mod follow;
 mod frames;
+mod streams;
 #[cfg(test)]
 pub(crate) mod tests;
 

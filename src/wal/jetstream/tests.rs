@@ -1,5 +1,7 @@
 //! JetStream by a real nats-server on loopback, and what may go wrong between it and us. What every log promises is in `wal/conformance.rs`.
 
+/// The catalogue, and who follows.
+mod cluster;
 /// A server that says what it is told to say.
 mod fake;
 /// What loses answers.
@@ -20,12 +22,13 @@ use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
 use super::JetStreamLog;
+use super::cluster::JetStream;
 use super::connection::{Connection, Patience, Subject};
 use super::frames::Tail;
 use crate::error::{Error, Result, What};
 use crate::io::Io as _;
 use crate::io::os::OsIo;
-use crate::types::{IndexId, Lsn, TenantId};
+use crate::types::{IndexId, Lsn};
 use crate::wal::cluster::Cluster;
 use crate::wal::conformance::{Logs, append, append_all, point, read};
 use crate::wal::log::{Appended, Log, Place};
@@ -77,19 +80,23 @@ impl Servers {
         (self.server, _) = spawn(program().unwrap(), self.directory.path(), i32::from(self.address.port()));
     }
 
-    /// Logs by one more connection.
+    /// What nodes share, by one more connection.
     pub(crate) fn cluster(&self) -> Arc<dyn Cluster> {
-        Arc::new(Reached(self.connect(&self.url())))
+        Arc::new(self.reach_by(&self.url(), 1).unwrap())
+    }
+
+    fn reach_by(&self, url: &str, replicas: usize) -> Result<JetStream> {
+        JetStream::connect(self.runtime.handle(), &[url], patience(), replicas, FRAME_BYTES_MAX)
     }
 
     fn url(&self) -> String {
         format!("nats://{}", self.address)
     }
 
-    fn ask(&self, subject: &'static str, body: &Value) -> Value {
+    fn ask(&self, subject: &str, body: &Value) -> Value {
         self.runtime.block_on(async {
             let client = async_nats::connect(self.url()).await.unwrap();
-            let answer = client.request(subject, body.to_string().into()).await.unwrap();
+            let answer = client.request(subject.to_owned(), body.to_string().into()).await.unwrap();
             let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
             assert!(answer.get("error").is_none(), "{answer}");
             answer
@@ -130,16 +137,6 @@ impl Logs for Servers {
 
     fn open(&self, from: Option<Place>) -> Result<JetStreamLog> {
         self.log_by(&self.url(), IndexId::nil(), from.unwrap_or(Place::START))
-    }
-}
-
-/// A server, as a node reaches it.
-#[derive(Debug)]
-struct Reached(Connection);
-
-impl Cluster for Reached {
-    fn open(&self, _: &TenantId, index: IndexId, from: Place) -> Result<Box<dyn Log<Place = Place>>> {
-        Ok(Box::new(JetStreamLog::open(&self.0, subject(), index, FRAME_BYTES_MAX, from)?))
     }
 }
 

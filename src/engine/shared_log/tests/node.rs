@@ -71,26 +71,6 @@ fn index_of_a_shared_log_is_refused_at_the_start_without_it_however_a_store_open
     }
 }
 
-/// The catalogue of the cluster will have it for all of them.
-#[test]
-fn configuring_an_index_changes_this_node_only() {
-    let (_, logs) = in_memory();
-    let (one, other) = (Node::new(&logs), Node::new(&logs));
-    one.put("a").unwrap();
-    one.store
-        .configure_index(&tenant(), ID, |config| {
-            config.name = "m".to_owned();
-            Ok(())
-        })
-        .unwrap();
-    other.put("b").unwrap();
-    assert_equal(&one.index, &other.index);
-    let (one, other) = (one.restart(Survival::None), other.restart(Survival::None));
-    assert_eq!((one.index.info().name, other.index.info().name), ("m".to_owned(), "n".to_owned()));
-    assert!(one.index.root.lock().current().shared.is_some(), "it is shared as before");
-    assert_equal(&one.index, &other.index);
-}
-
 #[test]
 fn append_that_is_refused_leaves_all_as_it_was_and_its_writer_is_told_that_nothing_was_stored() {
     let (memory, logs) = in_memory();

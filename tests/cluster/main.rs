@@ -1,0 +1,165 @@
+//! Nodes as processes, and nats-servers, on loopback: what one node is asked, all of them have, whoever of them is killed.
+
+mod kills;
+mod nats;
+#[path = "../http/program.rs"]
+mod program;
+#[path = "../http/support.rs"]
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use nats::Servers;
+use program::{ServerProcess, program, refusal};
+use serde_json::{Value, json};
+use support::{Call, KEY};
+use tempfile::TempDir;
+
+#[expect(clippy::disallowed_methods, reason = "it is no file of a store's")]
+fn write_file(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+}
+
+/// A server that can be killed and started again, with its directory or without.
+struct Node {
+    directory: TempDir,
+    urls: String,
+    replicas: usize,
+    process: ServerProcess,
+}
+
+impl Node {
+    fn start(servers: &Servers) -> Self {
+        let (urls, replicas) = (servers.urls.clone(), servers.servers.len());
+        let directory = tempfile::tempdir().unwrap();
+        let process = start(directory.path(), &urls, replicas);
+        Self { directory, urls, replicas, process }
+    }
+
+    /// kill -9, and the same node again.
+    fn kill_and_restart(&mut self) {
+        self.process.child.kill().unwrap();
+        self.process.child.wait().unwrap();
+        self.process = start(self.directory.path(), &self.urls, self.replicas);
+    }
+
+    /// The same, and its disk is lost with it.
+    fn lose_disk_and_restart(&mut self) {
+        self.process.child.kill().unwrap();
+        self.process.child.wait().unwrap();
+        self.directory = tempfile::tempdir().unwrap();
+        self.process = start(self.directory.path(), &self.urls, self.replicas);
+    }
+
+    fn call(&self, method: &str, path: &str) -> Call {
+        self.process.call(method, path).key(KEY)
+    }
+
+    fn get(&self, path: &str) -> Value {
+        let response = self.call("GET", path).send();
+        assert_eq!(response.status, 200, "{response:?}");
+        response.json()
+    }
+
+    /// Every point of an index, and the LSN that they are of.
+    fn points(&self, index: &str, min_lsn: u64) -> (Vec<Value>, u64) {
+        let (mut points, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = format!("{index}/vectors?limit=1000&include_values=true&min_lsn={min_lsn}{cursor}");
+            let page = self.get(&page);
+            points.extend(page["vectors"].as_array().unwrap().iter().cloned());
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return (points, page["lsn"].as_u64().unwrap()),
+            }
+        }
+    }
+}
+
+fn serve(directory: &Path, urls: &str, replicas: usize) -> std::process::Command {
+    let mut command = program(directory);
+    command.args(["--dev", "--listen", "127.0.0.1:0", "--nats", urls, "--nats-replicas", &replicas.to_string()]);
+    command
+}
+
+fn start(directory: &Path, urls: &str, replicas: usize) -> ServerProcess {
+    ServerProcess::start(&mut serve(directory, urls, replicas))
+}
+
+fn create(node: &Node, name: &str) -> String {
+    let response = node.call("POST", "/v1/index").json(&json!({"name": name, "dimension": 2, "index_type": "Flat"})).send();
+    assert_eq!(response.status, 201, "{response:?}");
+    format!("/v1/index/{}", response.json()["id"].as_str().unwrap())
+}
+
+/// The LSN of the write.
+fn put(node: &Node, index: &str, id: &str, value: f32) -> u64 {
+    let body = json!({"vectors": [{"id": id, "values": [value, 1.0], "metadata": {"value": value}}]});
+    let response = node.call("POST", &format!("{index}/vectors")).json(&body).send();
+    assert_eq!(response.status, 201, "{response:?}");
+    response.json()["lsn"].as_u64().unwrap()
+}
+
+#[test]
+fn what_one_node_is_told_every_node_answers() {
+    let Some(servers) = Servers::start(1) else { return };
+    let (a, mut b) = (Node::start(&servers), Node::start(&servers));
+    let index = create(&a, "first");
+    let lsn = put(&a, &index, "x", 1.0);
+    // It may not have been told of the index yet.
+    assert_eq!(b.get(&format!("{index}/vectors/x?min_lsn={lsn}"))["metadata"]["value"], 1.0);
+    let search = json!({"vector": [2.0, 1.0], "k": 5});
+    let lsn = put(&b, &index, "y", 2.0);
+    for node in [&a, &b] {
+        let found = node.call("POST", &format!("{index}/search?min_lsn={lsn}")).json(&search).send().json();
+        assert_eq!(found["results"][0]["id"], "y", "{found}");
+        assert_eq!(node.get(&format!("{index}?min_lsn={lsn}"))["vector_count"], 2);
+    }
+    let ahead = a.call("GET", &format!("{index}/ntotal?min_lsn={}", lsn + 1)).send();
+    assert_eq!(ahead.problem(422).0, "lsn_ahead");
+
+    let renamed = b.call("PATCH", &index).json(&json!({"name": "second"})).send();
+    assert_eq!(renamed.status, 200, "{renamed:?}");
+    // One that begins after a change has it.
+    b.lose_disk_and_restart();
+    let document = b.get(&format!("{index}?min_lsn={lsn}"));
+    assert_eq!((&document["name"], &document["vector_count"], &document["lsn"]), (&json!("second"), &json!(2), &json!(lsn)));
+    assert_eq!(a.points(&index, lsn), b.points(&index, lsn));
+
+    assert_eq!(a.call("DELETE", &index).send().status, 204);
+    b.kill_and_restart();
+    assert_eq!(b.call("GET", &index).send().status, 404);
+    assert_eq!(b.get("/v1/index")["indices"], json!([]));
+}
+
+#[test]
+fn a_directory_is_a_nodes_or_one_servers_and_not_both() {
+    let Some(servers) = Servers::start(1) else { return };
+    let node = Node::start(&servers);
+    let index = create(&node, "shared");
+    put(&node, &index, "x", 1.0);
+    let Node { directory, process, urls, .. } = node;
+    drop(process);
+    let alone = ServerProcess::start(program(directory.path()).args(["--dev", "--listen", "127.0.0.1:0"]));
+    let refused = alone.call("GET", &index).key(KEY).send();
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(refused.body.contains("other nodes write to the log"), "{refused:?}");
+    let response = alone.call("POST", "/v1/index").key(KEY).json(&json!({"name": "own", "dimension": 2})).send();
+    let own = format!("/v1/index/{}", response.json()["id"].as_str().unwrap());
+    drop(alone);
+    let node = start(directory.path(), &urls, 1);
+    assert_eq!(node.call("GET", &format!("{index}/ntotal")).key(KEY).send().status, 200);
+    let refused = node.call("GET", &own).key(KEY).send();
+    assert!(refused.status == 503 && refused.body.contains("export it"), "{refused:?}");
+}
+
+#[test]
+fn a_node_that_cannot_be_one_does_not_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let said = refusal(&mut serve(directory.path(), "http://127.0.0.1:1", 1));
+    assert!(said.contains("--nats") && said.contains("nats://localhost:4222"), "{said}");
+    let Some(servers) = Servers::start(1) else { return };
+    let said = refusal(&mut serve(directory.path(), &servers.urls, 3));
+    assert!(said.contains("--nats") && said.contains("replicas"), "{said}");
+}

@@ -1,0 +1,109 @@
+//! nats-servers on loopback, as a cluster of their own or one alone, killed and started again.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+/// Set where these tests must not be skipped.
+const REQUIRED: &str = "FAISS_PROXY_NATS_REQUIRED";
+
+/// `None`, and says so, where there is no nats-server and none can be installed.
+pub fn program() -> Option<&'static Path> {
+    static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let found = PROGRAM.get_or_init(|| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/nats-server");
+        let output = Command::new(script).stdin(Stdio::null()).output().unwrap();
+        output.status.success().then(|| PathBuf::from(String::from_utf8(output.stdout).unwrap().trim_end()))
+    });
+    if found.is_none() {
+        assert!(std::env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, and there is no nats-server: run scripts/nats-server");
+        // Past the capture of what a test prints that does not fail.
+        let _ =
+            std::io::stderr().write_all(b"\n*** NOT TESTED: nodes. There is no nats-server; scripts/nats-server says why. ***\n");
+    }
+    found.as_deref()
+}
+
+/// Killed when it is dropped.
+pub struct Nats {
+    program: &'static Path,
+    config: PathBuf,
+    child: Child,
+}
+
+impl Nats {
+    fn start(program: &'static Path, config: PathBuf) -> Self {
+        let child = spawn(program, &config);
+        Self { program, config, child }
+    }
+
+    /// kill -9, and the same server again.
+    pub fn kill_and_restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = spawn(self.program, &self.config);
+    }
+}
+
+impl Drop for Nats {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Until it says that it is ready; a cluster may have no leader yet.
+fn spawn(program: &Path, config: &Path) -> Child {
+    let mut child =
+        Command::new(program).arg("--config").arg(config).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let said: Vec<String> = lines.by_ref().map_while(Result::ok).take_while(|line| !line.contains("Server is ready")).collect();
+    let is_running = child.try_wait().unwrap().is_none();
+    assert!(is_running, "a nats-server that ended: {said:#?}");
+    // It would stop at a pipe that nobody reads.
+    std::thread::spawn(move || lines.count());
+    child
+}
+
+/// So many servers, and what `--nats` says of them.
+pub struct Servers {
+    pub servers: Vec<Nats>,
+    pub urls: String,
+    _directory: TempDir,
+}
+
+impl Servers {
+    pub fn start(count: usize) -> Option<Self> {
+        let program = program()?;
+        let directory = tempfile::tempdir().unwrap();
+        // Ports that stay the same when a server is started again.
+        let ports: Vec<(u16, u16)> = free_ports(count * 2).chunks(2).map(|pair| (pair[0], pair[1])).collect();
+        let routes: Vec<String> = ports.iter().map(|(_, route)| format!("\"nats://127.0.0.1:{route}\"")).collect();
+        let start = |(at, (client, route)): (usize, &(u16, u16))| {
+            let store = directory.path().join(format!("store-{at}"));
+            let mut text = format!(
+                "server_name: nats-{at}\nlisten: \"127.0.0.1:{client}\"\njetstream {{ store_dir: {store:?}, sync_interval: always }}\n"
+            );
+            if count > 1 {
+                let routes = routes.join(", ");
+                text += &format!("cluster {{ name: test, listen: \"127.0.0.1:{route}\", routes: [{routes}] }}\n");
+            }
+            let config = directory.path().join(format!("nats-{at}.conf"));
+            crate::write_file(&config, &text);
+            Nats::start(program, config)
+        };
+        let servers = ports.iter().enumerate().map(start).collect();
+        let urls: Vec<String> = ports.iter().map(|(client, _)| format!("nats://127.0.0.1:{client}")).collect();
+        Some(Self { servers, urls: urls.join(","), _directory: directory })
+    }
+}
+
+/// Somebody else may take one before it is used: a server says so, and the test fails.
+fn free_ports(count: usize) -> Vec<u16> {
+    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+}
