@@ -101,9 +101,21 @@ impl Io for OsIo {
     }
 }
 
+/// A locked file.
+#[derive(Debug)]
+struct Held(fs::File);
+
+impl Drop for Held {
+    /// To close it is not enough: a process that another thread is just starting has a copy of the descriptor until it comes to its program.
+    fn drop(&mut self) {
+        // Of a file that is closed anyway there is nothing better to be done.
+        let _ = self.0.unlock();
+    }
+}
+
 fn held(file: fs::File, taken: Result<(), fs::TryLockError>) -> io::Result<Lock> {
     match taken {
-        Ok(()) => Ok(Lock { _held: Box::new(file) }),
+        Ok(()) => Ok(Lock { _held: Box::new(Held(file)) }),
         Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
         Err(fs::TryLockError::Error(e)) => Err(e),
     }
@@ -154,6 +166,21 @@ mod tests {
         let mut found = vec![0; bytes.len() + 100];
         assert_eq!(file.read_at(5, &mut found).unwrap(), bytes.len());
         assert_eq!(found[..bytes.len()], bytes[..]);
+    }
+
+    /// Another thread was starting a process: the next opening of a data directory said that somebody else had it.
+    #[test]
+    fn lock_that_is_dropped_is_free_whoever_has_a_copy_of_its_descriptor() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("LOCK");
+        let file = fs::File::create(&path).unwrap();
+        let copy = file.try_clone().unwrap();
+        let taken = file.try_lock();
+        let lock = held(file, taken).unwrap();
+        assert_eq!(OsIo.lock(&path).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(lock);
+        drop(OsIo.lock(&path).unwrap());
+        drop(copy);
     }
 
     #[test]
