@@ -1,5 +1,5 @@
 //! What the engine asks of a log, wherever that is. `wal/conformance.rs` runs one suite on each.
-#![cfg_attr(not(test), expect(dead_code, reason = "no snapshots trim a shared log yet, and no server opens one: issue 9"))]
+#![cfg_attr(not(test), expect(dead_code, reason = "no snapshots trim a shared log yet: issue 9"))]
 
 use std::fmt::Debug;
 
