@@ -26,7 +26,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_FLAGS := -max_len=16384 -malloc_limit_mb=64 -detect_leaks=0 -print_final_stats=1
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: help run demo test test-cluster torture schemathesis fuzz sanitize bench instructions lint sbom dist deb image deps
+.PHONY: help run demo cluster test test-cluster torture schemathesis fuzz sanitize bench instructions lint sbom dist deb image deps
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -40,6 +40,10 @@ run: deps ## Build in release and start the server with the development keys (LI
 demo: deps ## Load 5,000 real word vectors into the running server and print neighbours of a few words
 	$(CARGO) build --locked --release --example demo
 	$(CARGO) run --quiet --locked --release --example demo
+
+cluster: deps ## Build in release and start three NATS servers and three nodes on loopback, ports 8001 to 8003 (docs/cluster.md)
+	$(CARGO) build --locked --release --bin faiss-proxy
+	exec scripts/cluster target/release/faiss-proxy
 
 # Without the server the engine is the same code, which the other tests have gone through by then.
 test: deps ## Run the whole test suite, and the library's own tests also without the server

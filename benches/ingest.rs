@@ -4,8 +4,6 @@
 
 mod harness;
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Mutex;
@@ -15,7 +13,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use faiss_proxy::{Durability, Metric};
-use harness::{KEY, Server, create, directory, floats, open, quantile, report};
+use harness::{Connection, Server, create, directory, floats, open, quantile, report};
 
 const CLIENTS: usize = 2;
 const BATCHES: usize = 80;
@@ -204,41 +202,4 @@ fn timed(clients: usize, work: impl Fn(usize) + Sync) -> Duration {
         }
     });
     started.elapsed()
-}
-
-/// A connection that is kept.
-struct Connection(BufReader<TcpStream>);
-
-impl Connection {
-    fn new(address: &str) -> Self {
-        let stream = TcpStream::connect(address).expect("connected");
-        stream.set_nodelay(true).expect("set");
-        Self(BufReader::new(stream))
-    }
-
-    /// The body of an answer that says that it was done.
-    fn post(&mut self, path: &str, media_type: &str, body: &[u8]) -> String {
-        let length = body.len();
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: bench\r\nx-api-key: {KEY}\r\ncontent-type: {media_type}\r\ncontent-length: {length}\r\n\r\n"
-        );
-        self.0.get_mut().write_all(&[head.as_bytes(), body].concat()).expect("sent");
-        let (mut status, mut length) = (String::new(), 0);
-        self.0.read_line(&mut status).expect("a status");
-        loop {
-            let mut line = String::new();
-            self.0.read_line(&mut line).expect("a header");
-            if let Some(value) = line.strip_prefix("content-length: ") {
-                length = value.trim_end().parse().expect("a length");
-            }
-            if line == "\r\n" {
-                break;
-            }
-        }
-        let mut answer = vec![0; length];
-        self.0.read_exact(&mut answer).expect("an answer");
-        let answer = String::from_utf8(answer).expect("text");
-        assert!(status.starts_with("HTTP/1.1 201 "), "{status}{answer}");
-        answer
-    }
 }

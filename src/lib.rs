@@ -120,6 +120,6 @@ pub use segment::filter::Filter;
 pub use types::{
     BatchHits, BuildInfo, Change, ChangePage, ChangesQuery, CheckpointReport, CompactReport, Condition, Deleted, Durability,
     EraseReport, Hit, IdempotencyKey, IndexConfig, IndexCounts, IndexId, IndexInfo, IndexOptions, IndexSpec, IndexState,
-    IndexSummary, Lsn, Metric, PageQuery, Picked, Point, PointPage, Query, RangeHits, RangeQuery, ScanPage, ScanPosition,
-    ScanQuery, SearchParams, TenantId, Upserted, Within, WriteOptions,
+    IndexSummary, Lsn, Metric, PageQuery, Picked, Point, PointPage, Query, QueryHits, RangeHits, RangeQuery, ScanPage,
+    ScanPosition, ScanQuery, SearchParams, TenantId, Upserted, Within, WriteOptions,
 };

@@ -244,6 +244,16 @@ pub enum Within {
     MinScore(f64),
 }
 
+/// Answer to a [`Query`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueryHits {
+    /// Best first.
+    pub hits: Vec<Hit>,
+    /// The state in which they were found.
+    pub lsn: Lsn,
+    pub plan: Plan,
+}
+
 /// Answers to several queries.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BatchHits {

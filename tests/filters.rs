@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use faiss_proxy::io::os::OsIo;
 use faiss_proxy::{
-    Durability, Filter, How, Index, IndexOptions, IndexSpec, Metric, PageQuery, Plan, Query, RangeQuery, SearchParams, Within,
-    config::Limits,
+    Durability, Filter, How, Index, IndexOptions, IndexSpec, Metric, PageQuery, Plan, Query, QueryHits, RangeQuery, SearchParams,
+    Within, config::Limits,
 };
 use support::{Chance, open_store, tenant};
 
@@ -225,7 +225,7 @@ fn a_plan_says_what_was_asked_scanned_and_visited() {
         Query { vector: vec![1.0; DIMENSION], k: K, filter, exact, ..Query::default() }
     };
     let plan = |query: &Query| {
-        let (hits, plan) = index.search_planned(query).unwrap();
+        let QueryHits { hits, plan, .. } = index.search_planned(query).unwrap();
         assert_eq!(hits, index.search(query).unwrap());
         assert_eq!(plan, index.explain(query).unwrap().1.plan);
         plan
@@ -274,7 +274,7 @@ fn a_plan_says_that_an_index_found_too_few_and_the_rows_were_looked_at_again() {
     index.compact().unwrap();
     let plan = |k| {
         let params = SearchParams { nprobe: Some(1), ..SearchParams::default() };
-        index.search_planned(&Query { vector: vec![1.0; DIMENSION], k, params, ..Query::default() }).unwrap().1
+        index.search_planned(&Query { vector: vec![1.0; DIMENSION], k, params, ..Query::default() }).unwrap().plan
     };
     let rows = ROWS as u64;
     let asked = Plan { matched: rows, nprobe: Some(1), ..Plan::default() };

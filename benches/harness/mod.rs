@@ -6,7 +6,8 @@
 
 pub mod data;
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -155,5 +156,42 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A connection to a server that is kept.
+pub struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    pub fn new(address: &str) -> Self {
+        let stream = TcpStream::connect(address).expect("connected");
+        stream.set_nodelay(true).expect("set");
+        Self(BufReader::new(stream))
+    }
+
+    /// The body of an answer that says that it was done.
+    pub fn post(&mut self, path: &str, media_type: &str, body: &[u8]) -> String {
+        let length = body.len();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: bench\r\nx-api-key: {KEY}\r\ncontent-type: {media_type}\r\ncontent-length: {length}\r\n\r\n"
+        );
+        self.0.get_mut().write_all(&[head.as_bytes(), body].concat()).expect("sent");
+        let (mut status, mut length) = (String::new(), 0);
+        self.0.read_line(&mut status).expect("a status");
+        loop {
+            let mut line = String::new();
+            self.0.read_line(&mut line).expect("a header");
+            if let Some(value) = line.strip_prefix("content-length: ") {
+                length = value.trim_end().parse().expect("a length");
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        let mut answer = vec![0; length];
+        self.0.read_exact(&mut answer).expect("an answer");
+        let answer = String::from_utf8(answer).expect("text");
+        assert!(status.starts_with("HTTP/1.1 20"), "{status}{answer}");
+        answer
     }
 }

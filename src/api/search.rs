@@ -20,9 +20,9 @@ use super::slow::{Done, Watch, watched};
 use crate::config::{Limits, RANGE_LIMIT_DEFAULT};
 use crate::engine::Index;
 use crate::error::Error;
-use crate::plan::{Explanation, Plan};
+use crate::plan::Explanation;
 use crate::segment::filter::Filter;
-use crate::types::{BatchHits, Hit, Lsn, Query, RangeQuery, SearchParams, Within};
+use crate::types::{BatchHits, Hit, Lsn, Query, QueryHits, RangeQuery, SearchParams, Within};
 
 /// Answers where the client does not say how many.
 const K_DEFAULT: usize = 10;
@@ -115,6 +115,10 @@ pub(super) struct RangeBody<'a> {
 pub(super) struct Found {
     /// Best first.
     results: Vec<FoundPoint>,
+    /// The state in which they were found. Of a batch, the batch has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    lsn: Option<Lsn>,
     /// Where `explain=true` asks for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     explain: Option<Explained>,
@@ -184,15 +188,14 @@ pub async fn search(server: Arc<Server>, turn: Turn, id: String, mut request: Re
     drop(body);
     let floats = if query.include_values { index.dimension() } else { 0 };
     let is_large = query.k * (HIT_FLOATS + floats) > LARGE_ANSWER;
-    let (hits, explain);
-    (hits, done.plan, explain) = if explains {
+    let (QueryHits { hits, lsn, plan }, explain) = if explains {
         server.searches.run(turn, || explained(&index, &query, &mut done)).await?
     } else {
-        let (hits, plan) = server.together.search(&server.searches, &turn, &index, query, &mut done).await?;
-        (hits, plan, None)
+        (server.together.search(&server.searches, &turn, &index, query, &mut done).await?, None)
     };
+    done.plan = plan;
     let response = block_if(is_large, || {
-        let found = Found { results: points(hits, with_metadata, &mut vectors)?, explain };
+        let found = Found { results: points(hits, with_metadata, &mut vectors)?, lsn: Some(lsn), explain };
         Ok::<_, Problem>(encoded(vectors, &found))
     });
     watch.end(&server, &index, &done);
@@ -242,10 +245,10 @@ fn asked(index: &Index, limits: &Limits, body: &VectorsBody, done: &mut Done) ->
     Ok(asked)
 }
 
-fn explained(index: &Index, query: &Query, done: &mut Done) -> Result<(Vec<Hit>, Plan, Option<Explained>), Problem> {
+fn explained(index: &Index, query: &Query, done: &mut Done) -> Result<(QueryHits, Option<Explained>), Problem> {
     let (hits, explanation) = done.by_engine(|| index.explain(query))?;
-    let plan = explanation.plan;
-    Ok((hits, plan, Some(Explained { matched: plan.matched, explanation })))
+    let (lsn, plan) = (explanation.lsn, explanation.plan);
+    Ok((QueryHits { hits, lsn, plan }, Some(Explained { matched: plan.matched, explanation })))
 }
 
 /// Answers the search that a body asks for, explained, but for the vectors, which are placed in `vectors`.
@@ -261,8 +264,8 @@ pub(super) fn find(
     done: &mut Done,
 ) -> Result<Found, Problem> {
     let (query, with_metadata) = asked(index, limits, body, done)?;
-    let (hits, _, explain) = explained(index, &query, done)?;
-    Ok(Found { results: points(hits, with_metadata, vectors)?, explain })
+    let (QueryHits { hits, lsn, .. }, explain) = explained(index, &query, done)?;
+    Ok(Found { results: points(hits, with_metadata, vectors)?, lsn: Some(lsn), explain })
 }
 
 /// Answers the batch of searches that a body asks for.
@@ -294,7 +297,7 @@ pub(super) fn find_together(
     let BatchHits { answers, lsn, plan } = done.by_engine(|| index.search_batch(&queries))?;
     done.plan = plan;
     let results = answers.into_iter().zip(with_metadata);
-    let results = results.map(|(hits, with)| Ok(Found { results: points(hits, with, vectors)?, explain: None }));
+    let results = results.map(|(hits, with)| Ok(Found { results: points(hits, with, vectors)?, lsn: None, explain: None }));
     Ok(FoundTogether { results: results.collect::<Result<_, Problem>>()?, lsn })
 }
 

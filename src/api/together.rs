@@ -14,8 +14,8 @@ use super::reply::Problem;
 use super::slow::Done;
 use crate::engine::Index;
 use crate::error::Error;
-use crate::plan::{Effort, Plan};
-use crate::types::{Hit, IndexId, Query};
+use crate::plan::Effort;
+use crate::types::{IndexId, Query, QueryHits};
 
 /// Floats that a search scans from which on others join it: 0.1 ms.
 const SHARED_MIN: u64 = 1 << 19;
@@ -27,7 +27,7 @@ const TOGETHER_MAX: usize = 8;
 const LONG: u64 = 1 << 25;
 
 /// What is told to a search.
-type Answer = Result<(Vec<Hit>, Plan), Error>;
+type Answer = Result<QueryHits, Error>;
 
 /// The searches of each index that scan it and have not begun, in the order in which they came.
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ impl Together {
         index: &Arc<Index>,
         query: Query,
         done: &mut Done,
-    ) -> Result<(Vec<Hit>, Plan), Problem> {
+    ) -> Result<QueryHits, Problem> {
         let Effort { scanned, indexed } = index.effort(&query);
         // Four more take as long again.
         let is_long = |count: u64| scanned.saturating_mul(3 + count) / 4 + indexed.saturating_mul(count) > LONG;
@@ -130,7 +130,7 @@ impl Drop for Asked<'_> {
     }
 }
 
-fn answered(told: Result<Answer, RecvError>) -> Result<(Vec<Hit>, Plan), Problem> {
+fn answered(told: Result<Answer, RecvError>) -> Result<QueryHits, Problem> {
     Ok(told.map_err(|_| Problem::internal(&"the search that this one was done with panicked"))??)
 }
 
@@ -195,7 +195,7 @@ mod tests {
             let (answer, was_anothers) = asked.await.unwrap();
             rode_along += usize::from(was_anothers);
             match answer {
-                Ok((hits, _)) => assert_eq!(hits, index.search(&query(at)).unwrap()),
+                Ok(QueryHits { hits, .. }) => assert_eq!(hits, index.search(&query(at)).unwrap()),
                 Err(problem) => assert_eq!((at, problem.status().as_u16()), (0, 422)),
             }
         }

@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::plan::{Access, Effort, Explanation, How, Plan};
 use crate::segment::filter::Filter;
 use crate::segment::positions::Positions;
-use crate::types::{BatchHits, Hit, Metric, Query};
+use crate::types::{BatchHits, Hit, Metric, Query, QueryHits};
 use nearest::{BLOCK_ROWS, Candidate, Nearest};
 use sieve::Sieve;
 
@@ -40,21 +40,20 @@ impl Index {
     /// [`Error::Invalid`] naming `vector`, `k`, one of `params`, or `as_of_lsn` where there is no such state yet. [`Error::Gone`]: that state is no
     /// longer kept.
     pub fn search(&self, query: &Query) -> Result<Vec<Hit>> {
-        Ok(self.search_planned(query)?.0)
+        Ok(self.search_planned(query)?.hits)
     }
 
     /// The same, and what was done for it.
     ///
     /// # Errors
     /// As [`search`](Self::search).
-    pub fn search_planned(&self, query: &Query) -> Result<(Vec<Hit>, Plan)> {
+    pub fn search_planned(&self, query: &Query) -> Result<QueryHits> {
         let _timed = self.stages.search.start_timer();
         let squared_norm = self.check_query(query)?;
         let view = self.view_at(query.as_of_lsn)?;
         let mut nearest = Nearest::new(self.metric, query, squared_norm);
         seek(&view, self.metric, std::slice::from_mut(&mut nearest));
-        let plan = nearest.plan;
-        Ok((hits(&view, self.metric, nearest)?, plan))
+        found(&view, self.metric, nearest)
     }
 
     /// The same, and how each segment was looked at.
@@ -76,7 +75,7 @@ impl Index {
 
     /// The answers to several queries that came each for itself, in their order: each is what [`search_planned`](Self::search_planned) gives it. Together
     /// they take less time where rows are scanned.
-    pub fn search_each(&self, queries: &[Query]) -> Vec<Result<(Vec<Hit>, Plan)>> {
+    pub fn search_each(&self, queries: &[Query]) -> Vec<Result<QueryHits>> {
         let (began, view) = (Instant::now(), self.shared.view.load_full());
         let checked: Vec<Result<(&Query, f64)>> = queries.iter().map(|query| Ok((query, self.check_query(query)?))).collect();
         let of_now = |query: &Query| query.as_of_lsn.is_none();
@@ -93,16 +92,13 @@ impl Index {
     }
 
     /// Answers queries, each with the squared norm of its vector, from one state.
-    fn answer(&self, view: &View, queries: &[(&Query, f64)]) -> Vec<Result<(Vec<Hit>, Plan)>> {
+    fn answer(&self, view: &View, queries: &[(&Query, f64)]) -> Vec<Result<QueryHits>> {
         let mut answers = Vec::with_capacity(queries.len());
         for queries in queries.chunks(QUERIES_AT_ONCE) {
             let mut nearest: Vec<Nearest<'_>> =
                 queries.iter().map(|&(query, norm)| Nearest::new(self.metric, query, norm)).collect();
             seek(view, self.metric, &mut nearest);
-            answers.extend(nearest.into_iter().map(|nearest| {
-                let plan = nearest.plan;
-                Ok((hits(view, self.metric, nearest)?, plan))
-            }));
+            answers.extend(nearest.into_iter().map(|nearest| found(view, self.metric, nearest)));
         }
         answers
     }
@@ -153,9 +149,9 @@ impl Index {
         let queries: Vec<(&Query, f64)> = queries.iter().zip(squared_norms).collect();
         let (mut answers, mut plan) = (Vec::with_capacity(queries.len()), Plan::default());
         for answer in self.answer(&view, &queries) {
-            let (hits, of_one) = answer?;
-            plan.add(&of_one);
-            answers.push(hits);
+            let answer = answer?;
+            plan.add(&answer.plan);
+            answers.push(answer.hits);
         }
         Ok(BatchHits { answers, lsn: view.lsn, plan })
     }
@@ -275,6 +271,11 @@ fn scan(metric: Metric, segment: &Segment, scanning: &mut [(&Part<'_>, &mut Near
             nearest.sift(&sieve, at, part);
         }
     }
+}
+
+fn found(view: &View, metric: Metric, nearest: Nearest<'_>) -> Result<QueryHits> {
+    let plan = nearest.plan;
+    Ok(QueryHits { hits: hits(view, metric, nearest)?, lsn: view.lsn, plan })
 }
 
 fn hits(view: &View, metric: Metric, nearest: Nearest<'_>) -> Result<Vec<Hit>> {

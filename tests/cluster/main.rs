@@ -9,6 +9,7 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 use nats::Servers;
 use program::{ServerProcess, program, refusal};
@@ -162,4 +163,27 @@ fn a_node_that_cannot_be_one_does_not_start() {
     let Some(servers) = Servers::start(1) else { return };
     let said = refusal(&mut serve(directory.path(), &servers.urls, 3));
     assert!(said.contains("--nats") && said.contains("replicas"), "{said}");
+}
+
+#[test]
+fn a_nats_server_that_does_not_sync_what_it_acknowledges_is_warned_of() {
+    let said = |jetstream: &str| {
+        let servers = Servers::start_with(1, jetstream)?;
+        let directory = tempfile::tempdir().unwrap();
+        let monitors = format!("{},http://127.0.0.1:1", servers.monitors);
+        let mut command = serve(directory.path(), &servers.urls, 1);
+        let node = ServerProcess::try_start_logging(command.args(["--nats-monitor", &monitors]), Stdio::piped());
+        let mut node = node.unwrap_or_else(|said| panic!("{said}"));
+        let log = node.child.stderr.take().unwrap();
+        drop(node);
+        Some(std::io::read_to_string(log).unwrap())
+    };
+    let Some(said_of_always) = said("sync_interval: always") else { return };
+    let said_of_default = said("sync_interval: 2m").unwrap();
+    let warning = "acknowledges messages before they are on its disk";
+    assert!(!said_of_always.contains(warning) && said_of_default.contains(warning), "{said_of_always}{said_of_default}");
+    // Of one that does not answer it is said that nothing can be seen.
+    for said in [said_of_always, said_of_default] {
+        assert_eq!(said.matches("cannot see whether this nats-server syncs").count(), 1, "{said}");
+    }
 }

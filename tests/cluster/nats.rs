@@ -69,24 +69,31 @@ fn spawn(program: &Path, config: &Path) -> Child {
     child
 }
 
-/// So many servers, and what `--nats` says of them.
+/// So many servers, and what `--nats` and `--nats-monitor` say of them.
 pub struct Servers {
     pub servers: Vec<Nats>,
     pub urls: String,
+    pub monitors: String,
     _directory: TempDir,
 }
 
 impl Servers {
     pub fn start(count: usize) -> Option<Self> {
+        Self::start_with(count, "sync_interval: always")
+    }
+
+    /// With these settings of JetStream.
+    pub fn start_with(count: usize, jetstream: &str) -> Option<Self> {
         let program = program()?;
         let directory = tempfile::tempdir().unwrap();
         // Ports that stay the same when a server is started again.
-        let ports: Vec<(u16, u16)> = free_ports(count * 2).chunks(2).map(|pair| (pair[0], pair[1])).collect();
-        let routes: Vec<String> = ports.iter().map(|(_, route)| format!("\"nats://127.0.0.1:{route}\"")).collect();
-        let start = |(at, (client, route)): (usize, &(u16, u16))| {
+        let ports: Vec<[u16; 3]> = free_ports(count * 3).as_chunks().0.to_vec();
+        let routes: Vec<String> = ports.iter().map(|[_, route, _]| format!("\"nats://127.0.0.1:{route}\"")).collect();
+        let start = |(at, [client, route, monitor]): (usize, &[u16; 3])| {
             let store = directory.path().join(format!("store-{at}"));
             let mut text = format!(
-                "server_name: nats-{at}\nlisten: \"127.0.0.1:{client}\"\njetstream {{ store_dir: {store:?}, sync_interval: always }}\n"
+                "server_name: nats-{at}\nlisten: \"127.0.0.1:{client}\"\nhttp: \"127.0.0.1:{monitor}\"\n\
+                 jetstream {{ store_dir: {store:?}, {jetstream} }}\n"
             );
             if count > 1 {
                 let routes = routes.join(", ");
@@ -97,8 +104,11 @@ impl Servers {
             Nats::start(program, config)
         };
         let servers = ports.iter().enumerate().map(start).collect();
-        let urls: Vec<String> = ports.iter().map(|(client, _)| format!("nats://127.0.0.1:{client}")).collect();
-        Some(Self { servers, urls: urls.join(","), _directory: directory })
+        let urls = |scheme: &str, of: fn(&[u16; 3]) -> u16| {
+            ports.iter().map(|ports| format!("{scheme}://127.0.0.1:{}", of(ports))).collect::<Vec<_>>().join(",")
+        };
+        let (urls, monitors) = (urls("nats", |ports| ports[0]), urls("http", |ports| ports[2]));
+        Some(Self { servers, urls, monitors, _directory: directory })
     }
 }
 

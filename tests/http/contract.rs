@@ -312,7 +312,7 @@ fn search_answers_by_post_and_by_get_with_a_body_best_first() {
     ]);
     server.post(&format!("{index}/vectors"), &json!({"vectors": points}));
     let query = json!({"vector": [0, 0], "k": 2, "unknown": [1, {"a": null}]});
-    let expected = r#"{"results":[{"id":"there","score":1.0,"distance":0.0,"metadata":{}},{"id":"near","score":0.5,"distance":1.0,"metadata":{"n":2}}]}"#;
+    let expected = r#"{"results":[{"id":"there","score":1.0,"distance":0.0,"metadata":{}},{"id":"near","score":0.5,"distance":1.0,"metadata":{"n":2}}],"lsn":1}"#;
     for method in ["POST", "GET"] {
         let found = server.call(method, &format!("{index}/search")).key(KEY).json(&query).send();
         assert_eq!((found.status, found.body.as_str()), (200, expected), "{method}");

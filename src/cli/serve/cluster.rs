@@ -1,6 +1,7 @@
 //! Whether the server is a node of a cluster, as options: then its log is on NATS JetStream, and other nodes append to it too.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::value_parser;
 use tokio::runtime::{Builder, Runtime};
@@ -14,6 +15,9 @@ use crate::wal::jetstream::connection::Patience;
 /// Under which `--help` shows them. In a file they are a table of this name, in small letters.
 const HEADING: &str = "Cluster";
 
+/// For an answer of a server's monitoring.
+const MONITOR_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What makes the server a node: with `--nats` every write is in a replicated log before it is answered, and the data directory is this node's copy.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = HEADING)]
@@ -25,6 +29,10 @@ pub struct ClusterArguments {
     /// NATS servers that have each message, of those that make the streams: a majority has it before a write is answered.
     #[arg(long, value_name = "COUNT", env = "FAISS_PROXY_NATS_REPLICAS", value_parser = value_parser!(u8).range(1..=5), default_value_t = 3)]
     nats_replicas: u8,
+    /// Where these servers are monitored, http://HOST:8222, with commas between them: the server looks there at its start, and warns of each that does not sync a
+    /// message before it acknowledges it (sync_interval: always).
+    #[arg(long, value_name = "URLS", env = "FAISS_PROXY_NATS_MONITOR", value_delimiter = ',', requires = "nats")]
+    nats_monitor: Vec<String>,
 }
 
 /// The cluster, as this node reaches it.
@@ -54,9 +62,33 @@ impl ClusterArguments {
         let replicas = usize::from(self.nats_replicas);
         let reached = JetStream::connect(runtime.handle(), &urls, Patience::default(), replicas, limits.frame_bytes_max);
         let cluster = reached.map_err(|error| Failure::new(format!("--nats: {error}")))?;
+        self.nats_monitor.iter().for_each(|url| warn_of_syncs(url));
         tracing::info!(servers = self.nats.join(","), "the log is on NATS JetStream");
         Ok(Some(Reached { cluster: Arc::new(cluster), runtime }))
     }
+}
+
+/// A connection of a client does not tell how a server syncs; its monitoring does.
+fn warn_of_syncs(url: &str) {
+    match syncs_always(url) {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!(
+            server = url,
+            "this nats-server acknowledges messages before they are on its disk: a power cut may take what this server has acknowledged. \
+             Set sync_interval: always in its jetstream"
+        ),
+        Err(why) => tracing::warn!(server = url, why, "cannot see whether this nats-server syncs what it acknowledges"),
+    }
+}
+
+fn syncs_always(url: &str) -> Result<bool, String> {
+    let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).timeout_global(Some(MONITOR_PATIENCE)).build().into();
+    let url = format!("{}/varz", url.trim_end_matches('/'));
+    let mut answer = agent.get(&url).call().map_err(|error| error.to_string())?;
+    let text = answer.body_mut().read_to_string().map_err(|error| error.to_string())?;
+    let varz: serde_json::Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let config = varz.pointer("/jetstream/config").ok_or("it says nothing of JetStream")?;
+    Ok(config["sync_always"] == true)
 }
 
 impl Reached {

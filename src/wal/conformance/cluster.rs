@@ -66,7 +66,8 @@ impl Followed {
         let end = Instant::now() + PATIENCE;
         while !is_so(self) {
             let Ok(told) = self.told.recv_timeout(end.saturating_duration_since(Instant::now())) else {
-                panic!("not told: {what}. Told were {:?} and {:?}, complete: {}", self.entries, self.frames, self.is_complete);
+                let entries: Vec<_> = self.entries.iter().map(|((_, index), entry)| (index, entry.revision)).collect();
+                panic!("not told: {what}. Told were {entries:?} and {:?}, complete: {}", self.frames, self.is_complete);
             };
             self.take(told);
         }

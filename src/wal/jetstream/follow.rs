@@ -31,6 +31,9 @@ const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 /// So many intervals without a word, and the consumer is gone.
 const HEARTBEATS_MISSED: u32 = 3;
 
+/// So many tries without a consumer, and somebody should look. An election is over before.
+const TRIES_QUIET: u32 = 60;
+
 /// A task for each stream. They end when one of them finds that nobody receives.
 pub(super) fn follow(connection: &Connection, told: Sender<Told>) {
     let audience = Arc::new(Audience { told, is_gone: AtomicBool::new(false) });
@@ -41,6 +44,7 @@ pub(super) fn follow(connection: &Connection, told: Sender<Told>) {
             stream,
             audience: Arc::clone(&audience),
             last_told: None,
+            tries: 0,
         };
         connection.runtime.spawn(follower.run());
     }
@@ -73,6 +77,8 @@ struct Follower {
     audience: Arc<Audience>,
     /// Of the catalogue. Said again where nothing else is to be said: a channel does not tell otherwise that nobody receives.
     last_told: Option<Told>,
+    /// Since there was a consumer.
+    tries: u32,
 }
 
 impl Follower {
@@ -81,7 +87,12 @@ impl Follower {
         while !self.audience.is_gone() && self.losses.has_changed().is_ok() {
             if self.is_connected() {
                 let why = self.consume().await;
-                tracing::debug!(stream = self.stream.name(), why, "following anew");
+                self.tries = self.tries.saturating_add(1);
+                if self.tries == TRIES_QUIET {
+                    tracing::warn!(stream = self.stream.name(), why, "cannot follow, and goes on trying");
+                } else {
+                    tracing::debug!(stream = self.stream.name(), why, "following anew");
+                }
             }
             self.tell_again();
             let pause = if self.is_connected() { PAUSE } else { self.heartbeat() };
@@ -147,6 +158,7 @@ impl Follower {
     }
 
     async fn take_all(&mut self, mut deliveries: Subscriber, losses: u64, mut complete_at: Option<u64>) -> String {
+        self.tries = 0;
         let (mut count, mut heard, silence) = (0, Instant::now(), self.heartbeat() * HEARTBEATS_MISSED);
         if complete_at.take_if(|at| *at == 0).is_some() {
             self.tell(Told::Complete);
