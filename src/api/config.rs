@@ -11,6 +11,7 @@ use clap::builder::RangedU64ValueParser;
 use super::auth::Gate;
 use super::backups::BackupConfig;
 use super::memory::memory_bytes_max;
+use super::snapshots::SnapshotConfig;
 use super::tls::Tls;
 use crate::config::Limits;
 
@@ -38,6 +39,8 @@ pub struct ServerConfig {
     pub slow_call: Duration,
     /// `None`: this server makes no backups.
     pub backups: Option<BackupConfig>,
+    /// `None`: it takes no snapshots.
+    pub snapshots: Option<SnapshotConfig>,
 }
 
 impl ServerConfig {
@@ -63,6 +66,7 @@ impl ServerConfig {
             connections: Connections::default(),
             slow_call: Self::SLOW_CALL,
             backups: None,
+            snapshots: None,
         }
     }
 }

@@ -27,7 +27,7 @@ use super::idle::Activity;
 use super::request::{Arrival, RequestId};
 use super::spans::Spans;
 use super::tls::Tls;
-use super::{Connections, Server, ServerConfig, backups, operators, routes};
+use super::{Connections, Server, ServerConfig, backups, operators, routes, snapshots};
 use crate::Store;
 
 /// What a connection of HTTP/2 may have under way at one time.
@@ -66,7 +66,8 @@ pub async fn serve(
     let protocols = Arc::new(Protocols::new(&config, config.tls.clone(), ending.clone()));
     let in_clear = Arc::new(Protocols::new(&config, None, ending.clone()));
     let server = Arc::new(Server::new(Arc::clone(&store), config, ending.clone()));
-    tokio::spawn(backups::keep(Arc::clone(&server), ending));
+    tokio::spawn(backups::keep(Arc::clone(&server), ending.clone()));
+    tokio::spawn(snapshots::keep(Arc::clone(&server), ending));
     let connections = Arc::clone(&server.connections);
     let connections_max = u32::try_from(connections.available_permits()).unwrap_or(u32::MAX);
     if let Some(listener) = operators {

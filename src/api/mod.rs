@@ -29,6 +29,7 @@ mod routes;
 mod search;
 mod service;
 mod slow;
+mod snapshots;
 mod spans;
 mod tls;
 mod together;
@@ -44,6 +45,7 @@ pub use auth::{ApiKeys, Entry, Gate, Quota, Role};
 pub use backups::BackupConfig;
 pub use config::{Connections, Queues, ServerConfig};
 pub use listen::{ACCESS_LOG, REQUESTS, STAGES, serve};
+pub use snapshots::SnapshotConfig;
 pub use tls::Tls;
 
 use self::admission::{Queue, Turn};

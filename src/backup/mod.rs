@@ -16,6 +16,8 @@ mod objects;
 mod record;
 mod repository;
 mod restore;
+#[cfg(feature = "server")]
+mod snapshot;
 mod throttle;
 
 #[cfg(test)]
@@ -30,4 +32,6 @@ pub use copy::{BackupReport, backup, plan};
 pub use location::Location;
 pub use repository::{Chunks, Directory, Repository};
 pub use restore::{RestoreReport, Target, indices, restore};
+#[cfg(feature = "server")]
+pub use snapshot::{SnapshotReport, SnapshotRepository};
 pub use throttle::Throttle;

@@ -27,7 +27,7 @@ fn options(disk: &SimIo) -> StoreOptions {
 }
 
 fn node(cluster: &Arc<dyn Cluster>) -> (Store, Arc<Index>) {
-    let store = Store::open_with(options(&SimIo::new()), Some(Arc::clone(cluster))).unwrap();
+    let store = Store::open_with(options(&SimIo::new()), Some(Arc::clone(cluster).into())).unwrap();
     let spec = IndexSpec { name: "n".into(), dimension: 1, index_type: "Flat".into(), ..IndexSpec::default() };
     let index = store.create_shared_index(&tenant(), &spec, ID).unwrap();
     (store, index)

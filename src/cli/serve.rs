@@ -25,10 +25,10 @@ use super::{Failure, key};
 use crate::api::{self, ApiKeys, BackupConfig, Connections, Gate, Queues, ServerConfig, Tls};
 use crate::backup::Location;
 use crate::config::Limits;
+use crate::engine::snapshots::Sharing;
 use crate::engine::{Opening, Store, StoreOptions};
 use crate::segment::faiss;
 use crate::types::IndexCounts;
-use crate::wal::cluster::Cluster;
 
 const KEYS_VARIABLE: &str = "FAISS_PROXY_API_KEYS";
 
@@ -180,7 +180,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     limit_arenas();
     let limits = store_limits(&arguments);
     let reached = arguments.cluster.reach(&limits)?;
-    let store = open(&arguments, limits, reached.as_ref().map(|reached| Arc::clone(&reached.cluster)))?;
+    let store = open(&arguments, limits, reached.as_ref().map(|reached| reached.sharing.clone()))?;
     for tenant in &tenants {
         let IndexCounts { serving, not_verified, refused } = store.counts(Some(tenant));
         tracing::info!(%tenant, serving, not_verified, refused, "indices");
@@ -199,8 +199,9 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let slow_call = arguments.log.slow_call();
     let memory_bytes_max = arguments.memory_max_mb.map_or(config.memory_bytes_max, |mib| mib.saturating_mul(1 << 20));
     let metrics_indices_max = arguments.metrics_indices_max;
-    let config =
-        ServerConfig { backups, tls, limits, queues, connections, slow_call, memory_bytes_max, metrics_indices_max, ..config };
+    let snapshots = reached.as_ref().and_then(|reached| reached.snapshots.clone());
+    let config = ServerConfig { backups, snapshots, tls, limits, queues, connections, slow_call, ..config };
+    let config = ServerConfig { memory_bytes_max, metrics_indices_max, ..config };
     let config = arguments.limits.set_server(config);
     let served = serve(&runtime, Arc::clone(&store), config, &addresses, operators.as_deref(), arguments);
     // Also where it could not serve: what recovery replayed is then checkpointed once, and not replayed at every attempt.
@@ -317,14 +318,14 @@ fn store_limits(arguments: &Arguments) -> Limits {
     }
 }
 
-fn open(arguments: &Arguments, limits: Limits, cluster: Option<Arc<dyn Cluster>>) -> Result<Arc<Store>, Failure> {
+fn open(arguments: &Arguments, limits: Limits, sharing: Option<Sharing>) -> Result<Arc<Store>, Failure> {
     let Arguments { data_dir, opening, .. } = arguments;
     let opening = match opening {
         OpeningArgument::Eager => Opening::Eager,
         OpeningArgument::Lazy => Opening::Lazy,
     };
     let options = StoreOptions { limits, opening, ..StoreOptions::new(data_dir) };
-    let store = Store::open_with(options, cluster);
+    let store = Store::open_with(options, sharing);
     let store = store.map_err(|error| Failure::new(format!("cannot open {}: {error}", data_dir.display())))?;
     tracing::info!(data_dir = %data_dir.display(), "the data directory is open");
     Ok(Arc::new(store))

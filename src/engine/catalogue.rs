@@ -61,8 +61,11 @@ impl Slots {
     /// # Errors
     /// Those of [`Cluster::set_entry`]; [`Error::OutcomeUnknown`] also where the catalogue has it and this node could not make it yet.
     pub(super) fn create_shared(&self, cluster: &dyn Cluster, tenant: &TenantId, settings: Settings) -> Result<Arc<Index>> {
-        let (id, settings) = add(cluster, tenant, settings)?;
-        self.adopt(tenant, id, settings).map_err(Error::into_unanswered)
+        let (id, settings, is_new) = add(cluster, tenant, settings)?;
+        // Of one that nobody has written to there is no snapshot.
+        let made =
+            if is_new { self.add_empty(tenant, id, settings, Some(Place::START)) } else { self.adopt(tenant, id, settings) };
+        made.map_err(Error::into_unanswered)
     }
 
     /// An index of the catalogue of which this node was not told yet.
@@ -70,8 +73,7 @@ impl Slots {
     /// # Errors
     /// [`Error::NotFound`]: the catalogue does not have it. [`Error::Io`]: it does not answer. Those of adding an index.
     pub(super) fn find_shared(&self, cluster: &dyn Cluster, tenant: &TenantId, id: IndexId) -> Result<Arc<Index>> {
-        let about = cluster.entry(tenant, id)?.and_then(|entry| entry.about).ok_or(Error::NotFound(What::Index))?;
-        let settings = decode(&about, tenant, id)?;
+        let settings = catalogued(cluster, tenant, id)?;
         let _one = self.creating()?;
         self.adopt(tenant, id, settings)
     }
@@ -79,11 +81,7 @@ impl Slots {
     /// For who keeps others from adding one: this node's part of an index of the catalogue.
     fn adopt(&self, tenant: &TenantId, id: IndexId, settings: Settings) -> Result<Arc<Index>> {
         self.check_tenant(tenant)?;
-        if self.has(tenant, id) {
-            self.open(&(tenant.clone(), id))
-        } else {
-            self.add_empty(tenant, id, settings, Some(Place::START))
-        }
+        if self.has(tenant, id) { self.open(&(tenant.clone(), id)) } else { self.add_shared(tenant, id, settings) }
     }
 
     /// Deletes an index for all nodes.
@@ -135,13 +133,22 @@ impl Slots {
     }
 }
 
-/// Adds an index to the catalogue, and gives its id and settings; those of the one that its idempotency key created already, where there is one.
-fn add(cluster: &dyn Cluster, tenant: &TenantId, settings: Settings) -> Result<(IndexId, Settings)> {
+/// What the catalogue has of an index.
+///
+/// # Errors
+/// [`Error::NotFound`]: nothing. [`Error::Io`]: it does not answer. [`Error::Corrupt`]: nothing that this version knows.
+pub(super) fn catalogued(cluster: &dyn Cluster, tenant: &TenantId, id: IndexId) -> Result<Settings> {
+    let about = cluster.entry(tenant, id)?.and_then(|entry| entry.about).ok_or(Error::NotFound(What::Index))?;
+    decode(&about, tenant, id)
+}
+
+/// Adds an index to the catalogue, and gives its id and settings; or those of the one that its idempotency key created already. And whether it is new.
+fn add(cluster: &dyn Cluster, tenant: &TenantId, settings: Settings) -> Result<(IndexId, Settings, bool)> {
     let about = encode(&settings);
     let Some(created_by) = &settings.created_by else {
         let id = IndexId::new_v4();
         return match cluster.set_entry(tenant, id, 0, &about)? {
-            Some(_) => Ok((id, settings)),
+            Some(_) => Ok((id, settings, true)),
             None => Err(Error::Conflict(format!("the catalogue has an index {id} already; try again"))),
         };
     };
@@ -149,12 +156,12 @@ fn add(cluster: &dyn Cluster, tenant: &TenantId, settings: Settings) -> Result<(
     for life in 0..LIVES_MAX {
         let id = id_of_key(tenant, &created_by.key, life);
         if cluster.set_entry(tenant, id, 0, &about)?.is_some() {
-            return Ok((id, settings));
+            return Ok((id, settings, true));
         }
         // One that was deleted is not made again: the next one is.
         if let Some(Entry { about: Some(about), .. }) = cluster.entry(tenant, id)? {
             let found = decode(&about, tenant, id)?;
-            return if found.created_by == settings.created_by { Ok((id, found)) } else { Err(IdempotencyKey::reused()) };
+            return if found.created_by == settings.created_by { Ok((id, found, false)) } else { Err(IdempotencyKey::reused()) };
         }
     }
     Err(Error::Conflict(format!("{LIVES_MAX} indices were created by this key and deleted; take another")))

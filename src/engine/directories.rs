@@ -12,7 +12,7 @@ use super::slots::{Slots, closed};
 use crate::checkpoint::manifest::Root;
 use crate::error::{Error, Result, What};
 use crate::format::manifest::{LOG_DIRECTORY, Manifest, SEGMENT_DIRECTORY, Settings};
-use crate::format::position::{Place, Position};
+use crate::format::position::Place;
 use crate::io::{Io, durable};
 use crate::types::{IndexId, TenantId};
 
@@ -38,16 +38,7 @@ impl Slots {
         settings: Settings,
         shared: Option<Place>,
     ) -> Result<Arc<Index>> {
-        let manifest = Manifest {
-            index: *id.as_bytes(),
-            generation: 1,
-            settings,
-            position: Position::START,
-            log: Vec::new(),
-            segments: Vec::new(),
-            keys: None,
-            shared,
-        };
+        let manifest = Manifest::empty(id, settings, shared);
         // This also syncs the names of the two directories.
         self.place(tenant, id, |hidden| Root::create(&*self.context().io, hidden, manifest))
     }
@@ -62,7 +53,8 @@ impl Slots {
         durable::create_dir_durably(&**io, &tenant_dir)?;
         let hidden = tenant_dir.join(format!("{CREATING}{id}"));
         let directory = tenant_dir.join(id.to_string());
-        if let Err(error) = build(&**io, &hidden, &directory, fill) {
+        let rename = |()| io.rename(&hidden, &directory).map_err(|error| Error::io("rename", &hidden, error));
+        if let Err(error) = stage(&**io, &hidden, fill).and_then(rename) {
             let _ = durable::remove_tree(&**io, &hidden);
             return Err(error);
         }
@@ -103,13 +95,24 @@ impl Slots {
     }
 }
 
-/// The directory of an index, which `fill` fills and syncs, under its name. The name itself is made durable by the caller.
-fn build(io: &dyn Io, hidden: &Path, directory: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+/// A hidden directory of an index, which `fill` fills and syncs.
+pub(super) fn stage<T>(io: &dyn Io, hidden: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     for path in [hidden.to_owned(), hidden.join(LOG_DIRECTORY), hidden.join(SEGMENT_DIRECTORY)] {
         io.create_dir(&path).map_err(|error| Error::io("create", &path, error))?;
     }
-    fill(hidden)?;
-    io.rename(hidden, directory).map_err(|error| Error::io("rename", hidden, error))
+    fill(hidden)
+}
+
+/// Renames an index's directory to a name that means that it is deleted, and a hidden one, whose contents are durable, to the index's; durably.
+pub(super) fn retire(io: &dyn Io, tenant_dir: &Path, directory: &Path, aside: &Path, hidden: &Path) -> Result<()> {
+    io.rename(directory, aside).map_err(|error| Error::io("rename", directory, error))?;
+    if let Err(error) = io.rename(hidden, directory) {
+        // Best effort: without it the index is not here, and the next opening learns of it from the catalogue.
+        let _ = io.rename(aside, directory);
+        return Err(Error::io("rename", hidden, error));
+    }
+    // One sync for both: the disk has neither, both, or the first alone.
+    io.sync_dir(tenant_dir).map_err(|error| Error::io("sync", tenant_dir, error).into_outcome_unknown())
 }
 
 /// Renames an index's directory to a name that means that it is deleted, durably.

@@ -10,6 +10,7 @@ use super::index::Index;
 use super::recover::{self, Context};
 use super::slot::State;
 use super::slots::{Key, Slots, recover_or_refuse};
+use super::snapshots::behind;
 use super::store::Opening;
 use crate::error::{Error, Result};
 use crate::io::{Io, durable};
@@ -54,17 +55,23 @@ pub(super) fn find(context: Context, data_dir: PathBuf, opening: Opening) -> Res
 fn first_state(context: &Context, key: &Key, directory: &Path, opening: Opening) -> (About, State<Index>) {
     let (tenant, id) = key;
     let refused = |error| (About::default(), State::Refused(error));
+    let look = || {
+        recover_or_refuse(context, key, || dormant::look(context, *id, directory)).map_or_else(refused, |looked| {
+            tracing::debug!(%tenant, index = %id, has_log = looked.has_log, "an index is there, and opens at its first use");
+            (looked.about, State::Dormant)
+        })
+    };
     match opening {
         Opening::Eager => {
             let open = || recover::open(context, tenant.clone(), *id, directory.to_owned());
-            recover_or_refuse(context, key, open).map_or_else(refused, |index| (index.about(), State::Open(index)))
+            match recover_or_refuse(context, key, open) {
+                Ok(index) => (index.about(), State::Open(index)),
+                // There are no slots yet, which take an index anew from a snapshot: its first use does it.
+                Err(Error::Gone { .. }) if context.snapshots.is_some() => look(),
+                Err(error) => refused(behind(error)),
+            }
         }
-        Opening::Lazy => {
-            recover_or_refuse(context, key, || dormant::look(context, *id, directory)).map_or_else(refused, |looked| {
-                tracing::debug!(%tenant, index = %id, has_log = looked.has_log, "an index is there, and opens at its first use");
-                (looked.about, State::Dormant)
-            })
-        }
+        Opening::Lazy => look(),
     }
 }
 

@@ -35,6 +35,7 @@ mod search;
 mod shared_log;
 mod slot;
 mod slots;
+pub(crate) mod snapshots;
 mod stages;
 mod standing;
 mod store;

@@ -17,6 +17,7 @@ use super::maintenance::Maintenance;
 use super::queue::Queue;
 use super::reserve::Reserve;
 use super::shared_log::{Replayed, SharedLog};
+use super::snapshots::Snapshots;
 use super::stages::Stages;
 use super::view::{Build, Segment};
 use super::writer::Writer;
@@ -50,6 +51,8 @@ pub(super) struct Context {
     pub(super) stages: Arc<Stages>,
     /// `None` on one machine.
     pub(super) cluster: Option<Arc<dyn Cluster>>,
+    /// Of nodes that have them.
+    pub(super) snapshots: Option<Arc<dyn Snapshots>>,
     /// Of the data directory. Whoever can still write into it holds the lock.
     pub(super) lock: Arc<Lock>,
 }
@@ -73,10 +76,10 @@ impl Context {
 ///
 /// # Errors
 /// [`Error::Corrupt`] where acknowledged data is damaged: nothing was changed. [`Error::Io`], [`Error::Full`] where the disk refuses.
-/// Where the log is shared, those of [`Index::catch_up`] too; and [`Error::Closed`] where no cluster is there to share it.
+/// Where the log is shared, those of [`Index::catch_up_first`] too; and [`Error::Closed`] where no cluster is there to share it.
 pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: PathBuf) -> Result<Arc<Index>> {
     let started = Instant::now();
-    let Context { io, limits, maintenance, reserve, stages, cluster, lock } = context.clone();
+    let Context { io, limits, maintenance, reserve, stages, cluster, lock, .. } = context.clone();
     let mut root = Root::load(Arc::clone(&io), &directory, id)?;
     let manifest = root.current().clone();
     let settings = manifest.settings.clone();
@@ -166,12 +169,12 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     });
     // Before the first write asks how many rows may wait for an index.
     index.policy()?;
+    // What a crash took of the files is there too. Before anything is scheduled: where this fails, nobody else may have the index.
+    index.catch_up_first()?;
     if let Some((log_bytes, new_rows)) = dirty {
         index.schedule_after_commit(false, false, log_bytes, new_rows);
     }
     index.schedule_builds();
-    // What a crash took of the files is there too.
-    index.catch_up()?;
     Ok(index)
 }
 

@@ -11,6 +11,7 @@ use super::apply::State;
 use super::index::Index;
 use super::recover::check_operation;
 use super::resolve::resolve;
+use super::snapshots::behind;
 use super::writer::{Outcome, Write, Writer};
 use crate::error::{Error, Result};
 use crate::format::crc32;
@@ -141,6 +142,38 @@ impl Index {
         if is_known { Ok(()) } else { self.read_others(&mut writer).map(|_| ()) }
     }
 
+    /// The same for who opens the index, and gives it to nobody where this fails.
+    ///
+    /// # Errors
+    /// As [`catch_up`](Self::catch_up); but where it needs a newer snapshot, [`Error::Gone`].
+    pub(super) fn catch_up_first(&self) -> Result<()> {
+        if !self.is_shared {
+            return Ok(());
+        }
+        let writer = &mut *self.writer.lock();
+        let before = writer.state.lsn;
+        self.read_and_apply(writer)?;
+        if writer.state.lsn > before {
+            self.after_commit(writer);
+        }
+        Ok(())
+    }
+
+    /// Lets the shared log go of what is before a place, which a snapshot that was read back has. On one machine there is nothing to do.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]: the index was deleted. [`Error::Closed`]: so was the store. [`Error::Io`]: it may be trimmed or not.
+    #[cfg(feature = "server")]
+    pub(crate) fn trim_shared(&self, to: Place) -> Result<()> {
+        let mut writer = self.writer.lock();
+        if let Some(error) = &writer.closed {
+            return Err(error.clone());
+        }
+        let Some(shared) = &mut writer.shared_log else { return Ok(()) };
+        assert!(to.sequence <= shared.place.sequence, "a snapshot of this node is not ahead of it");
+        shared.log.trim(to)
+    }
+
     fn read_others(&self, writer: &mut Writer) -> Result<Lsn> {
         let before = writer.state.lsn;
         self.check_writable(writer)?;
@@ -219,14 +252,8 @@ impl Index {
     /// Keeps and applies all that is behind the state in the shared log.
     fn read_shared(&self, writer: &mut Writer) -> Result<()> {
         let Err(error) = self.read_and_apply(writer) else { return Ok(()) };
-        let error = match error {
-            Error::Gone { oldest_lsn } => {
-                let lsn = writer.state.lsn;
-                let why =
-                    format!("this node has LSN {lsn}, and its shared log begins at {oldest_lsn}: it needs a newer snapshot");
-                Error::Closed(why.into())
-            }
-            Error::NotFound(_) => {
+        let error = match behind(error) {
+            error @ Error::NotFound(_) => {
                 self.stop_building();
                 writer.closed.get_or_insert_with(|| error.clone());
                 self.listeners.close(error.clone());

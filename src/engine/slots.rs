@@ -14,10 +14,14 @@ use super::dormant::{About, may_pass};
 use super::index::Index;
 use super::recover::{self, Context};
 use super::slot::{Slot, State};
+use super::snapshots::behind;
 use super::standing::Size;
 use crate::error::{Error, Result, What};
 use crate::format::manifest::CreationKey;
 use crate::types::{IndexCounts, IndexId, IndexSummary, TenantId};
+
+/// How often an index is taken from a snapshot anew, because the log was trimmed for a newer one meanwhile.
+const SNAPSHOTS_TRIED_MAX: usize = 3;
 
 /// The tenant is part of the key: there is no look-up without one.
 pub(super) type Key = (TenantId, IndexId);
@@ -137,10 +141,22 @@ impl Slots {
         Ok(entry)
     }
 
-    /// Recovers an index of which there is no instance, and tells of it where it refuses.
+    /// Recovers an index of which there is no instance, and tells of it where it refuses. One that is behind what its shared log has is taken anew from
+    /// its newest snapshot before, where there is one.
     pub(super) fn recover(&self, key: &Key) -> Result<Arc<Index>> {
         let (tenant, id) = key;
-        recover_or_refuse(&self.context, key, || recover::open(&self.context, tenant.clone(), *id, self.directory(key)))
+        let open = || recover::open(&self.context, tenant.clone(), *id, self.directory(key));
+        recover_or_refuse(&self.context, key, || {
+            let mut opened = open();
+            for _ in 0..SNAPSHOTS_TRIED_MAX {
+                let Err(Error::Gone { oldest_lsn }) = opened else { break };
+                if !self.take_anew(key, oldest_lsn)? {
+                    break;
+                }
+                opened = open();
+            }
+            opened.map_err(behind)
+        })
     }
 
     fn entry(&self, key: &Key) -> Result<Arc<Entry>> {

@@ -13,6 +13,7 @@ use super::maintenance::Maintenance;
 use super::recover::Context;
 use super::reserve::Reserve;
 use super::slots::{Slots, closed};
+use super::snapshots::Sharing;
 use super::stages::Stages;
 use crate::config::Limits;
 use crate::error::{Error, Result};
@@ -23,7 +24,6 @@ use crate::io::os::OsIo;
 use crate::io::{Io, Lock, durable};
 use crate::segment::recipe::{self, Resolved};
 use crate::types::{IdempotencyKey, IndexCounts, IndexId, IndexSpec, IndexSummary, Metric, TenantId};
-use crate::wal::cluster::Cluster;
 
 /// Held by the process that has the directory open.
 pub(super) const LOCK_FILE: &str = "LOCK";
@@ -82,12 +82,12 @@ impl Store {
         Self::open_with(options, None)
     }
 
-    /// The same on a node: `cluster` is what it shares with other nodes. With background threads it follows them from now on, and has every
+    /// The same on a node: `sharing` is what it shares with other nodes. With background threads it follows them from now on, and has every
     /// index of the catalogue when this returns, but for those that it could not make: it goes on trying.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub(crate) fn open_with(options: StoreOptions, cluster: Option<Arc<dyn Cluster>>) -> Result<Self> {
+    pub(crate) fn open_with(options: StoreOptions, sharing: Option<Sharing>) -> Result<Self> {
         let StoreOptions { data_dir, limits, io, background, opening } = options;
         limits::check(&limits)?;
         durable::create_dirs_durably(&*io, &data_dir)?;
@@ -95,7 +95,9 @@ impl Store {
         let maintenance = background.then(Maintenance::start).transpose()?;
         let reserve = Arc::new(Reserve::open(Arc::clone(&io), &data_dir, limits.reserve_bytes));
         let stages = Arc::new(Stages::new());
-        let context = Context { io, limits: Arc::new(limits), maintenance, reserve, stages, cluster, lock: Arc::new(lock) };
+        let (cluster, snapshots) = sharing.map_or((None, None), |sharing| (Some(sharing.cluster), sharing.snapshots));
+        let (limits, lock) = (Arc::new(limits), Arc::new(lock));
+        let context = Context { io, limits, maintenance, reserve, stages, cluster, snapshots, lock };
         let cluster = context.cluster.clone().filter(|_| background);
         let slots = Arc::new(find::find(context, data_dir, opening)?);
         slots.watch_memory();

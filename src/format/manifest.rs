@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::codec::{self, Decode, Encode};
 use super::position::{Place, Position, SegmentName};
 use super::{crc32, unreadable};
+use crate::types::IndexId;
 
 mod v1;
 mod v2;
@@ -135,6 +136,12 @@ pub(crate) struct Checksum {
 }
 
 impl Manifest {
+    /// The first one of an index that has nothing in it. `shared`: where its log begins, if several nodes append to it.
+    pub(crate) fn empty(index: IndexId, settings: Settings, shared: Option<Place>) -> Self {
+        let (position, log, segments) = (Position::START, Vec::new(), Vec::new());
+        Self { index: *index.as_bytes(), generation: 1, settings, position, log, segments, keys: None, shared }
+    }
+
     pub(crate) fn file_name(&self) -> String {
         file_name(self.generation)
     }

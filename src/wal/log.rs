@@ -1,5 +1,8 @@
 //! What the engine asks of a log, wherever that is. `wal/conformance.rs` runs one suite on each.
-#![cfg_attr(not(test), expect(dead_code, reason = "no snapshots trim a shared log yet: issue 9"))]
+#![cfg_attr(
+    not(test),
+    expect(dead_code, reason = "how durable a log is, nobody asks of a shared one; and without the server nobody trims it")
+)]
 
 use std::fmt::Debug;
 

@@ -4,6 +4,7 @@ mod kills;
 mod nats;
 #[path = "../http/program.rs"]
 mod program;
+mod snapshots;
 #[path = "../http/support.rs"]
 mod support;
 
@@ -27,22 +28,33 @@ struct Node {
     directory: TempDir,
     urls: String,
     replicas: usize,
+    /// What else it is started with.
+    more: Vec<String>,
     process: ServerProcess,
 }
 
 impl Node {
     fn start(servers: &Servers) -> Self {
+        Self::start_with(servers, &[])
+    }
+
+    fn start_with(servers: &Servers, more: &[&str]) -> Self {
         let (urls, replicas) = (servers.urls.clone(), servers.servers.len());
         let directory = tempfile::tempdir().unwrap();
-        let process = start(directory.path(), &urls, replicas);
-        Self { directory, urls, replicas, process }
+        let process = ServerProcess::start(serve(directory.path(), &urls, replicas).args(more));
+        Self { directory, urls, replicas, more: more.iter().map(ToString::to_string).collect(), process }
     }
 
     /// kill -9, and the same node again.
     fn kill_and_restart(&mut self) {
         self.process.child.kill().unwrap();
         self.process.child.wait().unwrap();
-        self.process = start(self.directory.path(), &self.urls, self.replicas);
+        self.restart();
+    }
+
+    fn restart(&mut self) {
+        let mut command = serve(self.directory.path(), &self.urls, self.replicas);
+        self.process = ServerProcess::start(command.args(&self.more));
     }
 
     /// The same, and its disk is lost with it.
@@ -50,7 +62,7 @@ impl Node {
         self.process.child.kill().unwrap();
         self.process.child.wait().unwrap();
         self.directory = tempfile::tempdir().unwrap();
-        self.process = start(self.directory.path(), &self.urls, self.replicas);
+        self.restart();
     }
 
     fn call(&self, method: &str, path: &str) -> Call {

@@ -1,5 +1,6 @@
 //! Whether the server is a node of a cluster, as options: then its log is on NATS JetStream, and other nodes append to it too.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,8 +8,10 @@ use clap::value_parser;
 use tokio::runtime::{Builder, Runtime};
 
 use super::super::Failure;
+use crate::api::SnapshotConfig;
+use crate::backup::{Location, SnapshotRepository};
 use crate::config::Limits;
-use crate::wal::cluster::Cluster;
+use crate::engine::snapshots::{Sharing, Snapshots};
 use crate::wal::jetstream::cluster::JetStream;
 use crate::wal::jetstream::connection::Patience;
 
@@ -33,11 +36,20 @@ pub struct ClusterArguments {
     /// message before it acknowledges it (sync_interval: always).
     #[arg(long, value_name = "URLS", env = "FAISS_PROXY_NATS_MONITOR", value_delimiter = ',', requires = "nats")]
     nats_monitor: Vec<String>,
+    /// Where the nodes keep snapshots, from which a new one begins, and below which the log is trimmed: a directory that all of them see, or s3://, gs:// or az:// with a
+    /// bucket and a prefix. Without it the log keeps everything. All nodes need the same.
+    #[arg(long, value_name = "URL", env = "FAISS_PROXY_SNAPSHOTS", value_parser = |text: &str| Location::parse("--snapshots", text))]
+    snapshots: Option<Location>,
+    /// How long after a round of snapshots the next one begins, more or less.
+    #[arg(long, value_name = "SECONDS", env = "FAISS_PROXY_SNAPSHOT_EVERY", default_value_t = NonZeroU32::new(3_600).expect("it is not 0"))]
+    snapshot_every: NonZeroU32,
 }
 
 /// The cluster, as this node reaches it.
 pub struct Reached {
-    pub cluster: Arc<dyn Cluster>,
+    pub sharing: Sharing,
+    /// `None`: this node takes none.
+    pub snapshots: Option<SnapshotConfig>,
     /// Drives the connection, whatever the server's own threads do.
     runtime: Runtime,
 }
@@ -45,6 +57,15 @@ pub struct Reached {
 impl ClusterArguments {
     /// What of it cannot be.
     pub fn problem(&self) -> Option<String> {
+        if let Some(snapshots) = &self.snapshots {
+            if self.nats.is_empty() {
+                return Some("--snapshots: says nothing without --nats; --backup-to is where one server's backups go".to_owned());
+            }
+            // Now, and not when the first one is due.
+            if let Err(error) = snapshots.open("--snapshots") {
+                return Some(error.to_string());
+            }
+        }
         let is_strange = |url: &&String| url.split_once("://").is_some_and(|(scheme, _)| scheme != "nats");
         let strange = self.nats.iter().find(is_strange)?;
         Some(format!("--nats: {strange:?} is no URL like nats://localhost:4222"))
@@ -64,7 +85,11 @@ impl ClusterArguments {
         let cluster = reached.map_err(|error| Failure::new(format!("--nats: {error}")))?;
         self.nats_monitor.iter().for_each(|url| warn_of_syncs(url));
         tracing::info!(servers = self.nats.join(","), "the log is on NATS JetStream");
-        Ok(Some(Reached { cluster: Arc::new(cluster), runtime }))
+        let every = Duration::from_secs(self.snapshot_every.get().into());
+        let opened = self.snapshots.as_ref().map(|location| location.open("--snapshots")).transpose()?;
+        let snapshots = opened.map(|opened| SnapshotConfig { repository: Arc::new(SnapshotRepository::new(opened)), every });
+        let kept = snapshots.as_ref().map(|config| Arc::clone(&config.repository) as Arc<dyn Snapshots>);
+        Ok(Some(Reached { sharing: Sharing { cluster: Arc::new(cluster), snapshots: kept }, snapshots, runtime }))
     }
 }
 
@@ -94,7 +119,7 @@ fn syncs_always(url: &str) -> Result<bool, String> {
 impl Reached {
     /// For when the store is closed.
     pub fn leave(self) {
-        drop(self.cluster);
+        drop((self.sharing, self.snapshots));
         self.runtime.shutdown_background();
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 
 use super::*;
+use crate::engine::snapshots::Sharing;
 use crate::engine::{Index, Opening, Store, StoreOptions};
 use crate::error::What;
 use crate::io::sim::{SimIo, Survival};
@@ -26,7 +27,7 @@ fn key(name: &str, fingerprint: u32) -> Option<IdempotencyKey> {
 fn open(disk: &SimIo, cluster: Option<&MemoryCluster>) -> Store {
     let io = Arc::new(disk.clone());
     let options = StoreOptions { io, background: false, opening: Opening::Lazy, ..StoreOptions::new("/data") };
-    let cluster = cluster.map(|cluster| Arc::new(cluster.clone()) as Arc<dyn Cluster>);
+    let cluster = cluster.map(|cluster| Sharing::from(Arc::new(cluster.clone()) as Arc<dyn Cluster>));
     Store::open_with(options, cluster).unwrap()
 }
 
@@ -236,7 +237,8 @@ fn a_store_with_threads_follows_until_it_is_closed() {
     for name in ["one", "two"] {
         let id = a.store.create_index(&tenant(), &spec(name)).unwrap().id();
         let options = StoreOptions { io: Arc::new(disk.clone()), ..StoreOptions::new("/data") };
-        let store = Store::open_with(options, Some(Arc::new(cluster.clone()))).unwrap();
+        let shared: Arc<dyn Cluster> = Arc::new(cluster.clone());
+        let store = Store::open_with(options, Some(shared.into())).unwrap();
         assert!(store.slots.has(&tenant(), id), "it is there when the store is open");
         let listener = store.index(&tenant(), id).unwrap().listen().unwrap();
         let lsn = put(&a.index(id), "a");

@@ -67,7 +67,7 @@ struct Node {
 impl Node {
     fn new(cluster: &Arc<dyn Cluster>) -> Self {
         let disk = SimIo::new();
-        let store = Store::open_with(options(&disk), Some(Arc::clone(cluster))).unwrap();
+        let store = Store::open_with(options(&disk), Some(Arc::clone(cluster).into())).unwrap();
         let index = store.create_shared_index(&tenant(), &spec(), ID).unwrap();
         Self { disk, cluster: Arc::clone(cluster), _store: store, index }
     }
@@ -79,7 +79,7 @@ impl Node {
 
     fn try_restart(self, survival: Survival) -> Result<Self> {
         let disk = self.disk.crash(survival);
-        let store = Store::open_with(options(&disk), Some(Arc::clone(&self.cluster)))?;
+        let store = Store::open_with(options(&disk), Some(Arc::clone(&self.cluster).into()))?;
         let index = store.index(&tenant(), ID)?;
         Ok(Self { disk, cluster: self.cluster, _store: store, index })
     }

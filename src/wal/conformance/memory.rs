@@ -74,6 +74,12 @@ impl Memory {
         shared.trimmed.1 + shared.frames.iter().map(|frame| frame.len() as Lsn).sum::<Lsn>()
     }
 
+    /// Of the oldest operation that it has, or will have.
+    #[cfg(feature = "server")]
+    pub(crate) fn first_lsn(&self) -> Lsn {
+        self.0.lock().trimmed.1 + 1
+    }
+
     pub(crate) fn trim_to(&self, place: Place) {
         MemoryLog { shared: self.clone(), place }.trim(place).unwrap();
     }

@@ -46,7 +46,8 @@ fn dormant_index_of_a_node_opens_at_its_first_use_with_all_that_others_wrote_mea
         other.index.checkpoint().unwrap();
         other.put_all("c", 3);
         let disk = other.disk.crash(survival);
-        let store = Store::open_with(StoreOptions { opening: Opening::Lazy, ..options(&disk) }, Some(Arc::clone(&logs))).unwrap();
+        let store =
+            Store::open_with(StoreOptions { opening: Opening::Lazy, ..options(&disk) }, Some(Arc::clone(&logs).into())).unwrap();
         assert_eq!((store.counts(None).serving, store.counts(None).not_verified), (0, 1));
         one.put_all("d", 3);
         let index = store.index(&tenant(), ID).unwrap();

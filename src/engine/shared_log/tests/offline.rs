@@ -68,7 +68,7 @@ fn node_whose_log_was_cut_comes_to_the_state_of_the_others() {
         .find_map(|path| Some((disk.map(&path).unwrap().windows(5).position(|bytes| bytes == b"beta2")?, path)))
         .unwrap();
     flip(&disk, &path, at);
-    let open = |disk: &SimIo| Store::open_with(options(disk), Some(Arc::clone(&logs))).unwrap();
+    let open = |disk: &SimIo| Store::open_with(options(disk), Some(Arc::clone(&logs).into())).unwrap();
     assert!(matches!(open(&disk).index(&tenant(), ID), Err(Error::Corrupt(_))));
     assert_eq!(repairs(&disk), [(Consent::TruncateLogAt(8), true)]);
     let repaired = repair(&disk, Consent::TruncateLogAt(8), false).unwrap();

@@ -39,7 +39,7 @@ fn fill(index: &Index) {
 
 /// Writes the directory, by the code of now.
 fn write_directory(disk: &SimIo) {
-    let store = Store::open_with(options(disk), Some(in_memory().1)).unwrap();
+    let store = Store::open_with(options(disk), Some(in_memory().1.into())).unwrap();
     fill(&store.create_shared_index(&saved_tenant(), &named("v4 shared"), ID).unwrap());
     drop(store);
     let store = Store::open(options(disk)).unwrap();
@@ -86,12 +86,12 @@ fn names(io: &dyn Io, data_dir: &Path) -> (Vec<String>, BTreeMap<String, usize>)
 #[test]
 fn directory_of_version_4_is_opened_by_a_node_and_goes_on_where_the_others_are() {
     let (_, logs) = in_memory();
-    let others = Store::open_with(options(&SimIo::new()), Some(Arc::clone(&logs))).unwrap();
+    let others = Store::open_with(options(&SimIo::new()), Some(Arc::clone(&logs).into())).unwrap();
     let other = others.create_shared_index(&saved_tenant(), &spec(), ID).unwrap();
     fill(&other);
     let disk = SimIo::new();
     copy(&OsIo, Path::new(SAVED), &disk, Path::new("/data"));
-    let open = |disk: &SimIo| Store::open_with(options(disk), Some(Arc::clone(&logs))).unwrap();
+    let open = |disk: &SimIo| Store::open_with(options(disk), Some(Arc::clone(&logs).into())).unwrap();
     {
         let store = open(&disk);
         let refused = store.refused(&saved_tenant());

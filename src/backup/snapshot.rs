@@ -1,0 +1,394 @@
+//! Snapshots of indices whose log nodes share, in a repository: of a checkpoint everything but the log, which goes on from there.
+//!
+//! The files of an index's segments are objects named by their SHA-256, each put once, whichever node has it. A document names those of one manifest and has
+//! the manifest itself; it is put last, and without one what was put is nothing. Then all of it is read back, and only then does the shared log let go of what is
+//! before. Nothing is ever removed here. `docs/format.md` tells where everything is.
+
+use std::collections::{HashMap, HashSet};
+use std::io::IoSlice;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::chain::read_all;
+use super::record::{Digest, Object};
+use super::repository::{CHUNK_BYTES, Chunks, Repository};
+use crate::engine::Index;
+use crate::engine::pin::Pin;
+use crate::engine::snapshots::Snapshots;
+use crate::error::{Error, Result};
+use crate::format::manifest::{Checksum, Manifest, SEGMENT_DIRECTORY};
+use crate::format::position::Place;
+use crate::io::Io;
+use crate::types::{IndexId, Lsn, TenantId};
+
+/// Version of the documents that this code writes, and the only one that it reads.
+const VERSION: u32 = 1;
+
+/// A reader takes no document larger than this: the largest manifest, and the names of its files.
+const DOCUMENT_BYTES_MAX: u64 = 256 << 20;
+
+/// A file is synced each time so many bytes were written, so that the log's sync never waits for long behind it.
+const SYNC_BYTES: u64 = 4 << 20;
+
+/// Where the snapshots of all indices are.
+#[derive(Debug)]
+pub struct SnapshotRepository {
+    repository: Box<dyn Repository>,
+    /// The files of each index's last snapshot of this process: one that did not change is not hashed again.
+    known: Mutex<HashMap<IndexId, Vec<Object>>>,
+}
+
+/// What taking a snapshot did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotReport {
+    /// Every mutation up to this one is in it.
+    pub lsn: Lsn,
+    /// What was put, but for the document.
+    pub objects_moved: usize,
+    pub bytes_moved: u64,
+    /// Of all its files, what was there before included.
+    pub bytes: u64,
+    /// The shared log has let go of the mutations up to this one, or of less: it may keep more. 0: of none.
+    pub trimmed_lsn: Lsn,
+}
+
+impl SnapshotRepository {
+    pub fn new(repository: Box<dyn Repository>) -> Self {
+        Self { repository, known: Mutex::default() }
+    }
+
+    fn shelf(&self, tenant: &TenantId, index: IndexId) -> Shelf<'_> {
+        Shelf { repository: &*self.repository, directory: format!("snapshots/{tenant}/{index}"), index }
+    }
+
+    /// Takes a snapshot of an index, where it is ahead of the newest one, and reads it back. Then the shared log lets go of what is before the *last but
+    /// one*: so a node needs no snapshot that was away, or is behind, for less than the time between two. `None`: there was nothing to do.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`]: another node takes one of it, or its log is not shared. [`Error::Backup`]: what was put is not what is there. Then and at every
+    /// other error the log keeps everything. [`Error::Corrupt`]: a file of the index is not what its manifest says. [`Error::NotFound`],
+    /// [`Error::Closed`]: the index was deleted or closed. [`Error::Io`], [`Error::Full`], [`Error::OutcomeUnknown`]: a disk or the repository fails.
+    pub fn take(&self, index: &Index) -> Result<Option<SnapshotReport>> {
+        let shelf = self.shelf(index.tenant(), index.id());
+        // Mostly there is nothing to do. That is said without a lock, which another node may want.
+        if shelf.newest()?.is_some_and(|newest| lsn_of(&newest) >= Some(index.info().lsn)) {
+            return Ok(None);
+        }
+        let _no_other = self.repository.lock(&shelf.directory)?;
+        index.checkpoint()?;
+        let pin = index.pin()?;
+        let manifest = pin.manifest().clone();
+        let Some(place) = manifest.shared else {
+            return Err(Error::Conflict("the log of this index is not shared: back it up".to_owned()));
+        };
+        // After the lock: what another node has put meanwhile.
+        let before = shelf.newest()?;
+        if before.as_deref().and_then(lsn_of).unwrap_or(0) >= manifest.position.lsn {
+            return Ok(None);
+        }
+        let lsn = manifest.position.lsn;
+        let mut report = SnapshotReport { lsn, objects_moved: 0, bytes_moved: 0, bytes: 0, trimmed_lsn: 0 };
+        let files = self.put_files(&shelf, &pin, &mut report)?;
+        drop(pin);
+        self.known.lock().insert(index.id(), files.clone());
+        let document = encode(&manifest, files);
+        let name = document_name(lsn, &document);
+        // Last. One of this name is the same document.
+        self.repository.put_new(&shelf.name(&name), &document)?;
+        shelf.read_back(&name)?;
+        if let Some(to) = before.and_then(|before| shelf.place_of(&before)) {
+            // Whichever is older: what was read back has everything before either.
+            let to = if to.sequence < place.sequence { to } else { place };
+            index.trim_shared(to)?;
+            report.trimmed_lsn = to.lsn;
+        }
+        Ok(Some(report))
+    }
+
+    /// Puts the files that are missing, and gives all of them.
+    fn put_files(&self, shelf: &Shelf<'_>, pin: &Pin<'_>, report: &mut SnapshotReport) -> Result<Vec<Object>> {
+        let known = self.known.lock().get(&shelf.index).cloned().unwrap_or_default();
+        let there: HashSet<String> = self.repository.list(&shelf.name("files"))?.into_iter().map(|entry| entry.name).collect();
+        let mut files = Vec::new();
+        for (name, _, checksum) in pin.manifest().segment_files() {
+            let name = format!("{SEGMENT_DIRECTORY}/{name}");
+            let sha256 = match known.iter().find(|file| file.name == name && file.checksum() == checksum) {
+                Some(file) => file.sha256,
+                None => sha256_of(pin, &name, checksum)?,
+            };
+            let file = Object { name, bytes: checksum.bytes, crc32: checksum.crc, sha256 };
+            if !there.contains(&sha256.to_string()) {
+                let path = pin.directory().join(&file.name);
+                let wrong = |problem: &str| Error::corrupt(&path, 0, format!("{problem}; no snapshot is taken of it"));
+                let chunks = &mut Checked::new(chunks(pin, &file.name)?, &file, &wrong);
+                self.repository.put(&shelf.object(&file), file.bytes, chunks)?;
+                report.objects_moved += 1;
+                report.bytes_moved += file.bytes;
+            }
+            report.bytes += file.bytes;
+            files.push(file);
+        }
+        Ok(files)
+    }
+}
+
+impl Snapshots for SnapshotRepository {
+    fn fetch(&self, tenant: &TenantId, index: IndexId, io: &dyn Io, directory: &Path) -> Result<Option<Manifest>> {
+        let shelf = self.shelf(tenant, index);
+        let Some(newest) = shelf.newest()? else { return Ok(None) };
+        let (manifest, files) = shelf.read(&newest)?;
+        for file in &files {
+            shelf.each_chunk(file, &mut writer(io, &directory.join(&file.name))?)?;
+        }
+        let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+        tracing::info!(%tenant, %index, lsn = manifest.position.lsn, bytes, "fetched a snapshot");
+        self.known.lock().insert(index, files);
+        Ok(Some(manifest))
+    }
+}
+
+/// Writes chunks into a new file, and syncs it when there are no more: an empty one says so.
+fn writer<'a>(io: &dyn Io, path: &'a Path) -> Result<impl FnMut(&[u8]) -> Result<()> + use<'a>> {
+    let file = io.create(path).map_err(|error| Error::io("create", path, error))?;
+    let (mut written, mut synced) = (0, 0);
+    Ok(move |chunk: &[u8]| {
+        if !chunk.is_empty() {
+            file.write_at(written, &[IoSlice::new(chunk)]).map_err(|error| Error::io("write", path, error))?;
+            written += chunk.len() as u64;
+        }
+        if chunk.is_empty() || written - synced >= SYNC_BYTES {
+            file.sync_data().map_err(|error| Error::io("sync", path, error))?;
+            synced = written;
+        }
+        Ok(())
+    })
+}
+
+/// Where the snapshots of one index are.
+struct Shelf<'a> {
+    repository: &'a dyn Repository,
+    directory: String,
+    index: IndexId,
+}
+
+impl Shelf<'_> {
+    fn name(&self, below: &str) -> String {
+        format!("{}/{below}", self.directory)
+    }
+
+    fn object(&self, file: &Object) -> String {
+        self.name(&format!("files/{}", file.sha256))
+    }
+
+    /// The name of the document of the newest state. Of two of the same, both are right.
+    fn newest(&self) -> Result<Option<String>> {
+        let entries = self.repository.list(&self.directory)?;
+        // Names are in the order of their LSNs.
+        Ok(entries.into_iter().filter(|entry| !entry.is_dir && lsn_of(&entry.name).is_some()).map(|entry| entry.name).max())
+    }
+
+    /// What a document says.
+    ///
+    /// # Errors
+    /// [`Error::Backup`]: it is missing or damaged, or of another index.
+    fn read(&self, name: &str) -> Result<(Manifest, Vec<Object>)> {
+        let path = self.name(name);
+        let document = read_all(self.repository, &path, DOCUMENT_BYTES_MAX)?;
+        let wrong = |problem: String| Error::backup(&self.repository.path(&path), problem);
+        let (manifest, files) = decode(&document).map_err(wrong)?;
+        if IndexId::from_bytes(manifest.index) != self.index {
+            return Err(wrong(format!("it is of index {}", IndexId::from_bytes(manifest.index))));
+        }
+        if document_name(manifest.position.lsn, &document) != name {
+            return Err(wrong("it is not what its name says: its LSN or its digest is another".to_owned()));
+        }
+        Ok((manifest, files))
+    }
+
+    /// Where the shared log goes on behind a snapshot, if that can be had.
+    fn place_of(&self, name: &str) -> Option<Place> {
+        let read = self.read(name).inspect_err(|error| tracing::warn!(%error, "the shared log is not trimmed"));
+        read.ok()?.0.shared
+    }
+
+    /// Reads a snapshot, all of it.
+    ///
+    /// # Errors
+    /// [`Error::Backup`]: an object is missing, or is not what was to be put.
+    fn read_back(&self, name: &str) -> Result<()> {
+        let (_, files) = self.read(name)?;
+        files.iter().try_for_each(|file| self.each_chunk(file, &mut |_| Ok(())))
+    }
+
+    /// Gives the bytes of an object, piece by piece, and then an empty piece, where it was all of it.
+    ///
+    /// # Errors
+    /// Those of `each`. [`Error::Backup`], before its last bytes are given: it is not what it is to be.
+    fn each_chunk(&self, file: &Object, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        let name = self.object(file);
+        let wrong = |problem: &str| {
+            let what = format!(
+                "{problem}; a snapshot needs it for {}: where the object is removed, the next one puts it again",
+                file.name
+            );
+            Error::backup(&self.repository.path(&name), what)
+        };
+        let chunks = self.repository.get(&name)?.ok_or_else(|| wrong("it is missing"))?;
+        for chunk in Checked::new(chunks, file, &wrong) {
+            let chunk = chunk?;
+            if !chunk.is_empty() {
+                each(&chunk)?;
+            }
+        }
+        each(&[])
+    }
+}
+
+/// The bytes of a file or of an object, passed on; with an error before the last of them where they are not what they are to be.
+struct Checked<'a> {
+    chunks: Box<Chunks<'a>>,
+    expected: &'a Object,
+    wrong: &'a dyn Fn(&str) -> Error,
+    sha256: Sha256,
+    crc32: crc32fast::Hasher,
+    bytes: u64,
+    is_over: bool,
+}
+
+impl<'a> Checked<'a> {
+    fn new(chunks: Box<Chunks<'a>>, expected: &'a Object, wrong: &'a dyn Fn(&str) -> Error) -> Self {
+        Self { chunks, expected, wrong, sha256: Sha256::new(), crc32: crc32fast::Hasher::new(), bytes: 0, is_over: false }
+    }
+
+    fn check(&mut self, next: Option<Result<Vec<u8>>>) -> Result<Option<Vec<u8>>> {
+        let chunk = next.transpose()?;
+        let bytes = chunk.as_deref().unwrap_or_default();
+        self.bytes += bytes.len() as u64;
+        self.sha256.update(bytes);
+        self.crc32.update(bytes);
+        let whole = self.expected.bytes;
+        if self.bytes > whole {
+            return Err((self.wrong)(&format!("it has more than {whole} bytes")));
+        }
+        if chunk.is_none() && self.bytes < whole {
+            return Err((self.wrong)(&format!("it has {} of {whole} bytes", self.bytes)));
+        }
+        let is_right = || {
+            let sha256 = Digest::from(self.sha256.clone());
+            sha256 == self.expected.sha256 && self.crc32.clone().finalize() == self.expected.crc32
+        };
+        if self.bytes == whole && !is_right() {
+            return Err((self.wrong)("its checksum is another"));
+        }
+        Ok(chunk)
+    }
+}
+
+impl Iterator for Checked<'_> {
+    type Item = Result<Vec<u8>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_over {
+            return None;
+        }
+        let next = self.chunks.next();
+        let checked = self.check(next).transpose();
+        self.is_over = !matches!(checked, Some(Ok(_)));
+        checked
+    }
+}
+
+/// The bytes of a file of the index.
+fn chunks<'a>(pin: &'a Pin<'_>, name: &str) -> Result<Box<Chunks<'a>>> {
+    let path = pin.directory().join(name);
+    // Of an index that was deleted, no file is missing.
+    let fault = move |operation, path: &Path, error| pin.check_open().err().unwrap_or_else(|| Error::io(operation, path, error));
+    let file = pin.io().open(&path).map_err(|error| fault("open", &path, error))?;
+    let mut offset = 0;
+    let mut next = move || -> Result<Option<Vec<u8>>> {
+        pin.check_open()?;
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let read = file.read_at(offset, &mut chunk).map_err(|error| fault("read", &path, error))?;
+        chunk.truncate(read);
+        offset += read as u64;
+        Ok((read > 0).then_some(chunk))
+    };
+    Ok(Box::new(std::iter::from_fn(move || next().transpose())))
+}
+
+/// The SHA-256 of a file of the index.
+///
+/// # Errors
+/// [`Error::Corrupt`]: it is not what its manifest says.
+fn sha256_of(pin: &Pin<'_>, name: &str, checksum: Checksum) -> Result<Digest> {
+    let (mut sha256, mut crc32) = (Sha256::new(), crc32fast::Hasher::new());
+    let mut bytes = 0;
+    for chunk in chunks(pin, name)? {
+        let chunk = chunk?;
+        bytes += chunk.len() as u64;
+        sha256.update(&chunk);
+        crc32.update(&chunk);
+    }
+    if (Checksum { bytes, crc: crc32.finalize() }) != checksum {
+        return Err(Error::corrupt(&pin.directory().join(name), 0, "checksum mismatch; no snapshot is taken of it"));
+    }
+    Ok(sha256.into())
+}
+
+/// What makes objects a snapshot.
+#[derive(Serialize, Deserialize)]
+struct Document {
+    version: u32,
+    /// As base64.
+    manifest: String,
+    /// Those of the manifest's segments, in its order.
+    files: Vec<Object>,
+}
+
+fn encode(manifest: &Manifest, files: Vec<Object>) -> Vec<u8> {
+    let document = Document { version: VERSION, manifest: STANDARD.encode(manifest.encode()), files };
+    serde_json::to_vec(&document).expect("texts and numbers")
+}
+
+fn decode(bytes: &[u8]) -> Result<(Manifest, Vec<Object>), String> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    // Before all else: what else there is depends on it.
+    let Version { version } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if version != VERSION {
+        return Err(format!("a newer version of faiss-proxy wrote it: its version is {version}, not {VERSION}"));
+    }
+    let document: Document = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let manifest = STANDARD.decode(document.manifest).map_err(|error| format!("manifest: {error}"))?;
+    let manifest = Manifest::decode(&manifest)?;
+    if manifest.shared.is_none() {
+        return Err("its manifest names no place in a shared log".to_owned());
+    }
+    let named = manifest.segment_files().map(|(name, _, checksum)| (format!("{SEGMENT_DIRECTORY}/{name}"), checksum));
+    if !named.eq(document.files.iter().map(|file| (file.name.clone(), file.checksum()))) {
+        return Err("it does not name what its manifest names".to_owned());
+    }
+    Ok((manifest, document.files))
+}
+
+fn document_name(lsn: Lsn, document: &[u8]) -> String {
+    let digest = Digest::of(document).to_string();
+    format!("{lsn:020}-{}", &digest[..8])
+}
+
+/// The LSN in a document's name; `None`: it is no name of one.
+fn lsn_of(name: &str) -> Option<Lsn> {
+    let (lsn, digest) = name.split_at_checked(20).and_then(|(lsn, rest)| Some((lsn, rest.strip_prefix('-')?)))?;
+    let is_hex = digest.len() == 8 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    lsn.parse().ok().filter(|_| is_hex && lsn.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+#[cfg(test)]
+mod tests;
