@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::block_in_place;
 
 use super::Server;
 use super::admission::Turn;
 use crate::backup::{SnapshotReport, SnapshotRepository};
 use crate::error::Error;
+use crate::types::TenantId;
 
 /// Where snapshots go, and when.
 #[derive(Clone, Debug)]
@@ -19,7 +21,7 @@ pub struct SnapshotConfig {
 }
 
 /// Looks at every open index, again and again, until the server ends, and takes a snapshot of those that are ahead of their newest one. What fails is told of in the
-/// log, and tried again in the next round. One that is not open was not written to by this node.
+/// log, and tried again in the next round. One that is not open was not written to by this node. Then removes the snapshots of indices that are deleted.
 pub async fn keep(server: Arc<Server>, mut ending: watch::Receiver<bool>) {
     let Some(SnapshotConfig { repository, every }) = server.config.snapshots.clone() else { return };
     loop {
@@ -34,8 +36,10 @@ pub async fn keep(server: Arc<Server>, mut ending: watch::Receiver<bool>) {
                 // Closed or deleted meanwhile, and perhaps for ever.
                 let Some(index) = server.store.index_if_open(&tenant, id) else { return Ok(()) };
                 match repository.take(&index) {
-                    Ok(Some(SnapshotReport { lsn, objects_moved, bytes_moved, trimmed_lsn, .. })) => {
-                        tracing::info!(%tenant, index = %id, lsn, objects_moved, bytes_moved, trimmed_lsn, "took a snapshot");
+                    Ok(Some(SnapshotReport { lsn, objects_moved, bytes_moved, trimmed_lsn, objects_removed, .. })) => {
+                        tracing::info!(
+                            %tenant, index = %id, lsn, objects_moved, bytes_moved, trimmed_lsn, objects_removed, "took a snapshot"
+                        );
                     }
                     Ok(None) | Err(Error::NotFound(_)) => {}
                     Err(error @ Error::Conflict(_)) => tracing::debug!(%tenant, index = %id, %error, "no snapshot"),
@@ -50,6 +54,12 @@ pub async fn keep(server: Arc<Server>, mut ending: watch::Receiver<bool>) {
                 _ = server.backups.run(turn, work) => {}
                 _ = ending.wait_for(|ends| *ends) => return,
             }
+        }
+        let is_deleted = |tenant: &TenantId, id| server.store.is_deleted(tenant, id);
+        match block_in_place(|| repository.remove_deleted(&is_deleted)) {
+            Ok(0) => {}
+            Ok(indices) => tracing::info!(indices, "removed the snapshots of indices that are deleted"),
+            Err(error) => tracing::warn!(%error, "the snapshots of deleted indices are not all removed"),
         }
     }
 }

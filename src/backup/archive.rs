@@ -131,6 +131,10 @@ impl Repository for Archive {
         Ok(None)
     }
 
+    fn remove(&self, _name: &str) -> Result<()> {
+        Ok(())
+    }
+
     fn list(&self, _name: &str) -> Result<Vec<Entry>> {
         Ok(Vec::new())
     }

@@ -13,6 +13,10 @@ fn on_each(check: impl Fn(&dyn Repository)) {
     check(&Directory::new(Arc::new(OsIo), directory.path().join("a/b")));
     #[cfg(feature = "cloud")]
     check(&super::objects::Objects::in_memory());
+    #[cfg(feature = "server")]
+    if let Some(servers) = crate::wal::jetstream::tests::Servers::start() {
+        check(&super::bucket::Bucket::open(&servers.connection(), 1).unwrap());
+    }
 }
 
 fn put(repository: &dyn Repository, name: &str, chunks: &[&[u8]]) {
@@ -60,6 +64,20 @@ fn what_is_to_be_new_is_put_once() {
         assert!(repository.put_new("t/x", b"one").unwrap());
         assert!(!repository.put_new("t/x", b"two").unwrap());
         assert_eq!(get(repository, "t/x").unwrap(), b"one");
+    });
+}
+
+#[test]
+fn what_is_removed_is_not_there() {
+    on_each(|repository| {
+        repository.remove("t/x").unwrap();
+        put(repository, "t/x", &[b"one"]);
+        put(repository, "t/y", &[b"two"]);
+        repository.remove("t/x").unwrap();
+        assert_eq!((get(repository, "t/x"), get(repository, "t/y").unwrap()), (None, b"two".to_vec()));
+        assert_eq!(repository.list("t").unwrap().len(), 1);
+        assert!(repository.put_new("t/x", b"three").unwrap());
+        assert_eq!(get(repository, "t/x").unwrap(), b"three");
     });
 }
 

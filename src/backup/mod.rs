@@ -7,6 +7,8 @@
 
 #[cfg(feature = "server")]
 mod archive;
+#[cfg(feature = "server")]
+mod bucket;
 mod chain;
 mod copy;
 #[cfg(feature = "server")]
@@ -27,6 +29,8 @@ mod nodes;
 
 #[cfg(feature = "server")]
 pub use archive::{Archive, unpack};
+#[cfg(feature = "server")]
+pub(crate) use bucket::Bucket;
 pub use copy::{BackupReport, backup, plan};
 #[cfg(feature = "server")]
 pub use location::Location;

@@ -127,6 +127,14 @@ impl Repository for Objects {
         }
     }
 
+    fn remove(&self, name: &str) -> Result<()> {
+        let location = self.at(name)?;
+        match self.runtime.block_on(self.store.delete(&location)) {
+            Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.fault("remove", name, error)),
+        }
+    }
+
     fn get(&self, name: &str) -> Result<Option<Box<Chunks<'_>>>> {
         let location = self.at(name)?;
         let found = match self.runtime.block_on(self.store.get_opts(&location, GetOptions::default())) {

@@ -46,6 +46,9 @@ pub trait Repository: Debug + Send + Sync {
     /// The same where nothing has its name; else it says `false`.
     fn put_new(&self, name: &str, bytes: &[u8]) -> Result<bool>;
 
+    /// Removes an object, where there is one. After a power cut it may be there again.
+    fn remove(&self, name: &str) -> Result<()>;
+
     /// `None`: there is no such object.
     fn get(&self, name: &str) -> Result<Option<Box<Chunks<'_>>>>;
 
@@ -143,6 +146,14 @@ impl Repository for Directory {
             Err(error) => return Err(Error::io("open", &self.path(name), error)),
         }
         self.write(name, &mut std::iter::once(Ok(bytes.to_vec()))).map(|()| true)
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        let path = self.path(name);
+        match self.io.remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", &path, error)),
+            _ => Ok(()),
+        }
     }
 
     fn get(&self, name: &str) -> Result<Option<Box<Chunks<'_>>>> {

@@ -2,7 +2,7 @@
 //!
 //! The files of an index's segments are objects named by their SHA-256, each put once, whichever node has it. A document names those of one manifest and has
 //! the manifest itself; it is put last, and without one what was put is nothing. Then all of it is read back, and only then does the shared log let go of what is
-//! before. Nothing is ever removed here. `docs/format.md` tells where everything is.
+//! before, and the repository of what neither this snapshot nor the one before needs. `docs/format.md` tells where everything is.
 
 use std::collections::{HashMap, HashSet};
 use std::io::IoSlice;
@@ -32,6 +32,9 @@ const VERSION: u32 = 1;
 /// A reader takes no document larger than this: the largest manifest, and the names of its files.
 const DOCUMENT_BYTES_MAX: u64 = 256 << 20;
 
+/// Where all of them are in a repository.
+const SNAPSHOTS: &str = "snapshots";
+
 /// A file is synced each time so many bytes were written, so that the log's sync never waits for long behind it.
 const SYNC_BYTES: u64 = 4 << 20;
 
@@ -55,6 +58,8 @@ pub struct SnapshotReport {
     pub bytes: u64,
     /// The shared log has let go of the mutations up to this one, or of less: it may keep more. 0: of none.
     pub trimmed_lsn: Lsn,
+    /// Of older snapshots.
+    pub objects_removed: usize,
 }
 
 impl SnapshotRepository {
@@ -63,7 +68,7 @@ impl SnapshotRepository {
     }
 
     fn shelf(&self, tenant: &TenantId, index: IndexId) -> Shelf<'_> {
-        Shelf { repository: &*self.repository, directory: format!("snapshots/{tenant}/{index}"), index }
+        Shelf { repository: &*self.repository, directory: format!("{SNAPSHOTS}/{tenant}/{index}"), index }
     }
 
     /// Takes a snapshot of an index, where it is ahead of the newest one, and reads it back. Then the shared log lets go of what is before the *last but
@@ -92,28 +97,73 @@ impl SnapshotRepository {
             return Ok(None);
         }
         let lsn = manifest.position.lsn;
-        let mut report = SnapshotReport { lsn, objects_moved: 0, bytes_moved: 0, bytes: 0, trimmed_lsn: 0 };
-        let files = self.put_files(&shelf, &pin, &mut report)?;
+        let there = shelf.files()?;
+        let mut report = SnapshotReport { lsn, objects_moved: 0, bytes_moved: 0, bytes: 0, trimmed_lsn: 0, objects_removed: 0 };
+        let files = self.put_files(&shelf, &pin, &there, &mut report)?;
         drop(pin);
         self.known.lock().insert(index.id(), files.clone());
         let document = encode(&manifest, files);
         let name = document_name(lsn, &document);
         // Last. One of this name is the same document.
         self.repository.put_new(&shelf.name(&name), &document)?;
-        shelf.read_back(&name)?;
-        if let Some(to) = before.and_then(|before| shelf.place_of(&before)) {
+        if let Err(error) = shelf.read_back(&name) {
+            if matches!(error, Error::Backup(_)) {
+                // Best effort: nobody is to begin with it.
+                let _ = self.repository.remove(&shelf.name(&name));
+            }
+            return Err(error);
+        }
+        let Some(before) = before else { return Ok(Some(report)) };
+        if let Some(to) = shelf.place_of(&before) {
             // Whichever is older: what was read back has everything before either.
             let to = if to.sequence < place.sequence { to } else { place };
             index.trim_shared(to)?;
             report.trimmed_lsn = to.lsn;
+            match shelf.clear(&before, &there) {
+                Ok(removed) => report.objects_removed = removed,
+                Err(error) => tracing::warn!(%error, "older snapshots are not all removed"),
+            }
         }
         Ok(Some(report))
     }
 
+    /// Removes the snapshots of indices that are deleted, as `is_deleted` says of the indices that there are snapshots of. Gives how many indices that was.
+    ///
+    /// # Errors
+    /// Those of `is_deleted`; [`Error::Io`], [`Error::OutcomeUnknown`]: the repository fails, and some may be left.
+    pub fn remove_deleted(&self, is_deleted: &dyn Fn(&TenantId, IndexId) -> Result<bool>) -> Result<usize> {
+        let mut removed = 0;
+        for tenant in self.repository.list(SNAPSHOTS)?.iter().filter_map(|entry| TenantId::new(&entry.name).ok()) {
+            for entry in self.repository.list(&format!("{SNAPSHOTS}/{tenant}"))? {
+                let id = IndexId::try_parse(&entry.name).ok().filter(|id| id.to_string() == entry.name);
+                let Some(id) = id else { continue };
+                if !is_deleted(&tenant, id)? {
+                    continue;
+                }
+                let shelf = self.shelf(&tenant, id);
+                let (documents, files) = (shelf.documents()?, shelf.files()?);
+                for name in &documents {
+                    self.repository.remove(&shelf.name(name))?;
+                }
+                for name in &files {
+                    self.repository.remove(&shelf.file(name))?;
+                }
+                removed += usize::from(!documents.is_empty() || !files.is_empty());
+                self.known.lock().remove(&id);
+            }
+        }
+        Ok(removed)
+    }
+
     /// Puts the files that are missing, and gives all of them.
-    fn put_files(&self, shelf: &Shelf<'_>, pin: &Pin<'_>, report: &mut SnapshotReport) -> Result<Vec<Object>> {
+    fn put_files(
+        &self,
+        shelf: &Shelf<'_>,
+        pin: &Pin<'_>,
+        there: &HashSet<String>,
+        report: &mut SnapshotReport,
+    ) -> Result<Vec<Object>> {
         let known = self.known.lock().get(&shelf.index).cloned().unwrap_or_default();
-        let there: HashSet<String> = self.repository.list(&shelf.name("files"))?.into_iter().map(|entry| entry.name).collect();
         let mut files = Vec::new();
         for (name, _, checksum) in pin.manifest().segment_files() {
             let name = format!("{SEGMENT_DIRECTORY}/{name}");
@@ -126,7 +176,7 @@ impl SnapshotRepository {
                 let path = pin.directory().join(&file.name);
                 let wrong = |problem: &str| Error::corrupt(&path, 0, format!("{problem}; no snapshot is taken of it"));
                 let chunks = &mut Checked::new(chunks(pin, &file.name)?, &file, &wrong);
-                self.repository.put(&shelf.object(&file), file.bytes, chunks)?;
+                self.repository.put(&shelf.file(&sha256.to_string()), file.bytes, chunks)?;
                 report.objects_moved += 1;
                 report.bytes_moved += file.bytes;
             }
@@ -140,15 +190,25 @@ impl SnapshotRepository {
 impl Snapshots for SnapshotRepository {
     fn fetch(&self, tenant: &TenantId, index: IndexId, io: &dyn Io, directory: &Path) -> Result<Option<Manifest>> {
         let shelf = self.shelf(tenant, index);
-        let Some(newest) = shelf.newest()? else { return Ok(None) };
-        let (manifest, files) = shelf.read(&newest)?;
-        for file in &files {
-            shelf.each_chunk(file, &mut writer(io, &directory.join(&file.name))?)?;
+        let (mut tried, mut first_error) = (HashSet::new(), None);
+        // Listed each time: a newer one may have taken the place of what is being fetched.
+        while let Some(newest) = shelf.documents()?.into_iter().rev().find(|name| !tried.contains(name)) {
+            match shelf.fetch(&newest, io, directory) {
+                Ok((manifest, files)) => {
+                    let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+                    tracing::info!(%tenant, %index, lsn = manifest.position.lsn, bytes, "fetched a snapshot");
+                    self.known.lock().insert(index, files);
+                    return Ok(Some(manifest));
+                }
+                Err(error @ Error::Backup(_)) => {
+                    tracing::error!(%tenant, %index, %error, "a snapshot cannot be used; looking for another");
+                    first_error.get_or_insert(error);
+                    tried.insert(newest);
+                }
+                Err(error) => return Err(error),
+            }
         }
-        let bytes: u64 = files.iter().map(|file| file.bytes).sum();
-        tracing::info!(%tenant, %index, lsn = manifest.position.lsn, bytes, "fetched a snapshot");
-        self.known.lock().insert(index, files);
-        Ok(Some(manifest))
+        first_error.map_or(Ok(None), Err)
     }
 }
 
@@ -181,15 +241,66 @@ impl Shelf<'_> {
         format!("{}/{below}", self.directory)
     }
 
-    fn object(&self, file: &Object) -> String {
-        self.name(&format!("files/{}", file.sha256))
+    /// The name of the object that has a file's bytes, by their SHA-256.
+    fn file(&self, sha256: &str) -> String {
+        self.name(&format!("files/{sha256}"))
     }
 
-    /// The name of the document of the newest state. Of two of the same, both are right.
-    fn newest(&self) -> Result<Option<String>> {
+    /// The SHA-256 of each file that is there.
+    fn files(&self) -> Result<HashSet<String>> {
+        Ok(self.repository.list(&self.name("files"))?.into_iter().map(|entry| entry.name).collect())
+    }
+
+    /// The names of the documents, in the order of their LSNs. Of two of the same, both are right.
+    fn documents(&self) -> Result<Vec<String>> {
         let entries = self.repository.list(&self.directory)?;
-        // Names are in the order of their LSNs.
-        Ok(entries.into_iter().filter(|entry| !entry.is_dir && lsn_of(&entry.name).is_some()).map(|entry| entry.name).max())
+        Ok(entries.into_iter().filter(|entry| !entry.is_dir && lsn_of(&entry.name).is_some()).map(|entry| entry.name).collect())
+    }
+
+    /// The name of the document of the newest state.
+    fn newest(&self) -> Result<Option<String>> {
+        Ok(self.documents()?.pop())
+    }
+
+    /// Writes the files of a snapshot below a directory, in the place of those that are there.
+    ///
+    /// # Errors
+    /// Those of [`Snapshots::fetch`]. What was written of one that is not whole is removed, as far as that can be.
+    fn fetch(&self, name: &str, io: &dyn Io, directory: &Path) -> Result<(Manifest, Vec<Object>)> {
+        let (manifest, files) = self.read(name)?;
+        for file in &files {
+            let path = directory.join(&file.name);
+            if let Err(error) = writer(io, &path).and_then(|mut write| self.each_chunk(file, &mut write)) {
+                for file in &files {
+                    // Nobody looks at it, and the directory is given up or goes on with other files.
+                    let _ = io.remove_file(&directory.join(&file.name));
+                }
+                return Err(error);
+            }
+        }
+        Ok((manifest, files))
+    }
+
+    /// Removes the documents before one, and of the files that were `there` those that neither that document nor a later one names. Gives how many
+    /// objects that was. A file that was put meanwhile may be of a document to come.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and then nothing was removed; [`Error::Io`], [`Error::OutcomeUnknown`]: some is left.
+    fn clear(&self, oldest: &str, there: &HashSet<String>) -> Result<usize> {
+        let documents = self.documents()?;
+        let (old, kept) = documents.split_at(documents.partition_point(|name| name.as_str() < oldest));
+        let mut needed = HashSet::new();
+        for name in kept {
+            needed.extend(self.read(name)?.1.iter().map(|file| file.sha256.to_string()));
+        }
+        // Documents first: none names what is not there.
+        let files = there.difference(&needed).map(|sha256| self.file(sha256));
+        let mut removed = 0;
+        for name in old.iter().map(|name| self.name(name)).chain(files) {
+            self.repository.remove(&name)?;
+            removed += 1;
+        }
+        Ok(removed)
     }
 
     /// What a document says.
@@ -230,7 +341,7 @@ impl Shelf<'_> {
     /// # Errors
     /// Those of `each`. [`Error::Backup`], before its last bytes are given: it is not what it is to be.
     fn each_chunk(&self, file: &Object, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        let name = self.object(file);
+        let name = self.file(&file.sha256.to_string());
         let wrong = |problem: &str| {
             let what = format!(
                 "{problem}; a snapshot needs it for {}: where the object is removed, the next one puts it again",

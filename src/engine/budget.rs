@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::index::Index;
-use super::slots::{Entry, Slots};
+use super::slots::{Entry, Key, Slots};
 use super::view::Segment;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::segment::ann::Ann;
 use crate::segment::id_map::IdMap;
 
@@ -100,6 +100,25 @@ impl Slots {
             }
             self.close_idle(&entry);
         }
+    }
+
+    /// Drops an open index that takes no more writes, and of which nothing here is to be kept.
+    ///
+    /// # Errors
+    /// [`Error::Busy`]: somebody has it. [`Error::NotFound`].
+    pub(super) fn drop_idle(&self, key: &Key) -> Result<()> {
+        let entry = self.entry(key)?;
+        let mut is_dropped = false;
+        entry.slot.close_idle(
+            |_| true,
+            |index| {
+                drop(index);
+                self.forget_memory(&entry);
+                is_dropped = true;
+                Ok(())
+            },
+        );
+        if is_dropped { Ok(()) } else { Err(Error::Busy("somebody reads this index, which needs a newer snapshot")) }
     }
 
     /// Closes an index, unless somebody has it or it takes no more writes.

@@ -125,7 +125,7 @@ impl Following {
             let (tenant, id) = key;
             match todo.work(slots, key) {
                 Ok(()) => false,
-                Err(error @ (Error::Io(_) | Error::Full(_) | Error::OutcomeUnknown(_))) => {
+                Err(error @ (Error::Io(_) | Error::Full(_) | Error::OutcomeUnknown(_) | Error::Busy(_))) => {
                     tracing::warn!(%tenant, index = %id, %error, "cannot follow other nodes in this index; trying again");
                     todo.not_before = Some(Instant::now() + PAUSE);
                     true
@@ -146,10 +146,13 @@ impl Todo {
             self.entry = None;
         }
         // One that is not open reads its log when it is opened.
-        match slots.peek(key) {
-            Some(index) if self.sequence > 0 => index.catch_up_past(self.sequence),
-            _ => Ok(()),
+        let Some(index) = slots.peek(key).filter(|_| self.sequence > 0) else { return Ok(()) };
+        let caught_up = index.catch_up_past(self.sequence);
+        if slots.context().snapshots.is_some() && index.is_behind() {
+            drop(index);
+            return slots.renew(key);
         }
+        caught_up
     }
 }
 

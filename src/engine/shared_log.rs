@@ -37,6 +37,8 @@ pub(super) struct SharedLog {
     place: Place,
     /// `log` may stand elsewhere, or does not know what became of an append: it is opened again at `place`, and read, before the next one.
     is_unsure: bool,
+    /// It does not reach back to the state any more.
+    is_ahead: bool,
     replayed: Replayed,
 }
 
@@ -49,7 +51,7 @@ impl SharedLog {
         replayed: Replayed,
     ) -> Result<Self> {
         let log = cluster.open(&tenant, id, place)?;
-        Ok(Self { cluster, tenant, id, log, place, is_unsure: false, replayed })
+        Ok(Self { cluster, tenant, id, log, place, is_unsure: false, is_ahead: false, replayed })
     }
 
     /// What a checkpoint of the present state names.
@@ -140,6 +142,11 @@ impl Index {
         // Most are this node's own.
         let is_known = writer.shared_log.as_ref().is_none_or(|shared| !shared.is_unsure && shared.place.sequence >= sequence);
         if is_known { Ok(()) } else { self.read_others(&mut writer).map(|_| ()) }
+    }
+
+    /// Whether the shared log has let go of what this state lacks: it answers what it has, until it is taken anew from a snapshot.
+    pub(super) fn is_behind(&self) -> bool {
+        self.writer.lock().shared_log.as_ref().is_some_and(|shared| shared.is_ahead)
     }
 
     /// The same for who opens the index, and gives it to nobody where this fails.
@@ -252,6 +259,9 @@ impl Index {
     /// Keeps and applies all that is behind the state in the shared log.
     fn read_shared(&self, writer: &mut Writer) -> Result<()> {
         let Err(error) = self.read_and_apply(writer) else { return Ok(()) };
+        if let (Error::Gone { .. }, Some(shared)) = (&error, &mut writer.shared_log) {
+            shared.is_ahead = true;
+        }
         let error = match behind(error) {
             error @ Error::NotFound(_) => {
                 self.stop_building();

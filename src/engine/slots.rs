@@ -159,7 +159,7 @@ impl Slots {
         })
     }
 
-    fn entry(&self, key: &Key) -> Result<Arc<Entry>> {
+    pub(super) fn entry(&self, key: &Key) -> Result<Arc<Entry>> {
         match self.slots.read().get(key) {
             Some(entry) => Ok(Arc::clone(entry)),
             None => Err(self.check_tenant(&key.0).err().unwrap_or(Error::NotFound(What::Index))),

@@ -63,6 +63,15 @@ impl Slots {
         })
     }
 
+    /// Opens an index again that its shared log has left behind while it was open: from the newest snapshot.
+    ///
+    /// # Errors
+    /// [`Error::Busy`]: somebody reads it just now. As [`open`](Self::open).
+    pub(super) fn renew(&self, key: &Key) -> Result<()> {
+        self.drop_idle(key)?;
+        self.open(key).map(drop)
+    }
+
     /// Puts the newest snapshot of an index in the place of what is here, durably, where the shared log goes on from it. For who keeps others from
     /// opening the index, of which there is no instance. A crash leaves the one or the other, or none, and then the catalogue tells of it. Whether it did.
     ///

@@ -179,6 +179,19 @@ impl Store {
         self.slots.opened_now(&(tenant.clone(), id))
     }
 
+    /// Whether an index is known to be deleted. On one machine nobody knows, once its directory is gone.
+    ///
+    /// # Errors
+    /// [`Error::Io`]: the catalogue of the cluster does not answer.
+    #[cfg(feature = "server")]
+    pub(crate) fn is_deleted(&self, tenant: &TenantId, id: IndexId) -> Result<bool> {
+        let Some(cluster) = &self.slots.context().cluster else { return Ok(false) };
+        if self.slots.has(tenant, id) {
+            return Ok(false);
+        }
+        Ok(cluster.entry(tenant, id)?.is_some_and(|entry| entry.about.is_none()))
+    }
+
     /// The tenants that have an index, or a directory that could not be read, in the order of their names.
     pub fn tenants(&self) -> Vec<TenantId> {
         self.slots.tenants()

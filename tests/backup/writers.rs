@@ -44,6 +44,10 @@ impl Repository for Meanwhile<'_> {
         self.behind.put_new(name, bytes)
     }
 
+    fn remove(&self, name: &str) -> Result<()> {
+        self.behind.remove(name)
+    }
+
     fn get(&self, name: &str) -> Result<Option<Box<Chunks<'_>>>> {
         self.behind.get(name)
     }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use futures_util::TryStreamExt as _;
 use serde_json::json;
 
 use crate::nats::Servers;
@@ -12,36 +13,62 @@ use crate::{Node, create, put, serve};
 /// Calls while a snapshot is waited for that is due within two seconds.
 const CALLS_MAX: usize = 100_000;
 
-/// The documents of an index: what is there besides its files.
+/// The LSN of the newest document in a directory.
 #[expect(clippy::disallowed_methods, reason = "they are no files of a store's")]
-fn documents(snapshots: &Path, index: &str) -> usize {
-    let id = index.rsplit('/').next().unwrap();
+fn newest_in(snapshots: &Path, id: &str) -> u64 {
     let Ok(listed) = std::fs::read_dir(snapshots.join("snapshots/tenant-1").join(id)) else { return 0 };
-    // Not those that are being written.
-    listed.filter(|entry| entry.as_ref().unwrap().file_name().len() == 29).count()
+    listed.filter_map(|entry| lsn_of(entry.unwrap().file_name().to_str()?)).max().unwrap_or(0)
+}
+
+/// The same in the object store of a nats-server.
+fn newest_of(servers: &Servers, id: &str) -> u64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let context = async_nats::jetstream::new(async_nats::connect(&servers.urls).await.unwrap());
+        let Ok(store) = context.get_object_store("faiss-snapshots").await else { return 0 };
+        let objects: Vec<_> = store.list().await.unwrap().try_collect().await.unwrap();
+        let of_index = format!("snapshots/tenant-1/{id}/");
+        objects.iter().filter_map(|object| lsn_of(object.name.strip_prefix(&of_index)?)).max().unwrap_or(0)
+    })
+}
+
+/// A document's name has it; no other name has so many bytes.
+fn lsn_of(name: &str) -> Option<u64> {
+    (name.len() == 29).then(|| name[..20].parse().unwrap())
 }
 
 #[test]
 fn node_that_lost_its_disk_begins_with_a_snapshot_where_the_log_has_not_everything_any_more() {
     let Some(servers) = Servers::start(1) else { return };
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().to_str().unwrap();
-    let with_snapshots = ["--snapshots", path, "--snapshot-every", "1"];
-    let (a, mut b) = (Node::start_with(&servers, &with_snapshots), Node::start_with(&servers, &with_snapshots));
+    begins_with_a_snapshot(&servers, directory.path().to_str().unwrap(), &|id| newest_in(directory.path(), id));
+}
+
+#[test]
+fn the_servers_of_the_log_keep_snapshots_too() {
+    let Some(servers) = Servers::start(1) else { return };
+    begins_with_a_snapshot(&servers, "nats:", &|id| newest_of(&servers, id));
+}
+
+fn begins_with_a_snapshot(servers: &Servers, to: &str, newest: &dyn Fn(&str) -> u64) {
+    let with_snapshots = ["--snapshots", to, "--snapshot-every", "1"];
+    let (a, mut b) = (Node::start_with(servers, &with_snapshots), Node::start_with(servers, &with_snapshots));
     let index = create(&a, "n");
+    let id = index.rsplit('/').next().unwrap();
     let mut written = 0;
     // When there is a third one, what came of the second is over: the log was trimmed to where the first one ends.
     for round in 1..=3 {
+        let mut lsn = 0;
         for _ in 0..5 {
             let node = [&a, &b][written % 2];
             // It may not have been told of the index yet.
             node.get(&index);
-            put(node, &index, &format!("p{written}"), written as f32);
+            lsn = put(node, &index, &format!("p{written}"), written as f32);
             written += 1;
         }
         let is_there = (0..CALLS_MAX).any(|_| {
             a.get(&index);
-            documents(directory.path(), &index) >= round
+            newest(id) >= lsn
         });
         assert!(is_there, "no snapshot {round} came");
     }
@@ -55,7 +82,7 @@ fn node_that_lost_its_disk_begins_with_a_snapshot_where_the_log_has_not_everythi
     assert_eq!(a.points(&index, lsn), b.points(&index, lsn));
 
     // The log alone is not enough.
-    let without = Node::start(&servers);
+    let without = Node::start(servers);
     let refused = without.call("GET", &format!("{index}/ntotal")).send();
     assert!(refused.status == 503 && refused.body.contains("newer snapshot"), "{refused:?}");
     let search = json!({"vector": [99.0, 1.0], "k": 1});

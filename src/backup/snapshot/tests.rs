@@ -1,5 +1,6 @@
 //! Nodes that share a log and a place for snapshots: each a store on a simulated disk of its own, and the repository on another.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Barrier};
@@ -258,16 +259,20 @@ fn index_that_was_deleted_is_not_taken_anew() {
 }
 
 #[test]
-fn damage_of_any_object_of_the_newest_snapshot_is_found_by_who_fetches_it_and_named() {
+fn node_that_finds_damage_in_the_newest_snapshot_begins_with_the_one_before_or_names_it() {
     let shared = Shared::default();
     let a = with_snapshots(&shared);
     let repository = shared.repository();
     let shelf = repository.shelf(&tenant(), a.index.id());
-    let newest = shelf.newest().unwrap().unwrap();
-    let (_, files) = shelf.read(&newest).unwrap();
-    assert!(files.len() >= 2);
-    let objects = files.iter().map(|file| shelf.object(file)).chain([shelf.name(&newest)]);
-    for path in objects.map(|object| repository.repository.path(&object)) {
+    let [before, newest] = shelf.documents().unwrap().try_into().unwrap();
+    let (files_before, files) = (shelf.read(&before).unwrap().1, shelf.read(&newest).unwrap().1);
+    let objects = files.iter().map(|file| (shelf.file(&file.sha256.to_string()), files_before.contains(file)));
+    let objects: Vec<_> = objects.chain([(shelf.name(&newest), false)]).collect();
+    assert!(
+        objects.iter().any(|(_, is_in_both)| *is_in_both) && objects.iter().filter(|(_, is_in_both)| !is_in_both).count() > 1
+    );
+    for (object, is_in_both) in objects {
+        let path = repository.repository.path(&object);
         for cut in [false, true] {
             let damaged = Shared { disk: shared.disk.fork(), ..shared.clone() };
             let file = damaged.disk.open(&path).unwrap();
@@ -280,6 +285,11 @@ fn damage_of_any_object_of_the_newest_snapshot_is_found_by_who_fetches_it_and_na
                 file.write_at(at, &[IoSlice::new(&[byte[0] ^ 1])]).unwrap();
             }
             let disk = SimIo::new();
+            if !is_in_both {
+                let node = Node::on(&damaged, disk.fork(), a.index.id()).unwrap();
+                assert_equal(&a, &node);
+                continue;
+            }
             let (store, _) = damaged.open(&disk, Opening::Lazy, true);
             let refused = store.index(&tenant(), a.index.id()).map(drop).unwrap_err();
             let is_named = matches!(&refused, Error::Backup(damage) if damage.path == path);
@@ -292,12 +302,66 @@ fn damage_of_any_object_of_the_newest_snapshot_is_found_by_who_fetches_it_and_na
     }
 }
 
-/// A repository that damages one of the objects that are put, counted from 0.
+#[test]
+fn what_neither_of_the_two_newest_snapshots_needs_is_removed() {
+    let shared = Shared::default();
+    let a = Node::create(&shared);
+    let b = a.join();
+    let repository = shared.repository();
+    let shelf = repository.shelf(&tenant(), a.index.id());
+    let mut removed = 0;
+    for round in 0..8 {
+        let node = [&a, &b][round as usize % 2];
+        node.put(round * 5..round * 5 + 8);
+        if round == 5 {
+            // Of all that there was, no file stays.
+            node.index.compact().unwrap();
+        }
+        removed += node.take().objects_removed;
+        let documents = shelf.documents().unwrap();
+        assert_eq!(documents.len(), 2.min(round as usize + 1));
+        let needed = documents.iter().flat_map(|name| shelf.read(name).unwrap().1).map(|file| file.sha256.to_string());
+        assert_eq!(shelf.files().unwrap(), needed.collect());
+        assert!(shared.snapshots(&a.index).iter().all(|(_, is_whole)| *is_whole));
+    }
+    assert!(removed > 6, "{removed}: six documents, and files");
+    assert_equal(&a, &b.join());
+}
+
+#[test]
+fn snapshots_of_deleted_indices_are_removed_and_no_others() {
+    let shared = Shared::default();
+    let (a, b) = (with_snapshots(&shared), with_snapshots(&shared));
+    let is_deleted = |tenant: &TenantId, id| a.store.is_deleted(tenant, id);
+    assert_eq!(shared.repository().remove_deleted(&is_deleted).unwrap(), 0);
+    // By another node, and this one was not told: the catalogue says so of what is not here.
+    b.store.delete_index(&tenant(), b.index.id()).unwrap();
+    let cannot = |_: &TenantId, _| Err(Error::Busy("no answer"));
+    assert!(matches!(shared.repository().remove_deleted(&cannot), Err(Error::Busy(_))));
+    assert_eq!(shared.repository().remove_deleted(&is_deleted).unwrap(), 1);
+    let repository = shared.repository();
+    let shelf = repository.shelf(&tenant(), b.index.id());
+    assert!(shelf.documents().unwrap().is_empty() && shelf.files().unwrap().is_empty());
+    assert_eq!(shared.repository().remove_deleted(&is_deleted).unwrap(), 0);
+    assert_equal(&a, &a.join());
+}
+
+/// A repository that damages one of the objects that are put, counted from 0, and in which something happens before the first file is read.
 #[derive(Debug)]
 struct Damaging {
     inner: Directory,
     at: usize,
     puts: Arc<AtomicUsize>,
+    meanwhile: Meanwhile,
+}
+
+#[derive(Default)]
+struct Meanwhile(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Meanwhile")
+    }
 }
 
 impl Damaging {
@@ -334,7 +398,14 @@ impl Repository for Damaging {
         self.inner.put_new(name, &bytes)
     }
 
+    fn remove(&self, name: &str) -> Result<()> {
+        self.inner.remove(name)
+    }
+
     fn get(&self, name: &str) -> Result<Option<Box<Chunks<'_>>>> {
+        if let Some(todo) = self.meanwhile.0.lock().take_if(|_| name.contains("/files/")) {
+            todo();
+        }
         self.inner.get(name)
     }
 
@@ -354,7 +425,12 @@ fn snapshot_that_cannot_be_read_back_trims_nothing() {
     loop {
         let puts = Arc::new(AtomicUsize::new(0));
         let inner = Directory::new(Arc::new(shared.disk.fork()), "/repository");
-        let repository = SnapshotRepository::new(Box::new(Damaging { inner, at: damaged, puts: Arc::clone(&puts) }));
+        let repository = SnapshotRepository::new(Box::new(Damaging {
+            inner,
+            at: damaged,
+            puts: Arc::clone(&puts),
+            meanwhile: Meanwhile::default(),
+        }));
         let taken = repository.take(&a.index);
         if puts.load(Relaxed) <= damaged {
             assert_eq!(taken.unwrap().unwrap().trimmed_lsn, 10);
@@ -366,6 +442,32 @@ fn snapshot_that_cannot_be_read_back_trims_nothing() {
     }
     assert!(damaged >= 2, "a segment and the document at least");
     assert_eq!(shared.first_lsn(&a.index), 11);
+}
+
+#[test]
+fn snapshot_that_is_removed_while_it_is_fetched_gives_way_to_the_newest() {
+    let shared = Shared::default();
+    let a = with_snapshots(&shared);
+    let index = Arc::clone(&a.index);
+    let newest = move || {
+        for n in 0..2 {
+            a.put(40 + n..45 + n);
+            a.index.compact().unwrap();
+            a.take();
+        }
+    };
+    let inner = Directory::new(Arc::new(shared.disk.clone()), "/repository");
+    let meanwhile = Meanwhile(Mutex::new(Some(Box::new(newest))));
+    let damaging = Damaging { inner, at: usize::MAX, puts: Arc::default(), meanwhile };
+    let (disk, directory) = (SimIo::new(), Path::new("/i"));
+    crate::io::durable::create_dirs_durably(&disk, &directory.join(SEGMENT_DIRECTORY)).unwrap();
+    let fetched = SnapshotRepository::new(Box::new(damaging)).fetch(&tenant(), index.id(), &disk, directory).unwrap().unwrap();
+    assert_eq!(fetched.position.lsn, index.info().lsn);
+    // And nothing is left of the other.
+    let mut names: Vec<String> = fetched.segment_files().map(|(name, ..)| name).collect();
+    names.sort_unstable();
+    let there = disk.list(&directory.join(SEGMENT_DIRECTORY)).unwrap();
+    assert_eq!(there.into_iter().map(|entry| entry.name).collect::<Vec<_>>(), names);
 }
 
 #[test]

@@ -1,19 +1,21 @@
 //! Whether the server is a node of a cluster, as options: then its log is on NATS JetStream, and other nodes append to it too.
 
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::value_parser;
 use tokio::runtime::{Builder, Runtime};
 
-use super::super::Failure;
+use super::super::{Failure, key};
 use crate::api::SnapshotConfig;
-use crate::backup::{Location, SnapshotRepository};
+use crate::backup::{Bucket, Location, Repository, SnapshotRepository};
 use crate::config::Limits;
 use crate::engine::snapshots::{Sharing, Snapshots};
+use crate::error::Error;
 use crate::wal::jetstream::cluster::JetStream;
-use crate::wal::jetstream::connection::Patience;
+use crate::wal::jetstream::connection::{Access, Patience};
 
 /// Under which `--help` shows them. In a file they are a table of this name, in small letters.
 const HEADING: &str = "Cluster";
@@ -25,10 +27,25 @@ const MONITOR_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = HEADING)]
 pub struct ClusterArguments {
-    /// NATS servers with JetStream, nats://HOST:4222, with commas between them: the log is there, and every server that is given them has the same
-    /// indices. Without it the log is in files of this machine.
+    /// NATS servers with JetStream, nats://HOST:4222, or tls://HOST:4222 where all is to be encrypted, with commas between them: the log is there, and every server that is
+    /// given them has the same indices. Without it the log is in files of this machine.
     #[arg(long, value_name = "URLS", env = "FAISS_PROXY_NATS", value_delimiter = ',')]
     nats: Vec<String>,
+    /// As whom the NATS servers know this one; its password is in the file of --nats-password-file.
+    #[arg(long, value_name = "NAME", env = "FAISS_PROXY_NATS_USER", requires = "nats_password_file")]
+    nats_user: Option<String>,
+    /// File with that user's password, on its first line.
+    #[arg(long, value_name = "FILE", env = "FAISS_PROXY_NATS_PASSWORD_FILE", requires = "nats_user")]
+    nats_password_file: Option<PathBuf>,
+    /// File of certificates (PEM) that vouch for the NATS servers. Without it, those that the system has do.
+    #[arg(long, value_name = "FILE", env = "FAISS_PROXY_NATS_CA")]
+    nats_ca: Option<PathBuf>,
+    /// File of the certificate (PEM) by which the NATS servers know this one, where they ask for one.
+    #[arg(long, value_name = "FILE", env = "FAISS_PROXY_NATS_CERT", requires = "nats_key")]
+    nats_cert: Option<PathBuf>,
+    /// File of that certificate's key (PEM).
+    #[arg(long, value_name = "FILE", env = "FAISS_PROXY_NATS_KEY", requires = "nats_cert")]
+    nats_key: Option<PathBuf>,
     /// NATS servers that have each message, of those that make the streams: a majority has it before a write is answered.
     #[arg(long, value_name = "COUNT", env = "FAISS_PROXY_NATS_REPLICAS", value_parser = value_parser!(u8).range(1..=5), default_value_t = 3)]
     nats_replicas: u8,
@@ -36,13 +53,34 @@ pub struct ClusterArguments {
     /// message before it acknowledges it (sync_interval: always).
     #[arg(long, value_name = "URLS", env = "FAISS_PROXY_NATS_MONITOR", value_delimiter = ',', requires = "nats")]
     nats_monitor: Vec<String>,
-    /// Where the nodes keep snapshots, from which a new one begins, and below which the log is trimmed: a directory that all of them see, or s3://, gs:// or az:// with a
-    /// bucket and a prefix. Without it the log keeps everything. All nodes need the same.
-    #[arg(long, value_name = "URL", env = "FAISS_PROXY_SNAPSHOTS", value_parser = |text: &str| Location::parse("--snapshots", text))]
-    snapshots: Option<Location>,
+    /// Where the nodes keep snapshots, from which a new one begins, and below which the log is trimmed: nats: for the object store of the NATS servers, a directory that
+    /// all nodes see, or s3://, gs:// or az:// with a bucket and a prefix. Without it the log keeps everything. All nodes need the same.
+    #[arg(long, value_name = "URL", env = "FAISS_PROXY_SNAPSHOTS", value_parser = SnapshotsTo::parse)]
+    snapshots: Option<SnapshotsTo>,
     /// How long after a round of snapshots the next one begins, more or less.
     #[arg(long, value_name = "SECONDS", env = "FAISS_PROXY_SNAPSHOT_EVERY", default_value_t = NonZeroU32::new(3_600).expect("it is not 0"))]
     snapshot_every: NonZeroU32,
+}
+
+/// Where snapshots go.
+#[derive(Clone, Debug)]
+enum SnapshotsTo {
+    /// JetStream's object store.
+    Nats,
+    Location(Location),
+}
+
+impl SnapshotsTo {
+    fn parse(text: &str) -> Result<Self, Error> {
+        if text == "nats:" { Ok(Self::Nats) } else { Location::parse("--snapshots", text).map(Self::Location) }
+    }
+
+    fn open(&self, cluster: &JetStream, replicas: usize) -> Result<Box<dyn Repository>, Error> {
+        match self {
+            Self::Nats => Ok(Box::new(Bucket::open(cluster.connection(), replicas)?)),
+            Self::Location(location) => location.open("--snapshots"),
+        }
+    }
 }
 
 /// The cluster, as this node reaches it.
@@ -62,13 +100,31 @@ impl ClusterArguments {
                 return Some("--snapshots: says nothing without --nats; --backup-to is where one server's backups go".to_owned());
             }
             // Now, and not when the first one is due.
-            if let Err(error) = snapshots.open("--snapshots") {
+            if let SnapshotsTo::Location(location) = snapshots
+                && let Err(error) = location.open("--snapshots")
+            {
                 return Some(error.to_string());
             }
         }
-        let is_strange = |url: &&String| url.split_once("://").is_some_and(|(scheme, _)| scheme != "nats");
+        if self.nats.iter().any(|url| url.contains('@')) {
+            return Some("--nats: give the user by --nats-user and --nats-password-file, for a URL is logged".to_owned());
+        }
+        let is_strange = |url: &&String| url.split_once("://").is_some_and(|(scheme, _)| !["nats", "tls"].contains(&scheme));
         let strange = self.nats.iter().find(is_strange)?;
-        Some(format!("--nats: {strange:?} is no URL like nats://localhost:4222"))
+        Some(format!("--nats: {strange:?} is no URL like nats://localhost:4222 or tls://localhost:4222"))
+    }
+
+    /// # Errors
+    /// The password cannot be read.
+    fn access(&self) -> Result<Access, Failure> {
+        let password = self.nats_password_file.as_deref().map(key::read).transpose()?;
+        let password = password.map(|text| text.lines().next().unwrap_or_default().to_owned());
+        Ok(Access {
+            urls: self.nats.clone(),
+            user: self.nats_user.clone().zip(password),
+            authorities: self.nats_ca.clone(),
+            certificate: self.nats_cert.clone().zip(self.nats_key.clone()),
+        })
     }
 
     /// # Errors
@@ -79,14 +135,15 @@ impl ClusterArguments {
         }
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("nats").enable_all().build();
         let runtime = runtime.map_err(|error| Failure::new(format!("cannot start threads: {error}")))?;
-        let urls: Vec<&str> = self.nats.iter().map(String::as_str).collect();
         let replicas = usize::from(self.nats_replicas);
-        let reached = JetStream::connect(runtime.handle(), &urls, Patience::default(), replicas, limits.frame_bytes_max);
+        let access = self.access()?;
+        let reached = JetStream::connect(runtime.handle(), &access, Patience::default(), replicas, limits.frame_bytes_max);
         let cluster = reached.map_err(|error| Failure::new(format!("--nats: {error}")))?;
         self.nats_monitor.iter().for_each(|url| warn_of_syncs(url));
         tracing::info!(servers = self.nats.join(","), "the log is on NATS JetStream");
         let every = Duration::from_secs(self.snapshot_every.get().into());
-        let opened = self.snapshots.as_ref().map(|location| location.open("--snapshots")).transpose()?;
+        let opened = self.snapshots.as_ref().map(|to| to.open(&cluster, replicas)).transpose();
+        let opened = opened.map_err(|error| Failure::new(format!("--snapshots: {error}")))?;
         let snapshots = opened.map(|opened| SnapshotConfig { repository: Arc::new(SnapshotRepository::new(opened)), every });
         let kept = snapshots.as_ref().map(|config| Arc::clone(&config.repository) as Arc<dyn Snapshots>);
         Ok(Some(Reached { sharing: Sharing { cluster: Arc::new(cluster), snapshots: kept }, snapshots, runtime }))

@@ -1,12 +1,17 @@
 //! Nodes that share a catalogue and logs, in memory: what one does to an index, the others do. Each turn of a node's following is made by hand.
 
+use std::io::IoSlice;
+use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 
 use super::*;
-use crate::engine::snapshots::Sharing;
+use crate::checkpoint::manifest::Root;
+use crate::engine::snapshots::{Sharing, Snapshots};
 use crate::engine::{Index, Opening, Store, StoreOptions};
 use crate::error::What;
+use crate::format::manifest::{Manifest, SEGMENT_DIRECTORY};
+use crate::io::Io;
 use crate::io::sim::{SimIo, Survival};
 use crate::types::{Durability, IdempotencyKey, IndexId, IndexSpec, TenantId};
 use crate::wal::conformance::memory::Fault;
@@ -250,4 +255,56 @@ fn a_store_with_threads_follows_until_it_is_closed() {
         store.close().unwrap();
         drop(store);
     }
+}
+
+/// Snapshots: what another node has on its disk.
+#[derive(Debug)]
+struct Copies(SimIo);
+
+impl Snapshots for Copies {
+    fn fetch(&self, tenant: &TenantId, index: IndexId, io: &dyn Io, directory: &Path) -> Result<Option<Manifest>> {
+        let from = Path::new("/data").join(tenant.as_str()).join(index.to_string());
+        let manifest = Root::load(Arc::new(self.0.clone()), &from, index)?.current().clone();
+        for (name, ..) in manifest.segment_files() {
+            let name = Path::new(SEGMENT_DIRECTORY).join(name);
+            let file = io.create(&directory.join(&name)).unwrap();
+            file.write_at(0, &[IoSlice::new(&self.0.map(&from.join(&name)).unwrap())]).unwrap();
+            file.sync_data().unwrap();
+        }
+        Ok(Some(manifest))
+    }
+}
+
+#[test]
+fn index_that_the_log_left_behind_while_it_was_open_is_taken_anew_when_nobody_reads_it() {
+    let cluster = MemoryCluster::default();
+    let a = Node::new(&cluster);
+    let index = a.store.create_index(&tenant(), &spec("n")).unwrap();
+    put(&index, "1");
+    let sharing = Sharing { cluster: Arc::new(cluster.clone()), snapshots: Some(Arc::new(Copies(a.disk.clone()))) };
+    let options =
+        StoreOptions { io: Arc::new(SimIo::new()), background: false, opening: Opening::Lazy, ..StoreOptions::new("/data") };
+    let store = Store::open_with(options, Some(sharing)).unwrap();
+    let (_, mut following) = Following::begin(&store.slots, &cluster);
+    let slow = store.index(&tenant(), index.id()).unwrap();
+    assert_eq!(slow.info().vector_count, 1);
+
+    put(&index, "2");
+    put(&index, "3");
+    index.checkpoint().unwrap();
+    let place = index.writer.lock().shared_log.as_ref().unwrap().place();
+    cluster.log(&tenant(), index.id()).trim_to(place);
+    put(&index, "4");
+    // Somebody reads it: it answers what it has, and refuses writes.
+    assert!(following.turn());
+    assert_eq!(slow.info().vector_count, 1);
+    assert!(matches!(slow.delete(&["1"], Durability::Fsync), Err(Error::Closed(_))));
+    let id = slow.id();
+    drop(slow);
+    // It is tried again after a pause.
+    assert!(following.turn());
+    let renewed = store.index(&tenant(), id).unwrap();
+    assert_eq!((renewed.info().vector_count, renewed.info().lsn), (4, index.info().lsn));
+    put(&renewed, "5");
+    assert_eq!(index.catch_up().unwrap(), renewed.info().lsn);
 }

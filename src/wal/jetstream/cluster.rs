@@ -8,7 +8,7 @@ use async_nats::HeaderMap;
 use tokio::runtime::Handle;
 
 use super::JetStreamLog;
-use super::connection::{Connection, OPERATION, Patience, Published};
+use super::connection::{Access, Connection, OPERATION, Patience, Published};
 use super::follow::follow;
 use super::streams::Stream;
 use crate::error::{Error, Result, What};
@@ -37,12 +37,12 @@ impl JetStream {
     /// As every call here, on a thread that is running the runtime's tasks.
     pub(crate) fn connect(
         runtime: &Handle,
-        urls: &[&str],
+        access: &Access,
         patience: Patience,
         replicas: usize,
         frame_bytes_max: usize,
     ) -> Result<Self> {
-        let connection = Connection::connect(runtime, urls, patience)?;
+        let connection = Connection::connect(runtime, access, patience)?;
         connection.block(async {
             for stream in Stream::all() {
                 stream.make(&connection, replicas).await?;
@@ -50,6 +50,11 @@ impl JetStream {
             Ok::<(), Error>(())
         })?;
         Ok(Self { connection, frame_bytes_max })
+    }
+
+    /// By which the servers are reached.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// The marker of a deletion, in the place of an entry.

@@ -6,10 +6,11 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, StatusCode};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, StatusCode};
 use base64::Engine as _;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -33,6 +34,9 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// How long after nobody took a request: while a leader is elected, which takes seconds.
 pub(super) const PAUSE_WITHOUT_LEADER: Duration = Duration::from_millis(50);
+
+/// How long after none of them answered servers are tried again that have never answered.
+const PAUSE_WITHOUT_SERVER: Duration = Duration::from_millis(250);
 
 /// Bounds what of a batch is in memory.
 const BATCH_BYTES: usize = 8 << 20;
@@ -81,6 +85,36 @@ impl Default for Patience {
     /// A publish takes milliseconds, and a second under load; an election took up to 9 s (docs/decisions/0031-jetstream-layout.md).
     fn default() -> Self {
         Self { answer: Duration::from_secs(2), call: Duration::from_secs(30) }
+    }
+}
+
+/// Where the servers are, and how they and we know each other.
+#[derive(Clone, Default)]
+pub(crate) struct Access {
+    /// `nats://HOST:PORT`; with one `tls://HOST:PORT` among them, all is encrypted, whichever server answers.
+    pub(crate) urls: Vec<String>,
+    /// A name and its password.
+    pub(crate) user: Option<(String, String)>,
+    /// PEM, whose certificates vouch for the servers; `None`: those that the system has.
+    pub(crate) authorities: Option<PathBuf>,
+    /// PEM of our certificate and of its key, for servers that ask for one.
+    pub(crate) certificate: Option<(PathBuf, PathBuf)>,
+}
+
+impl Access {
+    fn options(&self) -> ConnectOptions {
+        let is_encrypted = self.urls.iter().any(|url| url.starts_with("tls://"));
+        let mut options = ConnectOptions::new().name("faiss-proxy").require_tls(is_encrypted);
+        if let Some((name, password)) = &self.user {
+            options = options.user_and_password(name.clone(), password.clone());
+        }
+        if let Some(path) = &self.authorities {
+            options = options.add_root_certificates(path.clone());
+        }
+        if let Some((certificate, key)) = &self.certificate {
+            options = options.add_client_certificate(certificate.clone(), key.clone());
+        }
+        options
     }
 }
 
@@ -173,27 +207,44 @@ enum Silence {
 }
 
 impl Connection {
-    /// Connects to the first of `urls` that answers; later to whichever does. The runtime has threads of its own that drive it.
+    /// Connects to the first server that answers; later to whichever does. Where none does, it may be about to: that is waited for. The runtime has
+    /// threads of its own that drive it.
     ///
     /// # Errors
-    /// [`Error::Io`]: none answers, or it is older than 2.12.
+    /// [`Error::Io`]: none answers, they do not take what we say of ourselves, or one is older than 2.12.
     ///
     /// # Panics
     /// As every call here, on a thread that is running the runtime's tasks: it would wait for itself.
-    pub(crate) fn connect(runtime: &Handle, urls: &[&str], patience: Patience) -> Result<Self> {
-        let name = urls.join(",");
+    pub(crate) fn connect(runtime: &Handle, access: &Access, patience: Patience) -> Result<Self> {
+        let name = access.urls.join(",");
         let failed = |kind, why: String| Error::io("connect to", Path::new(&name), io::Error::new(kind, why));
         let (lost, losses) = watch::channel(0);
-        let options = ConnectOptions::new().name("faiss-proxy").connection_timeout(patience.answer);
-        let options = options.event_callback(move |event| {
-            lost.send_modify(|count| *count += u64::from(matches!(event, Event::Disconnected)));
-            std::future::ready(())
-        });
-        let connecting = options.connect(urls);
-        let client = runtime.block_on(async { timeout(patience.call, connecting).await });
-        let client = client
-            .map_err(|_| failed(io::ErrorKind::TimedOut, "no answer".to_owned()))?
-            .map_err(|error| failed(io::ErrorKind::NotConnected, error.to_string()))?;
+        let lost = Arc::new(lost);
+        let connecting = async {
+            let deadline = Instant::now() + patience.call;
+            let mut tries = 0;
+            loop {
+                let lost = Arc::clone(&lost);
+                let options = access.options().connection_timeout(patience.answer).event_callback(move |event| {
+                    lost.send_modify(|count| *count += u64::from(matches!(event, Event::Disconnected)));
+                    std::future::ready(())
+                });
+                let error = match options.connect(access.urls.as_slice()).await {
+                    Ok(client) => return Ok(client),
+                    Err(error) => error,
+                };
+                let may_pass = matches!(error.kind(), ConnectErrorKind::Io | ConnectErrorKind::Dns | ConnectErrorKind::TimedOut);
+                if !may_pass || Instant::now() + PAUSE_WITHOUT_SERVER >= deadline {
+                    return Err(error);
+                }
+                if tries == 0 {
+                    tracing::warn!(%error, servers = name, "no nats-server answers yet; trying for {:?}", patience.call);
+                }
+                tries += 1;
+                sleep(PAUSE_WITHOUT_SERVER).await;
+            }
+        };
+        let client = runtime.block_on(connecting).map_err(|error| failed(io::ErrorKind::NotConnected, error.to_string()))?;
         let connection = Self { runtime: runtime.clone(), client, patience, losses };
         connection.check_version(Path::new(&name))?;
         Ok(connection)
@@ -215,7 +266,17 @@ impl Connection {
         self.client.max_payload()
     }
 
-    pub(super) fn block<T>(&self, work: impl Future<Output = T>) -> T {
+    /// For what the log does not need.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// Waits for it, on this thread.
+    pub(crate) fn block<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(work)
     }
 

@@ -23,7 +23,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::JetStreamLog;
 use super::cluster::JetStream;
-use super::connection::{Connection, Patience, Subject};
+use super::connection::{Access, Connection, Patience, Subject};
 use super::frames::Tail;
 use crate::error::{Error, Result, What};
 use crate::io::Io as _;
@@ -86,7 +86,7 @@ impl Servers {
     }
 
     fn reach_by(&self, url: &str, replicas: usize) -> Result<JetStream> {
-        JetStream::connect(self.runtime.handle(), &[url], patience(), replicas, FRAME_BYTES_MAX)
+        JetStream::connect(self.runtime.handle(), &access(url), patience(), replicas, FRAME_BYTES_MAX)
     }
 
     fn url(&self) -> String {
@@ -123,8 +123,13 @@ impl Servers {
         self.ask("$JS.API.STREAM.INFO.faiss-log-0", &json!({}))["state"]["messages"].as_u64().unwrap()
     }
 
+    /// One more connection.
+    pub(crate) fn connection(&self) -> Connection {
+        self.connect(&self.url())
+    }
+
     fn connect(&self, url: &str) -> Connection {
-        Connection::connect(self.runtime.handle(), &[url], patience()).unwrap()
+        Connection::connect(self.runtime.handle(), &access(url), patience()).unwrap()
     }
 
     fn log_by(&self, url: &str, index: IndexId, from: Place) -> Result<JetStreamLog> {
@@ -147,6 +152,10 @@ fn patience() -> Patience {
 
 fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+fn access(url: &str) -> Access {
+    Access { urls: vec![url.to_owned()], ..Access::default() }
 }
 
 fn subject() -> Subject {
@@ -237,7 +246,7 @@ fn who_is_cut_off_is_told_in_time_that_it_is_not_known_and_finds_out_when_it_is_
     let Some(servers) = Servers::start() else { return };
     let proxy = Proxy::start(servers.address);
     let short = Patience { answer: Duration::from_millis(500), call: Duration::from_secs(2) };
-    let connection = Connection::connect(servers.runtime.handle(), &[&proxy.url()], short).unwrap();
+    let connection = Connection::connect(servers.runtime.handle(), &access(&proxy.url()), short).unwrap();
     let mut log = JetStreamLog::open(&connection, subject(), IndexId::nil(), FRAME_BYTES_MAX, Place::START).unwrap();
     append_all(&mut log, &["1"]);
     proxy.cut();
@@ -346,7 +355,7 @@ fn server_that_is_too_old_is_refused() {
     let runtime = runtime();
     for (version, is_taken) in [("2.9.10", false), ("2.11.99", false), ("2.12.0", true), ("2.14.0", true), ("3.0.0", true)] {
         let fake = Fake::start(version, []);
-        match Connection::connect(runtime.handle(), &[&fake.url()], patience()) {
+        match Connection::connect(runtime.handle(), &access(&fake.url()), patience()) {
             Ok(_) => assert!(is_taken, "{version}"),
             Err(error) => assert!(!is_taken && error.to_string().contains("at least 2.12"), "{version}: {error}"),
         }
@@ -369,7 +378,7 @@ fn log_on(answers: impl IntoIterator<Item = Says>) -> (JetStreamLog, Fake, Runti
     let fake = Fake::start("2.14.0", answers);
     // A machine that is busy answers later than one that is not.
     let patience = Patience { answer: Duration::from_secs(1), call: Duration::from_secs(3) };
-    let connection = Connection::connect(runtime.handle(), &[&fake.url()], patience).unwrap();
+    let connection = Connection::connect(runtime.handle(), &access(&fake.url()), patience).unwrap();
     let log = JetStreamLog::open(&connection, subject(), IndexId::nil(), FRAME_BYTES_MAX, Place::START).unwrap();
     (log, fake, runtime)
 }

@@ -186,7 +186,7 @@ fn entry_whose_answer_was_lost_is_not_known_where_another_was_written_over_it() 
     };
     for (previous, is_known) in [(0, true), (7, false)] {
         let fake = Fake::start("2.14.0", [Says::Nothing, refuses(10071), headers(previous)]);
-        let connection = Connection::connect(runtime.handle(), &[&fake.url()], patience()).unwrap();
+        let connection = Connection::connect(runtime.handle(), &access(&fake.url()), patience()).unwrap();
         let cluster = JetStream { connection, frame_bytes_max: FRAME_BYTES_MAX };
         match cluster.set_entry(&acme(), id(1), 0, b"1") {
             Ok(None) => assert!(is_known),
