@@ -8,6 +8,9 @@ mod harness;
 #[path = "../tests/cluster/nats.rs"]
 #[allow(dead_code, reason = "nobody is killed here")]
 mod nats;
+#[path = "../tests/cluster/proxy.rs"]
+#[allow(dead_code, reason = "nor cut off")]
+mod proxy;
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,19 +1,35 @@
 //! Nodes as processes, and nats-servers, on loopback: what one node is asked, all of them have, whoever of them is killed.
 
-mod kills;
+mod access;
+#[path = "../processes/disk.rs"]
+#[allow(dead_code, reason = "a node needs a disk that is full, and no other")]
+mod disk;
+mod faults;
+mod full;
+mod history;
+mod load;
 mod nats;
 #[path = "../http/program.rs"]
 mod program;
+mod proxy;
+#[path = "../support/mod.rs"]
+mod record;
 mod snapshots;
+#[path = "../processes/supervisor.rs"]
+#[allow(dead_code, reason = "disks are compiled with it")]
+mod supervisor;
 #[path = "../http/support.rs"]
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
-use nats::Servers;
+use nats::{Servers, Settings};
 use program::{ServerProcess, program, refusal};
+use proxy::{Line, Proxy};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use support::{Call, KEY};
 use tempfile::TempDir;
@@ -30,6 +46,8 @@ struct Node {
     replicas: usize,
     /// What else it is started with.
     more: Vec<String>,
+    /// Its lines to the servers, in their order, where it does not reach them directly.
+    lines: Vec<Proxy>,
     process: ServerProcess,
 }
 
@@ -39,10 +57,21 @@ impl Node {
     }
 
     fn start_with(servers: &Servers, more: &[&str]) -> Self {
-        let (urls, replicas) = (servers.urls.clone(), servers.servers.len());
-        let directory = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap(), servers, Vec::new(), more)
+    }
+
+    /// One that can be cut off.
+    fn start_cuttable(servers: &Servers) -> Self {
+        let lines = servers.clients.iter().map(|&server| Proxy::start(server)).collect();
+        Self::start_in(tempfile::tempdir().unwrap(), servers, lines, &[])
+    }
+
+    fn start_in(directory: TempDir, servers: &Servers, lines: Vec<Proxy>, more: &[&str]) -> Self {
+        let replicas = servers.servers.len();
+        let urls: Vec<String> = lines.iter().map(|line| format!("nats://{}", line.address)).collect();
+        let urls = if lines.is_empty() { servers.urls.clone() } else { urls.join(",") };
         let process = ServerProcess::start(serve(directory.path(), &urls, replicas).args(more));
-        Self { directory, urls, replicas, more: more.iter().map(ToString::to_string).collect(), process }
+        Self { directory, urls, replicas, more: more.iter().map(ToString::to_string).collect(), lines, process }
     }
 
     /// kill -9, and the same node again.
@@ -50,6 +79,27 @@ impl Node {
         self.process.child.kill().unwrap();
         self.process.child.wait().unwrap();
         self.restart();
+    }
+
+    fn set_lines(&self, line: Line) {
+        self.lines.iter().for_each(|proxy| proxy.set(line));
+    }
+
+    /// Ends it in good order.
+    fn stop(&mut self) {
+        self.process.signal(Signal::TERM);
+        assert_eq!(self.process.child.wait().unwrap().code(), Some(0));
+    }
+
+    /// What the directory of a node that was stopped has: LSN, points and state digest of each index.
+    fn verified(&self) -> BTreeMap<String, [String; 3]> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_faiss-proxy"));
+        command.args(["verify", "--json", "--data-dir"]).arg(self.directory.path());
+        let output = program::without_settings(&mut command).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+        let lines = said.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.map(|line| (line["index"].to_string(), ["lsn", "points", "digest"].map(|field| line[field].to_string()))).collect()
     }
 
     fn restart(&mut self) {
@@ -112,6 +162,16 @@ fn put(node: &Node, index: &str, id: &str, value: f32) -> u64 {
     let response = node.call("POST", &format!("{index}/vectors")).json(&body).send();
     assert_eq!(response.status, 201, "{response:?}");
     response.json()["lsn"].as_u64().unwrap()
+}
+
+/// Stops nodes in good order, and holds their directories against each other.
+fn stop_and_compare(nodes: &mut [Node]) {
+    nodes.iter_mut().for_each(Node::stop);
+    let first = nodes[0].verified();
+    assert!(!first.is_empty() && first.values().flatten().all(|told| told != "null"), "{first:?}");
+    for node in &nodes[1..] {
+        assert_eq!(node.verified(), first);
+    }
 }
 
 #[test]
@@ -180,7 +240,7 @@ fn a_node_that_cannot_be_one_does_not_start() {
 #[test]
 fn a_nats_server_that_does_not_sync_what_it_acknowledges_is_warned_of() {
     let said = |jetstream: &str| {
-        let servers = Servers::start_with(1, jetstream)?;
+        let servers = Servers::start_with(1, &Settings { jetstream, ..Settings::default() })?;
         let directory = tempfile::tempdir().unwrap();
         let monitors = format!("{},http://127.0.0.1:1", servers.monitors);
         let mut command = serve(directory.path(), &servers.urls, 1);

@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use faiss_proxy::api::{ApiKeys, Gate, ServerConfig, serve};
 use faiss_proxy::{Opening, Store, StoreOptions};
@@ -159,7 +160,20 @@ impl Call {
     /// # Errors
     /// Where the server is gone, or goes before it has answered.
     pub fn try_send(self) -> io::Result<(TcpStream, Response)> {
-        let mut connection = TcpStream::connect(self.address)?;
+        let connection = TcpStream::connect(self.address)?;
+        self.send_on(connection)
+    }
+
+    /// # Errors
+    /// As [`try_send`](Self::try_send); and where the server takes longer than that.
+    pub fn try_send_within(self, patience: Duration) -> io::Result<Response> {
+        let connection = TcpStream::connect_timeout(&self.address, patience)?;
+        connection.set_read_timeout(Some(patience))?;
+        connection.set_write_timeout(Some(patience))?;
+        Ok(self.send_on(connection)?.1)
+    }
+
+    fn send_on(self, mut connection: TcpStream) -> io::Result<(TcpStream, Response)> {
         connection.write_all(self.head.as_bytes())?;
         connection.write_all(b"\r\n")?;
         connection.write_all(&self.body)?;

@@ -58,7 +58,8 @@ pub fn explain(base: Lsn, state: &State, calls: &[Call]) -> Result<Explained, St
 fn logged(call: &Call) -> Option<Lsn> {
     match call.what {
         What::Upsert { outcome: Outcome::Acknowledged { lsn, .. }, .. } => Some(lsn),
-        What::Delete { outcome: Outcome::Acknowledged { lsn, count: 1.. }, .. } => Some(lsn),
+        What::Delete { outcome: Outcome::Acknowledged { lsn, count: 1.. }, .. }
+        | What::CompareAndSet { outcome: Outcome::Acknowledged { lsn, count: 1.. }, .. } => Some(lsn),
         _ => None,
     }
 }
@@ -74,22 +75,34 @@ fn apply(state: &State, what: &What, lsn: Lsn) -> (State, usize) {
             count
         }
         What::Delete { ids, .. } => ids.iter().filter(|id| next.remove(*id).is_some()).count(),
-        What::Get { .. } | What::Search { .. } | What::Sync => 0,
+        What::CompareAndSet { point, stored_by, .. } if holds(&next, &point.id, *stored_by) => {
+            next.insert(point.id.clone(), row(point, lsn));
+            1
+        }
+        What::CompareAndSet { .. } | What::Get { .. } | What::Search { .. } | What::Sync => 0,
     };
     (next, count)
+}
+
+/// Whether this mutation stored the point that is there; `None`: whether there is none.
+fn holds(state: &State, id: &str, stored_by: Option<Lsn>) -> bool {
+    state.get(id).map(|row| row.lsn) == stored_by
 }
 
 fn row(point: &NewPoint, lsn: Lsn) -> Row {
     Row { bits: point.values.iter().map(|value| value.to_bits()).collect(), metadata: point.metadata.clone(), lsn }
 }
 
-/// Whether a read answers so in this state; `None` for what is no read. A delete that found nothing is one.
+/// Whether a read answers so in this state; `None` for what is no read. A delete that found nothing is one, and so is a condition that did not hold.
 fn reads(call: &Call, lsn: Lsn, state: &State) -> Option<bool> {
     match &call.what {
         What::Get { id, found } => Some(state.get(id) == found.as_ref()),
         What::Search { found } => Some(state.iter().map(|(id, row)| (id, &row.metadata)).eq(found.iter())),
         What::Delete { ids, outcome: Outcome::Acknowledged { lsn: said, count: 0 }, .. } => {
             Some(*said == lsn && !ids.iter().any(|id| state.contains_key(id)))
+        }
+        What::CompareAndSet { point, stored_by, outcome: Outcome::Acknowledged { count: 0, .. }, .. } => {
+            Some(!holds(state, &point.id, *stored_by))
         }
         _ => None,
     }
@@ -99,7 +112,10 @@ fn reads(call: &Call, lsn: Lsn, state: &State) -> Option<bool> {
 fn made_durable(call: &Call, writes: &[(Lsn, &Call)]) -> Option<Lsn> {
     match call.what {
         What::Upsert { durability: Durability::Fsync, outcome: Outcome::Acknowledged { lsn, .. }, .. }
-        | What::Delete { durability: Durability::Fsync, outcome: Outcome::Acknowledged { lsn, .. }, .. } => Some(lsn),
+        | What::Delete { durability: Durability::Fsync, outcome: Outcome::Acknowledged { lsn, .. }, .. }
+        | What::CompareAndSet { durability: Durability::Fsync, outcome: Outcome::Acknowledged { lsn, count: 1.. }, .. } => {
+            Some(lsn)
+        }
         What::Sync => writes.iter().filter(|(_, write)| write.ended < call.began).map(|&(lsn, _)| lsn).max(),
         _ => None,
     }

@@ -149,6 +149,10 @@ fn recorded(change: impl FnOnce(&mut Recorder<'_>)) -> Vec<Call> {
     recorder.delete(1, vec!["a".to_owned()], Durability::Interval);
     recorder.get(2, "a");
     recorder.search(2, false);
+    let set = |stored_by, version| recorder.compare_and_set(1, point("b", version), stored_by, Durability::Fsync);
+    set(Some(1), 3);
+    set(Some(2), 4);
+    set(None, 5);
     recorder.into_calls()
 }
 
@@ -180,6 +184,13 @@ fn a_history_that_no_order_explains_is_refused() {
     refused("a write that nobody made", &|calls| drop(calls.remove(4)));
     refused("a write that came twice", &|calls| calls.push(calls[4].clone()));
     refused("a delete of what is there that finds nothing", &|calls| swap(calls, 7, 8));
+    let set_condition = |call: &mut Call, lsn| {
+        let What::CompareAndSet { stored_by, .. } = &mut call.what else { unreachable!() };
+        *stored_by = Some(lsn);
+    };
+    refused("a condition that did not hold", &|calls| set_condition(&mut calls[12], 1));
+    refused("a condition that held, and is said not to", &|calls| set_condition(&mut calls[11], 2));
+    refused("the same after the write that made it hold", &|calls| set_condition(&mut calls[13], 4));
     refused("a part of a batch", &|calls| {
         let What::Search { found } = &mut calls[6].what else { unreachable!() };
         found.remove("a");
@@ -200,6 +211,8 @@ fn a_history_that_no_order_explains_is_refused() {
 #[test]
 fn what_is_lost_or_made_up_by_an_opening_is_refused() {
     let mut calls = recorded(|_| {});
+    // Up to the last delete.
+    calls.truncate(11);
     let explained = explain(0, &State::new(), &calls).unwrap();
     let all = explained.acknowledged();
     let (last, before) = (explained.state(all).clone(), explained.state(all - 1).clone());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Mutex, OnceLock};
 
-use faiss_proxy::{Durability, Error, Index, Lsn, Point, Query};
+use faiss_proxy::{Condition, Durability, Error, Index, Lsn, Point, Query};
 
 use super::support::{Chance, NewPoint, Row, point};
 
@@ -33,6 +33,13 @@ pub enum What {
         durability: Durability,
         outcome: Outcome,
     },
+    /// Stores a point where this mutation stored the one that is there; `None`: where there is none.
+    CompareAndSet {
+        point: NewPoint,
+        stored_by: Option<Lsn>,
+        durability: Durability,
+        outcome: Outcome,
+    },
     Get {
         id: String,
         found: Option<Row>,
@@ -48,7 +55,8 @@ pub enum What {
 /// What the answer of a write says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Of an upsert the ids that it stored, of a delete those that it found.
+    /// Of an upsert the ids that it stored, of a delete those that it found. A compare-and-set of none says that its condition does not hold,
+    /// and its LSN nothing.
     Acknowledged {
         lsn: Lsn,
         count: usize,
@@ -61,7 +69,7 @@ pub enum Outcome {
 impl What {
     pub fn outcome(&self) -> Option<&Outcome> {
         match self {
-            Self::Upsert { outcome, .. } | Self::Delete { outcome, .. } => Some(outcome),
+            Self::Upsert { outcome, .. } | Self::Delete { outcome, .. } | Self::CompareAndSet { outcome, .. } => Some(outcome),
             Self::Get { .. } | Self::Search { .. } | Self::Sync => None,
         }
     }
@@ -123,6 +131,22 @@ impl<'a> Recorder<'a> {
         })
     }
 
+    pub fn compare_and_set(
+        &self,
+        thread: usize,
+        point: NewPoint,
+        stored_by: Option<Lsn>,
+        durability: Durability,
+    ) -> Option<Outcome> {
+        let mut batch = self.index.batch();
+        let condition = stored_by.map_or(Condition::Absent, Condition::StoredBy);
+        batch.push_if(&point.id, &point.values, &point.metadata, condition).unwrap();
+        self.call(thread, || {
+            let answer = self.index.upsert(batch, durability).map(|upserted| (upserted.lsn, 1 - upserted.unmet.len()));
+            Some(What::CompareAndSet { point, stored_by, durability, outcome: self.outcome(answer) })
+        })
+    }
+
     pub fn get(&self, thread: usize, id: &str) {
         self.call(thread, || {
             let get = || self.index.get(id).unwrap();
@@ -166,7 +190,13 @@ impl<'a> Recorder<'a> {
                     let ids = (0..1 + chance.below(2)).map(|_| IDS[chance.below(IDS.len())].to_owned()).collect();
                     self.delete(thread, ids, durability)
                 }
-                4..=6 => {
+                4 => {
+                    let id = IDS[chance.below(IDS.len())];
+                    // What it is now, or was a while ago for whoever is overtaken.
+                    let stored_by = self.index.get(id).unwrap().map(|point| point.lsn);
+                    self.compare_and_set(thread, point(id, versions.fetch_add(1, SeqCst)), stored_by, durability)
+                }
+                5 | 6 => {
                     self.get(thread, IDS[chance.below(IDS.len())]);
                     None
                 }

@@ -38,6 +38,10 @@ pub(super) const PAUSE_WITHOUT_LEADER: Duration = Duration::from_millis(50);
 /// How long after none of them answered servers are tried again that have never answered.
 const PAUSE_WITHOUT_SERVER: Duration = Duration::from_millis(250);
 
+/// How long after a server's last word it is asked whether it is there. One that says nothing for three times as long, being stopped or behind a network
+/// that loses everything, is left for another: by default that is three minutes, in which nothing can be written by way of it.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Bounds what of a batch is in memory.
 const BATCH_BYTES: usize = 8 << 20;
 
@@ -104,7 +108,7 @@ pub(crate) struct Access {
 impl Access {
     fn options(&self) -> ConnectOptions {
         let is_encrypted = self.urls.iter().any(|url| url.starts_with("tls://"));
-        let mut options = ConnectOptions::new().name("faiss-proxy").require_tls(is_encrypted);
+        let mut options = ConnectOptions::new().name("faiss-proxy").ping_interval(PING_INTERVAL).require_tls(is_encrypted);
         if let Some((name, password)) = &self.user {
             options = options.user_and_password(name.clone(), password.clone());
         }
