@@ -184,32 +184,57 @@ pub(super) struct Page {
 /// The tenant's indices that serve, oldest first; `next_cursor` is null on the last page.
 pub async fn list(server: Arc<Server>, turn: Turn, request: Request) -> Result<Response, Problem> {
     let tenant = turn.tenant.clone();
-    let name = request.query("name")?;
-    let limit = match request.query("limit")? {
-        None => LIST_LIMIT_DEFAULT,
-        Some(limit) => limit.parse().ok().filter(|limit| (1..=LIST_LIMIT_MAX).contains(limit)).ok_or_else(|| {
-            Error::invalid("limit", "invalid_limit", format!("must be a whole number from 1 to {LIST_LIMIT_MAX}"))
-        })?,
-    };
-    let after = request.query("cursor")?.map(|cursor| Position::parse(&cursor)).transpose()?;
+    let wanted = WantedPage::of(&request)?;
     let store = Arc::clone(&server.store);
     let work = move || {
-        let mut listed = store.list(&tenant)?;
-        listed.retain(|index| name.as_ref().is_none_or(|name| *name == index.name));
-        listed.retain(|index| after.is_none_or(|after| Position::of(index) > after));
-        let more = listed.len() > limit;
-        listed.truncate(limit);
-        let next_cursor = listed.last().filter(|_| more).map(|last| Position::of(last).to_cursor());
-        // Only what is on the page is opened, one after the other. One that is refused now, or was deleted meanwhile, is not in it.
-        let documents = listed.iter().filter_map(|index| match store.index(&tenant, index.id) {
-            Ok(index) => Some(Ok(IndexDocument::of(&index.info()))),
-            Err(Error::Corrupt(_) | Error::NotFound(_)) => None,
-            Err(error) => Some(Err(error)),
-        });
+        let (listed, next_cursor) = wanted.select(store.list(&tenant)?);
+        // Only what is on the page is opened, one after the other.
+        let documents = listed.iter().filter_map(|index| document_in_list(&store, &tenant, index.id).transpose());
         let indices = documents.collect::<Result<Vec<_>, _>>()?;
         Ok(json(StatusCode::OK, &Page { indices, next_cursor }))
     };
     server.reads.run(turn, work).await
+}
+
+/// An index as a list has it. `None`: it is refused now, or was deleted meanwhile.
+pub(super) fn document_in_list(store: &Store, tenant: &TenantId, id: IndexId) -> Result<Option<IndexDocument>, Error> {
+    match store.index(tenant, id) {
+        Ok(index) => Ok(Some(IndexDocument::of(&index.info()))),
+        Err(Error::Corrupt(_) | Error::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Which page of a list a request asks for.
+pub(super) struct WantedPage {
+    name: Option<String>,
+    limit: usize,
+    after: Option<Position>,
+}
+
+impl WantedPage {
+    /// # Errors
+    /// 422.
+    pub(super) fn of(request: &Request) -> Result<Self, Problem> {
+        let limit = match request.query("limit")? {
+            None => LIST_LIMIT_DEFAULT,
+            Some(limit) => limit.parse().ok().filter(|limit| (1..=LIST_LIMIT_MAX).contains(limit)).ok_or_else(|| {
+                Error::invalid("limit", "invalid_limit", format!("must be a whole number from 1 to {LIST_LIMIT_MAX}"))
+            })?,
+        };
+        let after = request.query("cursor")?.map(|cursor| Position::parse(&cursor)).transpose()?;
+        Ok(Self { name: request.query("name")?, limit, after })
+    }
+
+    /// Of a list in order, what is on the page, and what the next one is asked for with.
+    pub(super) fn select(&self, mut listed: Vec<IndexSummary>) -> (Vec<IndexSummary>, Option<String>) {
+        listed.retain(|index| self.name.as_ref().is_none_or(|name| *name == index.name));
+        listed.retain(|index| self.after.is_none_or(|after| Position::of(index) > after));
+        let more = listed.len() > self.limit;
+        listed.truncate(self.limit);
+        let next_cursor = listed.last().filter(|_| more).map(|last| Position::of(last).to_cursor());
+        (listed, next_cursor)
+    }
 }
 
 /// Where an index stands in a list: it stays there whatever is created or deleted around it.

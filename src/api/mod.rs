@@ -16,6 +16,7 @@ pub(crate) mod decode;
 mod docs;
 mod drain;
 mod events;
+mod forward;
 mod idle;
 mod indices;
 mod listen;
@@ -49,6 +50,7 @@ pub use snapshots::SnapshotConfig;
 pub use tls::Tls;
 
 use self::admission::{Queue, Turn};
+use self::forward::Forwarder;
 use self::memory::Memory;
 use self::metrics::Metrics;
 use self::reply::Problem;
@@ -69,6 +71,8 @@ struct Server {
     backups: Queue,
     searches: Queue,
     together: Together,
+    /// Where nodes have some of the indices only.
+    forwarder: Option<Forwarder>,
     /// Calls that are short and do not write.
     reads: Queue,
     /// A permit is a stream of changes that may be open.
@@ -90,7 +94,9 @@ impl Server {
         let queue = |name, running_max, waiting_max| Queue::new(name, running_max, waiting_max, queues.queue_wait_max);
         // Of these, one takes minutes, and who asks for it knows that.
         let slow_queue = |name, running_max, waiting_max| Queue::new(name, running_max, waiting_max, Duration::MAX);
+        let forwarder = store.placement().map(|_| Forwarder::new(&config.connections));
         let server = Self {
+            forwarder,
             metrics: Metrics::new(),
             store,
             started: Instant::now(),

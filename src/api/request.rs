@@ -87,6 +87,11 @@ impl Request {
         value.map(|value| decode_percent(&value.replace('+', " "), name)).transpose()
     }
 
+    /// As it came.
+    pub fn raw_query(&self) -> &str {
+        &self.query
+    }
+
     /// A query parameter that is a whole number.
     ///
     /// # Errors
@@ -192,7 +197,11 @@ impl Request {
         Ok(VectorsBody { received: self.receive(server).await?, is_binary })
     }
 
-    async fn receive(&mut self, server: &Server) -> Result<Received, Problem> {
+    /// Reads the body, whatever it is.
+    ///
+    /// # Errors
+    /// As [`json_body`](Self::json_body), but 415.
+    pub async fn receive(&mut self, server: &Server) -> Result<Received, Problem> {
         let max = server.config.body_bytes_max;
         let too_large = || {
             let detail = format!("the body is larger than {max} bytes");
@@ -281,13 +290,17 @@ pub fn quality(headers: &HeaderMap, accept: HeaderName, wanted: &str) -> f32 {
 
 /// What came of a body.
 #[derive(Debug)]
-struct Received {
+pub struct Received {
     bytes: Bytes,
     /// Given back when the body is dropped.
     _memory: Option<OwnedSemaphorePermit>,
 }
 
 impl Received {
+    pub fn bytes(&self) -> Bytes {
+        self.bytes.clone()
+    }
+
     /// A body that came by no connection.
     #[cfg(any(fuzzing, test))]
     fn of(bytes: &[u8]) -> Self {

@@ -12,7 +12,7 @@ use super::admission::Turn;
 use super::auth::Role;
 use super::reply::Problem;
 use super::request::{Arrival, Request};
-use super::{Server, backups, changes, docs, indices, openapi, search, service, vectors, writes};
+use super::{Server, backups, changes, docs, forward, indices, openapi, search, service, vectors, writes};
 
 /// What a path names. Its parts are as they came, not percent-decoded, so that a `%2F` in an id is no separator.
 ///
@@ -122,7 +122,7 @@ impl Target {
     }
 
     /// The index that it is about, as the path names it.
-    fn index(&self) -> Option<&str> {
+    pub fn index(&self) -> Option<&str> {
         match self {
             Self::Index(id)
             | Self::Ntotal(id)
@@ -223,15 +223,15 @@ pub fn routes(server: Arc<Server>) -> impl Filter<Extract = (Response,), Error =
         .and(warp::body::stream())
         .map(Request::new);
     warp::path::full()
-        .map(|path: FullPath| Target::of(path.as_str()))
         .and(request)
-        .then(move |target: Target, request: Request| {
+        .then(move |path: FullPath, request: Request| {
+            let target = Target::of(path.as_str());
             let server = Arc::clone(&server);
             let (id, came) = (request.id.clone(), request.came);
             let (method, route) = target.call(&request.method);
             request.spans.are_for(method, route);
             async move {
-                let response = dispatch(Arc::clone(&server), target, request).await.unwrap_or_else(|problem| {
+                let response = dispatch(Arc::clone(&server), target, path, request).await.unwrap_or_else(|problem| {
                     server.metrics.refused(&problem);
                     problem.into_response(id.as_str())
                 });
@@ -248,7 +248,7 @@ pub async fn rejected(rejection: Rejection) -> Result<Response, Infallible> {
     Ok(Problem::internal(&format!("{rejection:?}")).into_response(""))
 }
 
-async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Result<Response, Problem> {
+async fn dispatch(server: Arc<Server>, target: Target, path: FullPath, request: Request) -> Result<Response, Problem> {
     let calls = target.calls();
     if calls.is_empty() {
         return Err(Problem::no_such_route());
@@ -277,7 +277,19 @@ async fn dispatch(server: Arc<Server>, target: Target, request: Request) -> Resu
             };
         }
     };
-    if let Some((_, Access::Key(Role::Reader))) = call
+    let is_read = matches!(call, Some((_, Access::Key(Role::Reader))));
+    if let Some(forwarder) = &server.forwarder
+        && call.is_some()
+        && !forward::is_forwarded(&request.headers)
+    {
+        if let Some(holders) = forward::holders(&server, &turn, &target) {
+            return forwarder.forward(&server, holders, path.as_str(), is_read, request).await;
+        }
+        if matches!((&target, &request.method), (Target::Indices, &Method::GET)) {
+            return forward::list(server, turn, request).await;
+        }
+    }
+    if is_read
         && let Some(min_lsn) = request.number("min_lsn", "invalid_lsn")?
         && let Some(id) = target.index()
     {

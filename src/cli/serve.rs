@@ -155,8 +155,13 @@ pub fn prepare(arguments: &Arguments) -> Result<Prepared, Vec<String>> {
     let addresses = addresses("--listen", &arguments.listen, arguments.dev);
     let backups = backups(arguments);
     let tls = tls(arguments);
-    let limits: Vec<String> =
-        arguments.limits.problems().chain(arguments.log.problem()).chain(arguments.cluster.problem()).collect();
+    let limits: Vec<String> = arguments
+        .limits
+        .problems()
+        .chain(arguments.log.problem())
+        .chain(arguments.cluster.problem())
+        .chain(tls_between_nodes(arguments))
+        .collect();
     match (keys, addresses, operators.transpose(), backups, tls) {
         (Ok(keys), Ok(addresses), Ok(operators), Ok(backups), Ok(tls)) if limits.is_empty() => {
             Ok(Prepared { keys, addresses, operators, backups, tls })
@@ -166,6 +171,13 @@ pub fn prepare(arguments: &Arguments) -> Result<Prepared, Vec<String>> {
             Err(problems.into_iter().flatten().chain(limits).collect())
         }
     }
+}
+
+fn tls_between_nodes(arguments: &Arguments) -> Option<String> {
+    let is_wrong = arguments.speaks_tls() && arguments.cluster.is_forwarded_to();
+    is_wrong.then(|| {
+        "--tls-cert: says that only TLS is spoken, and with --placement hash:R the other nodes send requests in clear".to_owned()
+    })
 }
 
 /// Serves until SIGTERM or SIGINT, then finishes what runs, checkpoints and returns.

@@ -102,23 +102,22 @@ impl Slots {
         }
     }
 
-    /// Drops an open index that takes no more writes, and of which nothing here is to be kept.
+    /// Drops an index of which nothing here is to be kept, and whose log is shared: what it lacks on the disk comes from there.
     ///
     /// # Errors
-    /// [`Error::Busy`]: somebody has it. [`Error::NotFound`].
+    /// [`Error::Busy`]: somebody has it. [`Error::NotFound`]: it is not here.
     pub(super) fn drop_idle(&self, key: &Key) -> Result<()> {
         let entry = self.entry(key)?;
-        let mut is_dropped = false;
         entry.slot.close_idle(
             |_| true,
             |index| {
                 drop(index);
                 self.forget_memory(&entry);
-                is_dropped = true;
                 Ok(())
             },
         );
-        if is_dropped { Ok(()) } else { Err(Error::Busy("somebody reads this index, which needs a newer snapshot")) }
+        let is_open = entry.slot.settled().open().is_some();
+        if is_open { Err(Error::Busy("the index is in use on this node")) } else { Ok(()) }
     }
 
     /// Closes an index, unless somebody has it or it takes no more writes.

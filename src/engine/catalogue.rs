@@ -14,7 +14,7 @@ use super::slots::Slots;
 use crate::error::{Error, Result, What};
 use crate::format::manifest::Settings;
 use crate::format::position::Place;
-use crate::types::{IdempotencyKey, IndexConfig, IndexId, IndexOptions, TenantId};
+use crate::types::{IdempotencyKey, IndexConfig, IndexId, IndexOptions, IndexSummary, TenantId};
 use crate::wal::cluster::{Cluster, Entry};
 
 /// Version of the entries that this code writes, and the only one that it reads.
@@ -110,10 +110,18 @@ impl Slots {
     /// # Errors
     /// [`Error::Corrupt`]: it says nothing that this version knows. Those of adding, changing and taking away an index.
     pub(super) fn follow_entry(&self, tenant: &TenantId, id: IndexId, entry: &Entry) -> Result<()> {
-        let Some(about) = &entry.about else { return self.forget(tenant, id) };
+        let (key, placement) = ((tenant.clone(), id), self.context().placement.as_deref());
+        let Some(about) = &entry.about else {
+            placement.inspect(|placement| placement.forget_elsewhere(&key));
+            return self.forget(tenant, id);
+        };
         let settings = decode(about, tenant, id)?;
-        let key = (tenant.clone(), id);
         let Some(known) = self.about(&key) else {
+            if let Some(placement) = placement.filter(|placement| !placement.holds(id)) {
+                let Settings { name, created_at_us, .. } = settings;
+                placement.note_elsewhere(tenant.clone(), IndexSummary { id, name, created_at_us });
+                return Ok(());
+            }
             let _one = self.creating()?;
             return self.adopt(tenant, id, settings).map(|_| ());
         };

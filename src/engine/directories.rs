@@ -75,10 +75,7 @@ impl Slots {
     /// [`Error::NotFound`]; [`Error::Full`], [`Error::Io`]: the index is there after the next opening, and one that was open takes no more
     /// writes; [`Error::OutcomeUnknown`]: it may be. Taking it away again is safe.
     pub(super) fn take_away(&self, tenant: &TenantId, id: IndexId) -> Result<()> {
-        let io = &*self.context().io;
-        let tenant_dir = self.tenant_dir(tenant);
-        let hidden = tenant_dir.join(format!("{DELETING}{id}"));
-        self.delete(&(tenant.clone(), id), |open| {
+        self.take_away_if(tenant, id, |open| {
             if let Some(index) = open {
                 index.close(Error::NotFound(What::Index));
                 // A build or a checkpoint that is under way would write into the directory.
@@ -86,6 +83,25 @@ impl Slots {
                 drop(index.building.lock());
                 drop(index.files.lock());
             }
+            Ok(())
+        })
+    }
+
+    /// The same, if `prepare` agrees, which is given the open instance, where there is one, and sees to it that it writes nothing any more.
+    ///
+    /// # Errors
+    /// As [`take_away`](Self::take_away); those of `prepare`: nothing was done.
+    pub(super) fn take_away_if(
+        &self,
+        tenant: &TenantId,
+        id: IndexId,
+        prepare: impl FnOnce(Option<&Index>) -> Result<()>,
+    ) -> Result<()> {
+        let io = &*self.context().io;
+        let tenant_dir = self.tenant_dir(tenant);
+        let hidden = tenant_dir.join(format!("{DELETING}{id}"));
+        self.delete(&(tenant.clone(), id), |open| {
+            prepare(open)?;
             take_away(io, &tenant_dir, &tenant_dir.join(id.to_string()), &hidden)
         })?;
         if let Err(error) = durable::remove_tree(io, &hidden) {

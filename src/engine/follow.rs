@@ -1,18 +1,21 @@
 //! Following: what other nodes did to the catalogue and to the logs is done here too, by one thread.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::moving::Membership;
+use super::placement::Placement;
 use super::slots::{Key, Slots};
 use crate::error::{Error, Result};
 use crate::wal::cluster::{Cluster, Entry, Told};
+use crate::wal::nodes::Member;
 
-/// How long after something failed it is tried again.
+/// How long after something failed it is tried again, and between two times that other nodes are asked what they have.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The thread that follows.
@@ -20,19 +23,21 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Follower {
     tell: Sender<Told>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    placement: Option<Arc<Placement>>,
 }
 
 impl Follower {
     /// Begins to follow, and comes back when the node was told of the whole catalogue and has done what it could.
     ///
     /// # Errors
-    /// [`Error::Io`]: there is no thread to be had.
+    /// [`Error::Io`]: there is no thread to be had, or this node cannot join the others.
     pub(super) fn start(slots: &Arc<Slots>, cluster: &dyn Cluster) -> Result<Self> {
-        let (tell, mut following) = Following::begin(slots, cluster);
+        let (tell, mut following) = Following::begin(slots, cluster)?;
         let run = move || while following.turn() {};
         let thread = thread::Builder::new().name("follower".to_owned()).spawn(run);
         let thread = thread.map_err(|error| Error::io("start a thread that follows", std::path::Path::new(""), error))?;
-        Ok(Self { tell, thread: Mutex::new(Some(thread)) })
+        let placement = slots.context().placement.clone();
+        Ok(Self { tell, thread: Mutex::new(Some(thread)), placement })
     }
 
     /// Ends the thread, after what it is doing. For who has closed the slots.
@@ -43,6 +48,9 @@ impl Follower {
         if thread.join().is_err() {
             tracing::error!("the thread that follows other nodes ended by a bug");
         }
+        if let Some(placement) = &self.placement {
+            placement.leave();
+        }
     }
 }
 
@@ -50,6 +58,13 @@ struct Following {
     slots: Weak<Slots>,
     told: Receiver<Told>,
     todo: HashMap<Key, Todo>,
+    /// The nodes by which was decided what comes here.
+    placed: Option<Arc<BTreeSet<String>>>,
+    /// When other nodes may be asked again whether they have what is to go, and after which index.
+    look_at: Instant,
+    after: Option<Key>,
+    /// This node is one of them as long as it is there.
+    membership: Option<Arc<Membership>>,
 }
 
 /// What this node was told of an index, and has not done.
@@ -58,16 +73,30 @@ struct Todo {
     entry: Option<Entry>,
     /// Of the newest frame; 0: of none.
     sequence: u64,
+    /// It was elsewhere, and is to be here.
+    is_to_come: bool,
     /// It failed before.
     not_before: Option<Instant>,
 }
 
 impl Following {
     /// Follows, and does all that the catalogue says now.
-    fn begin(slots: &Arc<Slots>, cluster: &dyn Cluster) -> (Sender<Told>, Self) {
+    ///
+    /// # Errors
+    /// [`Error::Io`]: this node cannot join the others.
+    fn begin(slots: &Arc<Slots>, cluster: &dyn Cluster) -> Result<(Sender<Told>, Self)> {
         let (tell, told) = mpsc::channel();
+        let mut membership = None;
+        if let Some(placement) = &slots.context().placement {
+            let member = Arc::new(Membership { slots: Arc::downgrade(slots), wake: OnceLock::new() });
+            // First: by the nodes that are there is decided what of the catalogue comes here.
+            placement.join(&(Arc::clone(&member) as Arc<dyn Member>))?;
+            membership = Some(member);
+        }
         cluster.follow(tell.clone());
-        let mut following = Self { slots: Arc::downgrade(slots), told, todo: HashMap::new() };
+        let (placed, look_at) = (None, Instant::now());
+        let slots_then = Arc::downgrade(slots);
+        let mut following = Self { slots: slots_then, told, todo: HashMap::new(), placed, look_at, after: None, membership };
         while let Ok(told) = following.told.recv() {
             let is_complete = told == Told::Complete;
             following.note(told);
@@ -75,13 +104,14 @@ impl Following {
                 break;
             }
         }
+        following.membership.as_ref().map(|member| member.wake.set(tell.clone()));
         following.work(slots);
-        (tell, following)
+        Ok((tell, following))
     }
 
     /// Waits until something is told, or may be tried again, and does it. `false`: there is no store any more.
     fn turn(&mut self) -> bool {
-        let told = if self.todo.is_empty() {
+        let told = if self.todo.is_empty() && self.membership.is_none() {
             self.told.recv().map_err(|_| RecvTimeoutError::Disconnected)
         } else {
             self.told.recv_timeout(PAUSE)
@@ -98,6 +128,20 @@ impl Following {
         let Some(slots) = self.slots.upgrade().filter(|slots| !slots.is_closed()) else { return false };
         self.work(&slots);
         true
+    }
+
+    /// Where this node has some of the indices only: has come here what is to be here of those that were elsewhere, since other nodes joined or left.
+    fn note_placement(&mut self, placement: &Placement) {
+        let alive = placement.alive();
+        if self.placed.as_ref().is_some_and(|placed| Arc::ptr_eq(placed, &alive)) {
+            return;
+        }
+        for key in placement.elsewhere() {
+            if placement.holds(key.1) {
+                self.todo.entry(key).or_default().is_to_come = true;
+            }
+        }
+        self.placed = Some(alive);
     }
 
     fn note(&mut self, told: Told) {
@@ -118,6 +162,16 @@ impl Following {
 
     /// Does what there is to do, and keeps what is to be tried again.
     fn work(&mut self, slots: &Slots) {
+        let placement = slots.context().placement.as_deref();
+        placement.inspect(|placement| self.note_placement(placement));
+        self.work_off(slots);
+        if let Some(placement) = placement.filter(|_| self.look_at <= Instant::now()) {
+            slots.let_others_go(placement, &mut self.after);
+            self.look_at = Instant::now() + PAUSE;
+        }
+    }
+
+    fn work_off(&mut self, slots: &Slots) {
         self.todo.retain(|key, todo| {
             if slots.is_closed() || todo.not_before.is_some_and(|until| Instant::now() < until) {
                 return true;
@@ -144,6 +198,10 @@ impl Todo {
         if let Some(entry) = &self.entry {
             slots.follow_entry(&key.0, key.1, entry)?;
             self.entry = None;
+        }
+        if self.is_to_come {
+            slots.take_over(key)?;
+            self.is_to_come = false;
         }
         // One that is not open reads its log when it is opened.
         let Some(index) = slots.peek(key).filter(|_| self.sequence > 0) else { return Ok(()) };

@@ -14,6 +14,7 @@ use super::index::{Index, Kind, Scheduled};
 use super::keys::Keys;
 use super::listeners::Listeners;
 use super::maintenance::Maintenance;
+use super::placement::Placement;
 use super::queue::Queue;
 use super::reserve::Reserve;
 use super::shared_log::{Replayed, SharedLog};
@@ -53,6 +54,8 @@ pub(super) struct Context {
     pub(super) cluster: Option<Arc<dyn Cluster>>,
     /// Of nodes that have them.
     pub(super) snapshots: Option<Arc<dyn Snapshots>>,
+    /// `None`: every node has every index.
+    pub(super) placement: Option<Arc<Placement>>,
     /// Of the data directory. Whoever can still write into it holds the lock.
     pub(super) lock: Arc<Lock>,
 }

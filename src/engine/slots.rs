@@ -237,6 +237,10 @@ impl Slots {
         Ok(indices)
     }
 
+    pub(super) fn keys(&self) -> Vec<Key> {
+        self.slots.read().keys().cloned().collect()
+    }
+
     /// Whether there is such an index, refused or not.
     pub(super) fn has(&self, tenant: &TenantId, id: IndexId) -> bool {
         self.slots.read().contains_key(&(tenant.clone(), id))

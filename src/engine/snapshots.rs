@@ -8,6 +8,7 @@ use super::catalogue::catalogued;
 use super::directories::{retire, stage};
 use super::find::{CREATING, DELETING};
 use super::index::Index;
+use super::placement::Placement;
 use super::recover::Context;
 use super::slots::{Key, Slots};
 use crate::checkpoint::manifest::Root;
@@ -24,11 +25,13 @@ pub(crate) struct Sharing {
     pub(crate) cluster: Arc<dyn Cluster>,
     /// `None`: this node takes none, and needs logs that have everything.
     pub(crate) snapshots: Option<Arc<dyn Snapshots>>,
+    /// `None`: every node has every index.
+    pub(crate) placement: Option<Arc<Placement>>,
 }
 
 impl From<Arc<dyn Cluster>> for Sharing {
     fn from(cluster: Arc<dyn Cluster>) -> Self {
-        Self { cluster, snapshots: None }
+        Self { cluster, snapshots: None, placement: None }
     }
 }
 

@@ -10,6 +10,7 @@ use super::follow::Follower;
 use super::index::Index;
 use super::limits;
 use super::maintenance::Maintenance;
+use super::placement::Placement;
 use super::recover::Context;
 use super::reserve::Reserve;
 use super::slots::{Slots, closed};
@@ -95,9 +96,12 @@ impl Store {
         let maintenance = background.then(Maintenance::start).transpose()?;
         let reserve = Arc::new(Reserve::open(Arc::clone(&io), &data_dir, limits.reserve_bytes));
         let stages = Arc::new(Stages::new());
-        let (cluster, snapshots) = sharing.map_or((None, None), |sharing| (Some(sharing.cluster), sharing.snapshots));
+        let (cluster, snapshots, placement) = match sharing {
+            Some(Sharing { cluster, snapshots, placement }) => (Some(cluster), snapshots, placement),
+            None => (None, None, None),
+        };
         let (limits, lock) = (Arc::new(limits), Arc::new(lock));
-        let context = Context { io, limits, maintenance, reserve, stages, cluster, snapshots, lock };
+        let context = Context { io, limits, maintenance, reserve, stages, cluster, snapshots, placement, lock };
         let cluster = context.cluster.clone().filter(|_| background);
         let slots = Arc::new(find::find(context, data_dir, opening)?);
         slots.watch_memory();
@@ -137,7 +141,7 @@ impl Store {
             return if found == *wanted { self.index(tenant, id) } else { Err(IdempotencyKey::reused()) };
         }
         if let Some(max) = spec.tenant_indices_max
-            && self.slots.list(tenant)?.len() >= max
+            && self.list_all(tenant)?.len() >= max
         {
             return Err(Error::Quota(format!("the tenant has {max} indices, which is its quota; delete one, or ask for more")));
         }
@@ -209,6 +213,34 @@ impl Store {
     /// [`Error::Io`] where the tenant's directory could not be read when the store was opened.
     pub fn list(&self, tenant: &TenantId) -> Result<Vec<IndexSummary>> {
         self.slots.list(tenant)
+    }
+
+    /// The same with those that other nodes have.
+    ///
+    /// # Errors
+    /// As [`list`](Self::list).
+    pub(crate) fn list_all(&self, tenant: &TenantId) -> Result<Vec<IndexSummary>> {
+        let mut listed = self.slots.list(tenant)?;
+        if let Some(placement) = self.placement() {
+            // What came here meanwhile is told of once.
+            listed.extend(placement.elsewhere_of(tenant).into_iter().filter(|index| !self.slots.has(tenant, index.id)));
+            listed.sort_by_key(|index| (index.created_at_us, index.id));
+        }
+        Ok(listed)
+    }
+
+    /// Where nodes have some of the indices only.
+    pub(crate) fn placement(&self) -> Option<&Placement> {
+        self.slots.context().placement.as_deref()
+    }
+
+    /// The nodes that have an index which this node neither has nor is to have, those first that are to be asked first. `None`: it is answered here.
+    #[cfg(any(test, feature = "server"))]
+    pub(crate) fn holders(&self, tenant: &TenantId, id: IndexId) -> Option<Vec<String>> {
+        let placement = self.placement()?;
+        let key = (tenant.clone(), id);
+        let is_here = self.slots.has(tenant, id) && !placement.is_leaving(&key);
+        (!is_here && !placement.holds(id)).then(|| placement.holders(id))
     }
 
     /// The indices that are open: those of a tenant, or of all.

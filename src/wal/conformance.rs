@@ -8,6 +8,8 @@ mod files;
 pub(crate) mod memory;
 /// Any number of these, with a catalogue.
 pub(crate) mod memory_cluster;
+/// The same for every implementation of who is alive.
+mod nodes;
 
 use std::borrow::Cow;
 use std::sync::Barrier;

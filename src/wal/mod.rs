@@ -4,7 +4,7 @@
 //! `operation` says what a mutation is in bytes, [`scan`] reads a segment and says how it ends, [`file_log`] appends, syncs, rotates
 //! and recovers, [`read`] reads again what is durable, [`archive`] says how far it goes. The arrows: the engine calls `file_log` and
 //! `read`; the log never calls back but for replaying, and to give what was read. [`cluster`] is what nodes share: the log of
-//! each index. `jetstream`, a feature, is a log on NATS JetStream.
+//! each index; [`nodes`] says which of them are alive. `jetstream`, a feature, is a log on NATS JetStream.
 
 pub(crate) mod archive;
 pub(crate) mod cluster;
@@ -12,6 +12,7 @@ pub(crate) mod file_log;
 #[cfg(feature = "server")]
 pub(crate) mod jetstream;
 pub(crate) mod log;
+pub(crate) mod nodes;
 pub(crate) mod operation;
 mod pieces;
 pub(crate) mod read;

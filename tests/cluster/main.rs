@@ -9,6 +9,7 @@ mod full;
 mod history;
 mod load;
 mod nats;
+mod placement;
 #[path = "../http/program.rs"]
 mod program;
 mod proxy;
@@ -70,7 +71,7 @@ impl Node {
         let replicas = servers.servers.len();
         let urls: Vec<String> = lines.iter().map(|line| format!("nats://{}", line.address)).collect();
         let urls = if lines.is_empty() { servers.urls.clone() } else { urls.join(",") };
-        let process = ServerProcess::start(serve(directory.path(), &urls, replicas).args(more));
+        let process = ServerProcess::start(&mut serve_with(directory.path(), &urls, replicas, more));
         Self { directory, urls, replicas, more: more.iter().map(ToString::to_string).collect(), lines, process }
     }
 
@@ -103,8 +104,8 @@ impl Node {
     }
 
     fn restart(&mut self) {
-        let mut command = serve(self.directory.path(), &self.urls, self.replicas);
-        self.process = ServerProcess::start(command.args(&self.more));
+        let more: Vec<&str> = self.more.iter().map(String::as_str).collect();
+        self.process = ServerProcess::start(&mut serve_with(self.directory.path(), &self.urls, self.replicas, &more));
     }
 
     /// The same, and its disk is lost with it.
@@ -141,8 +142,16 @@ impl Node {
 }
 
 fn serve(directory: &Path, urls: &str, replicas: usize) -> std::process::Command {
+    serve_with(directory, urls, replicas, &[])
+}
+
+/// With any free port, where it is not said which.
+fn serve_with(directory: &Path, urls: &str, replicas: usize, more: &[&str]) -> std::process::Command {
     let mut command = program(directory);
-    command.args(["--dev", "--listen", "127.0.0.1:0", "--nats", urls, "--nats-replicas", &replicas.to_string()]);
+    command.args(["--dev", "--nats", urls, "--nats-replicas", &replicas.to_string()]).args(more);
+    if !more.contains(&"--listen") {
+        command.args(["--listen", "127.0.0.1:0"]);
+    }
     command
 }
 

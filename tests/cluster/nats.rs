@@ -181,7 +181,7 @@ fn local(port: u16) -> SocketAddr {
 }
 
 /// Somebody else may take one before it is used: a server says so, and the test fails.
-fn free_ports(count: usize) -> Vec<u16> {
+pub fn free_ports(count: usize) -> Vec<u16> {
     let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }

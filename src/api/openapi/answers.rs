@@ -97,8 +97,17 @@ pub const FAILURES: &[Failure] = &[
     },
     Failure {
         status: 503,
-        meaning: "The index refuses, or takes no more writes; or a disk or a repository of backups fails. `outcome_unknown`: perhaps it was done. `memory_full`: it takes no more points for now, and `Retry-After` is there.",
-        codes: &["backup_damaged", "closed", "index_refused", "io_error", "log_damaged", "memory_full", "outcome_unknown"],
+        meaning: "The index refuses, or takes no more writes; or a disk or a repository of backups fails. `outcome_unknown`: perhaps it was done. `holders_unreachable`: no node of a cluster that has the index answers. `memory_full`: it takes no more points for now, and `Retry-After` is there.",
+        codes: &[
+            "backup_damaged",
+            "closed",
+            "holders_unreachable",
+            "index_refused",
+            "io_error",
+            "log_damaged",
+            "memory_full",
+            "outcome_unknown",
+        ],
     },
     Failure {
         status: 504,

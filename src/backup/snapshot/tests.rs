@@ -69,7 +69,7 @@ impl Shared {
         let options = StoreOptions { io, background: false, limits, opening, ..StoreOptions::new("/data") };
         let cluster: Arc<dyn Cluster> = Arc::new(self.cluster.clone());
         let snapshots = has_snapshots.then(|| Arc::clone(&repository) as Arc<dyn Snapshots>);
-        (Store::open_with(options, Some(Sharing { cluster, snapshots })).unwrap(), repository)
+        (Store::open_with(options, Some(Sharing { cluster, snapshots, placement: None })).unwrap(), repository)
     }
 }
 

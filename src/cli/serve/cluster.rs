@@ -1,7 +1,10 @@
 //! Whether the server is a node of a cluster, as options: then its log is on NATS JetStream, and other nodes append to it too.
 
+use std::fmt;
+use std::net::Ipv6Addr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +15,7 @@ use super::super::{Failure, key};
 use crate::api::SnapshotConfig;
 use crate::backup::{Bucket, Location, Repository, SnapshotRepository};
 use crate::config::Limits;
+use crate::engine::placement::Placement;
 use crate::engine::snapshots::{Sharing, Snapshots};
 use crate::error::Error;
 use crate::wal::jetstream::cluster::JetStream;
@@ -60,6 +64,58 @@ pub struct ClusterArguments {
     /// How long after a round of snapshots the next one begins, more or less.
     #[arg(long, value_name = "SECONDS", env = "FAISS_PROXY_SNAPSHOT_EVERY", default_value_t = NonZeroU32::new(3_600).expect("it is not 0"))]
     snapshot_every: NonZeroU32,
+    /// Which indices this node has: all, or hash:R, and each is on R of the nodes that are alive, which the others send requests about it to. All nodes need the same.
+    #[arg(long, value_name = "all|hash:R", env = "FAISS_PROXY_PLACEMENT", default_value_t = PlacementArgument::All)]
+    placement: PlacementArgument,
+    /// Where the other nodes reach this one, http://HOST:PORT, for --placement hash:R.
+    #[arg(long, value_name = "URL", env = "FAISS_PROXY_ADVERTISE", value_parser = advertised)]
+    advertise: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PlacementArgument {
+    All,
+    /// Nodes that have an index.
+    Hash(u8),
+}
+
+impl fmt::Display for PlacementArgument {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Hash(count) => write!(f, "hash:{count}"),
+        }
+    }
+}
+
+impl FromStr for PlacementArgument {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        let count = text.strip_prefix("hash:").and_then(|count| count.parse().ok()).filter(|count| *count > 0);
+        count.map(Self::Hash).ok_or("must be all, or hash: and how many nodes have an index, as in hash:2")
+    }
+}
+
+/// A node's address, as all nodes write it.
+fn advertised(text: &str) -> Result<String, String> {
+    let wrong = || format!("{text:?} is no URL like http://node-a.example:8000");
+    if text.starts_with("https://") {
+        return Err("nodes reach each other in clear: http://HOST:PORT".to_owned());
+    }
+    let authority = text.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest)).ok_or_else(wrong)?;
+    let (host, port) = authority.rsplit_once(':').ok_or_else(wrong)?;
+    let is_name = |host: &str| {
+        let is_part =
+            |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+        host.split('.').all(is_part)
+    };
+    let is_ipv6 = |host: &str| host.strip_prefix('[').and_then(|host| host.strip_suffix(']')?.parse::<Ipv6Addr>().ok()).is_some();
+    let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
+    if is_port && (is_name(host) || is_ipv6(host)) { Ok(format!("http://{authority}")) } else { Err(wrong()) }
 }
 
 /// Where snapshots go.
@@ -95,6 +151,18 @@ pub struct Reached {
 impl ClusterArguments {
     /// What of it cannot be.
     pub fn problem(&self) -> Option<String> {
+        match (self.placement, &self.advertise) {
+            (PlacementArgument::Hash(_), _) if self.nats.is_empty() => {
+                return Some("--placement: says nothing without --nats: one server has all indices".to_owned());
+            }
+            (PlacementArgument::Hash(_), None) => {
+                return Some(
+                    "--placement: hash:R needs --advertise http://HOST:PORT, where the other nodes reach this one".to_owned(),
+                );
+            }
+            (PlacementArgument::All, Some(_)) => return Some("--advertise: says nothing without --placement hash:R".to_owned()),
+            _ => {}
+        }
         if let Some(snapshots) = &self.snapshots {
             if self.nats.is_empty() {
                 return Some("--snapshots: says nothing without --nats; --backup-to is where one server's backups go".to_owned());
@@ -127,6 +195,11 @@ impl ClusterArguments {
         })
     }
 
+    /// Whether other nodes send requests to this one.
+    pub fn is_forwarded_to(&self) -> bool {
+        self.placement != PlacementArgument::All
+    }
+
     /// # Errors
     /// None of the servers answers, or they are not what is needed.
     pub fn reach(&self, limits: &Limits) -> Result<Option<Reached>, Failure> {
@@ -146,7 +219,15 @@ impl ClusterArguments {
         let opened = opened.map_err(|error| Failure::new(format!("--snapshots: {error}")))?;
         let snapshots = opened.map(|opened| SnapshotConfig { repository: Arc::new(SnapshotRepository::new(opened)), every });
         let kept = snapshots.as_ref().map(|config| Arc::clone(&config.repository) as Arc<dyn Snapshots>);
-        Ok(Some(Reached { sharing: Sharing { cluster: Arc::new(cluster), snapshots: kept }, snapshots, runtime }))
+        let placement = match (self.placement, &self.advertise) {
+            (PlacementArgument::Hash(count), Some(own)) => {
+                let nodes = Arc::new(cluster.nodes(replicas));
+                Some(Arc::new(Placement::new(nodes, own, count.into())))
+            }
+            _ => None,
+        };
+        let sharing = Sharing { cluster: Arc::new(cluster), snapshots: kept, placement };
+        Ok(Some(Reached { sharing, snapshots, runtime }))
     }
 }
 
@@ -178,5 +259,39 @@ impl Reached {
     pub fn leave(self) {
         drop((self.sharing, self.snapshots));
         self.runtime.shutdown_background();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_of_a_node_is_checked_and_written_one_way() {
+        for (text, expected) in [
+            ("http://127.0.0.1:8001", "http://127.0.0.1:8001"),
+            ("http://node-a.example:8000/", "http://node-a.example:8000"),
+            ("http://[::1]:8000", "http://[::1]:8000"),
+        ] {
+            assert_eq!(advertised(text).as_deref(), Ok(expected));
+        }
+        let wrong =
+            ["", "node-a:8000", "http://node-a", "http://:8000", "http://a..b:80", "http://.a:80", "http://a:0", "http://a:x"];
+        for wrong in
+            wrong.into_iter().chain(["http://a:80/path", "http://u@a:80", "http://[::x]:80", "http://*:80", "http://a b:80"])
+        {
+            assert!(advertised(wrong).is_err(), "{wrong}");
+        }
+        assert!(advertised("https://a:80").unwrap_err().contains("in clear"));
+    }
+
+    #[test]
+    fn placement_is_a_word_or_a_number_of_nodes() {
+        for placement in [PlacementArgument::All, PlacementArgument::Hash(1), PlacementArgument::Hash(3)] {
+            assert_eq!(placement.to_string().parse(), Ok(placement));
+        }
+        for wrong in ["", "hash", "hash:", "hash:0", "hash:-1", "hash:x", "ALL"] {
+            assert!(wrong.parse::<PlacementArgument>().is_err(), "{wrong}");
+        }
     }
 }

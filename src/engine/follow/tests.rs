@@ -1,5 +1,8 @@
 //! Nodes that share a catalogue and logs, in memory: what one does to an index, the others do. Each turn of a node's following is made by hand.
 
+/// Nodes of which each has some of the indices only.
+mod placed;
+
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
@@ -46,7 +49,7 @@ struct Node {
 impl Node {
     fn on(disk: SimIo, cluster: &MemoryCluster) -> Self {
         let store = open(&disk, Some(cluster));
-        let (_, following) = Following::begin(&store.slots, cluster);
+        let (_, following) = Following::begin(&store.slots, cluster).unwrap();
         Self { disk, store, following }
     }
 
@@ -281,11 +284,12 @@ fn index_that_the_log_left_behind_while_it_was_open_is_taken_anew_when_nobody_re
     let a = Node::new(&cluster);
     let index = a.store.create_index(&tenant(), &spec("n")).unwrap();
     put(&index, "1");
-    let sharing = Sharing { cluster: Arc::new(cluster.clone()), snapshots: Some(Arc::new(Copies(a.disk.clone()))) };
+    let snapshots: Option<Arc<dyn Snapshots>> = Some(Arc::new(Copies(a.disk.clone())));
+    let sharing = Sharing { cluster: Arc::new(cluster.clone()), snapshots, placement: None };
     let options =
         StoreOptions { io: Arc::new(SimIo::new()), background: false, opening: Opening::Lazy, ..StoreOptions::new("/data") };
     let store = Store::open_with(options, Some(sharing)).unwrap();
-    let (_, mut following) = Following::begin(&store.slots, &cluster);
+    let (_, mut following) = Following::begin(&store.slots, &cluster).unwrap();
     let slow = store.index(&tenant(), index.id()).unwrap();
     assert_eq!(slow.info().vector_count, 1);
 

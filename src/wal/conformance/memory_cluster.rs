@@ -1,11 +1,12 @@
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use super::super::cluster::{Cluster, Entry, Told};
 use super::super::log::{Appended, Log, Place};
+use super::super::nodes::{Member, Nodes};
 use super::super::operation::Operation;
 use super::super::read::Commit;
 use super::Logs as _;
@@ -19,13 +20,20 @@ type Key = (TenantId, IndexId);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MemoryCluster(Arc<Mutex<Shared>>);
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     logs: BTreeMap<Key, Memory>,
     entries: BTreeMap<Key, Entry>,
     newest_revision: u64,
     fault: Option<Fault>,
     followers: Vec<Sender<Told>>,
+    members: BTreeMap<String, Weak<dyn Member>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("entries", &self.entries).finish_non_exhaustive()
+    }
 }
 
 impl MemoryCluster {
@@ -37,6 +45,19 @@ impl MemoryCluster {
     /// Of the next writing of an entry, or of its deletion.
     pub(crate) fn fail_next(&self, fault: Fault) {
         self.0.lock().fault = Some(fault);
+    }
+
+    /// Takes a node for dead.
+    pub(crate) fn lose(&self, node: &str) {
+        self.0.lock().members.remove(node);
+        self.tell_members();
+    }
+
+    fn tell_members(&self) {
+        // They may come back here.
+        let members = self.0.lock().members.clone();
+        let nodes: BTreeSet<String> = members.keys().cloned().collect();
+        members.values().filter_map(Weak::upgrade).for_each(|member| member.alive(nodes.clone()));
     }
 
     /// How many receive still, after they were told something that they know.
@@ -118,6 +139,24 @@ impl Cluster for MemoryCluster {
             shared.tell_of_log(&key);
         }
         shared.followers.extend(others);
+    }
+}
+
+impl Nodes for MemoryCluster {
+    fn join(&self, node: &str, member: &Arc<dyn Member>) -> Result<()> {
+        self.0.lock().members.insert(node.to_owned(), Arc::downgrade(member));
+        self.tell_members();
+        Ok(())
+    }
+
+    fn leave(&self, node: &str) -> Result<()> {
+        self.lose(node);
+        Ok(())
+    }
+
+    fn has(&self, node: &str, tenant: &TenantId, index: IndexId, lsn: Lsn) -> bool {
+        let member = self.0.lock().members.get(node).and_then(Weak::upgrade);
+        member.is_some_and(|member| member.has(tenant, index, lsn))
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Everything here is async and stays here: who calls blocks on it, from a thread that is none of the runtime's.
 
+use std::error::Error as _;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -237,7 +238,10 @@ impl Connection {
                     Ok(client) => return Ok(client),
                     Err(error) => error,
                 };
-                let may_pass = matches!(error.kind(), ConnectErrorKind::Io | ConnectErrorKind::Dns | ConnectErrorKind::TimedOut);
+                // Of TLS: a certificate that is not the right one, ours or theirs.
+                let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+                let may_pass = matches!(error.kind(), ConnectErrorKind::Io | ConnectErrorKind::Dns | ConnectErrorKind::TimedOut)
+                    && cause != Some(io::ErrorKind::InvalidData);
                 if !may_pass || Instant::now() + PAUSE_WITHOUT_SERVER >= deadline {
                     return Err(error);
                 }

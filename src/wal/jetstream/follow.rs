@@ -120,7 +120,7 @@ impl Follower {
                 Ok(newest) => Some(newest.map_or(0, |newest| newest.sequence)),
                 Err(error) => return error.to_string(),
             },
-            Stream::Logs(_) => None,
+            Stream::Logs(_) | Stream::Nodes => None,
         };
         let inbox = self.connection.client.new_inbox();
         // Before there is anything to come to it.
@@ -233,7 +233,8 @@ impl Follower {
                 let entry = entry_of(header(message, OPERATION), sequence, message.payload.to_vec())?;
                 Told::Entry { tenant, index, entry }
             }
-            Stream::Logs(_) => Told::Frame { tenant, index, sequence },
+            // Of the nodes' stream, no subject is of an index.
+            Stream::Logs(_) | Stream::Nodes => Told::Frame { tenant, index, sequence },
         })
     }
 }

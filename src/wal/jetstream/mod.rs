@@ -2,12 +2,14 @@
 //!
 //! A frame is a message, [`frames`]; what is asked of the servers is in [`connection`]. Each message names the sequence of the subject's last
 //! one, and the stream's leader refuses what names another: that is the order, and the fence. [`cluster`] is all that nodes share: the logs, and
-//! the catalogue of the indices; [`streams`] says where either stands, and [`follow`] how a node is told of what is new.
+//! the catalogue of the indices; [`streams`] says where either stands, and [`follow`] how a node is told of what is new. [`nodes`]: which nodes are
+//! alive.
 
 pub(crate) mod cluster;
 pub(crate) mod connection;
 mod follow;
 mod frames;
+pub(crate) mod nodes;
 mod streams;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -18,14 +19,20 @@ const LOGS: u8 = 16;
 /// For how long the servers know the id of a message, in ns: their own default, longer than anything is sent again.
 const DUPLICATE_WINDOW_NS: u64 = 120_000_000_000;
 
+/// For how long a node is taken for alive after it said so: longer than an election of the servers takes. Tests wait for the end of it.
+pub(super) const ALIVE: Duration = if cfg!(test) { Duration::from_secs(3) } else { Duration::from_secs(15) };
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stream {
     Catalogue,
+    /// Which nodes are alive: a message goes when it is too old. Of nodes that have some of the indices only.
+    Nodes,
     /// The logs of those indices whose id leaves this number.
     Logs(u8),
 }
 
 impl Stream {
+    /// What every node has, and follows.
     pub(super) fn all() -> impl Iterator<Item = Self> {
         std::iter::once(Self::Catalogue).chain((0..LOGS).map(Self::Logs))
     }
@@ -38,13 +45,15 @@ impl Stream {
     pub(super) fn name(self) -> String {
         match self {
             Self::Catalogue => "KV_faiss-catalogue".to_owned(),
+            Self::Nodes => "KV_faiss-nodes".to_owned(),
             Self::Logs(number) => format!("faiss-log-{number}"),
         }
     }
 
-    fn prefix(self) -> String {
+    pub(super) fn prefix(self) -> String {
         match self {
             Self::Catalogue => "$KV.faiss-catalogue.".to_owned(),
+            Self::Nodes => "$KV.faiss-nodes.".to_owned(),
             Self::Logs(number) => format!("faiss.log.{number}."),
         }
     }
@@ -76,7 +85,16 @@ impl Stream {
             "duplicate_window": DUPLICATE_WINDOW_NS, "allow_direct": true, "deny_delete": true, "deny_purge": false,
         });
         let of_catalogue = json!({ "max_msgs_per_subject": 1, "allow_rollup_hdrs": true });
-        if let (Self::Catalogue, Value::Object(config), Value::Object(more)) = (self, &mut config, of_catalogue) {
+        let alive_ns = ALIVE.as_nanos() as u64;
+        // Nobody may ask for messages to be known for longer than they are kept.
+        let of_nodes =
+            json!({ "max_msgs_per_subject": 1, "allow_rollup_hdrs": true, "max_age": alive_ns, "duplicate_window": alive_ns });
+        let more = match self {
+            Self::Catalogue => of_catalogue,
+            Self::Nodes => of_nodes,
+            Self::Logs(_) => json!({}),
+        };
+        if let (Value::Object(config), Value::Object(more)) = (&mut config, more) {
             config.extend(more);
         }
         config
@@ -136,6 +154,10 @@ impl Stream {
         let subjects = self.subjects().name;
         if config.subjects != [subjects.as_str()] {
             return Some(format!("takes {:?}, not {subjects}", config.subjects));
+        }
+        if self == Self::Nodes {
+            return (config.max_age == 0)
+                .then(|| "keeps nodes that are gone for ever (max_age is 0): change its configuration".to_owned());
         }
         // What is full must say so, not drop the oldest.
         let is_limited = config.max_msgs > 0 || config.max_bytes > 0;

@@ -32,6 +32,7 @@ use crate::types::{IndexId, Lsn};
 use crate::wal::cluster::Cluster;
 use crate::wal::conformance::{Logs, append, append_all, point, read};
 use crate::wal::log::{Appended, Log, Place};
+use crate::wal::nodes::Nodes;
 
 const FRAME_BYTES_MAX: usize = 600;
 
@@ -83,6 +84,11 @@ impl Servers {
     /// What nodes share, by one more connection.
     pub(crate) fn cluster(&self) -> Arc<dyn Cluster> {
         Arc::new(self.reach_by(&self.url(), 1).unwrap())
+    }
+
+    /// The nodes, by one more connection.
+    pub(crate) fn nodes(&self) -> Arc<dyn Nodes> {
+        Arc::new(self.reach_by(&self.url(), 1).unwrap().nodes(1))
     }
 
     fn reach_by(&self, url: &str, replicas: usize) -> Result<JetStream> {
