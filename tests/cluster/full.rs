@@ -15,6 +15,9 @@ use crate::{Node, create, put, stop_and_compare};
 /// Calls until what is waited for has come.
 const CALLS_MAX: usize = 10_000;
 
+/// Writes, each of which waits for half a minute at most, until one is acknowledged.
+const WRITES_MAX: usize = 6;
+
 /// A point that takes room: its metadata is as long as that.
 const POINT_BYTES: usize = 30_000;
 
@@ -163,7 +166,14 @@ fn a_nats_server_of_three_whose_disk_is_full_costs_no_acknowledged_write() {
     put(&nodes[0], &index, "room", 1.0);
     // With one of the others stopped, a majority is there only where this one has caught up.
     servers.servers[1].signal(Signal::STOP);
-    let newest = put(&nodes[1], &index, "last", 1.0);
+    let body = json!({"vectors": [{"id": "last", "values": [1.0, 1.0]}]});
+    // To catch up and to elect a leader may take longer than a write waits.
+    let write = |_| {
+        let response = nodes[1].call("POST", &format!("{index}/vectors")).json(&body).send();
+        assert!([201, 503].contains(&response.status), "{response:?}");
+        (response.status == 201).then(|| response.json()["lsn"].as_u64().unwrap())
+    };
+    let newest = (0..WRITES_MAX).find_map(write).expect("the two others are a majority");
     servers.servers[1].signal(Signal::CONT);
     let (points, _) = nodes[0].points(&index, newest);
     assert_eq!(nodes[1].points(&index, newest).0, points);
