@@ -3,6 +3,7 @@
 //! `FAISS_PROXY_CLUSTER_KILLS` says how many are killed, a node and a nats-server in turn.
 
 use std::fmt;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -71,6 +72,7 @@ fn make(load: &Load, nodes: &mut [Node], servers: &mut Servers, acks: &Acks, fau
             continue;
         }
         acks.wait()?;
+        load.leader_may_be_stale.store(what == 1, Relaxed);
         pause(&nodes[victim], servers, victim, what, acks)?;
         faults.paused[what] += 1;
         acks.wait()?;
@@ -81,6 +83,9 @@ fn make(load: &Load, nodes: &mut [Node], servers: &mut Servers, acks: &Acks, fau
             cut_off_server(nodes, servers, line, acks)?;
         }
         faults.cut_off[what] += 1;
+        // It has learnt by then of the one that acknowledges.
+        acks.wait()?;
+        load.leader_may_be_stale.store(false, Relaxed);
     }
     acks.wait()
 }
