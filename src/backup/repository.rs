@@ -77,8 +77,7 @@ impl Directory {
         };
         durable::create_dirs_durably(io, directory)?;
         let temporary = durable::temporary_path(directory, file_name);
-        let written = self
-            .write_temporary(&temporary, chunks)
+        let written = write_synced(io, &temporary, chunks)
             .and_then(|()| io.rename(&temporary, &target).map_err(|error| Error::io("rename", &target, error)));
         if let Err(error) = written {
             // Best effort: the next one of this name removes it.
@@ -91,26 +90,27 @@ impl Directory {
             Error::io("sync", directory, error).into_outcome_unknown()
         })
     }
+}
 
-    fn write_temporary(&self, path: &Path, chunks: &mut Chunks<'_>) -> Result<()> {
-        match self.io.remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io("remove", path, error)),
-            _ => {}
-        }
-        let file = self.io.create(path).map_err(|error| Error::io("create", path, error))?;
-        let (mut offset, mut synced) = (0, 0);
-        let sync = || file.sync_data().map_err(|error| Error::io("sync", path, error));
-        for chunk in chunks {
-            let chunk = chunk?;
-            file.write_at(offset, &[IoSlice::new(&chunk)]).map_err(|error| Error::io("write", path, error))?;
-            offset += chunk.len() as u64;
-            if offset - synced >= SYNC_BYTES {
-                sync()?;
-                synced = offset;
-            }
-        }
-        sync()
+/// Writes a file in the place of what has its name, and syncs it, but not the name. Where it fails, some of it may be there.
+pub(super) fn write_synced(io: &dyn Io, path: &Path, chunks: &mut Chunks<'_>) -> Result<()> {
+    match io.remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io("remove", path, error)),
+        _ => {}
     }
+    let file = io.create(path).map_err(|error| Error::io("create", path, error))?;
+    let (mut offset, mut synced) = (0, 0);
+    let sync = || file.sync_data().map_err(|error| Error::io("sync", path, error));
+    for chunk in chunks {
+        let chunk = chunk?;
+        file.write_at(offset, &[IoSlice::new(&chunk)]).map_err(|error| Error::io("write", path, error))?;
+        offset += chunk.len() as u64;
+        if offset - synced >= SYNC_BYTES {
+            sync()?;
+            synced = offset;
+        }
+    }
+    sync()
 }
 
 impl Repository for Directory {

@@ -5,7 +5,6 @@
 //! before, and the repository of what neither this snapshot nor the one before needs. `docs/format.md` tells where everything is.
 
 use std::collections::{HashMap, HashSet};
-use std::io::IoSlice;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -16,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::chain::read_all;
 use super::record::{Digest, Object};
-use super::repository::{CHUNK_BYTES, Chunks, Repository};
+use super::repository::{CHUNK_BYTES, Chunks, Repository, write_synced};
 use crate::engine::Index;
 use crate::engine::pin::Pin;
 use crate::engine::snapshots::Snapshots;
@@ -34,9 +33,6 @@ const DOCUMENT_BYTES_MAX: u64 = 256 << 20;
 
 /// Where all of them are in a repository.
 const SNAPSHOTS: &str = "snapshots";
-
-/// A file is synced each time so many bytes were written, so that the log's sync never waits for long behind it.
-const SYNC_BYTES: u64 = 4 << 20;
 
 /// Where the snapshots of all indices are.
 #[derive(Debug)]
@@ -212,23 +208,6 @@ impl Snapshots for SnapshotRepository {
     }
 }
 
-/// Writes chunks into a new file, and syncs it when there are no more: an empty one says so.
-fn writer<'a>(io: &dyn Io, path: &'a Path) -> Result<impl FnMut(&[u8]) -> Result<()> + use<'a>> {
-    let file = io.create(path).map_err(|error| Error::io("create", path, error))?;
-    let (mut written, mut synced) = (0, 0);
-    Ok(move |chunk: &[u8]| {
-        if !chunk.is_empty() {
-            file.write_at(written, &[IoSlice::new(chunk)]).map_err(|error| Error::io("write", path, error))?;
-            written += chunk.len() as u64;
-        }
-        if chunk.is_empty() || written - synced >= SYNC_BYTES {
-            file.sync_data().map_err(|error| Error::io("sync", path, error))?;
-            synced = written;
-        }
-        Ok(())
-    })
-}
-
 /// Where the snapshots of one index are.
 struct Shelf<'a> {
     repository: &'a dyn Repository,
@@ -270,7 +249,7 @@ impl Shelf<'_> {
         let (manifest, files) = self.read(name)?;
         for file in &files {
             let path = directory.join(&file.name);
-            if let Err(error) = writer(io, &path).and_then(|mut write| self.each_chunk(file, &mut write)) {
+            if let Err(error) = self.with_object(file, |chunks| write_synced(io, &path, chunks)) {
                 for file in &files {
                     // Nobody looks at it, and the directory is given up or goes on with other files.
                     let _ = io.remove_file(&directory.join(&file.name));
@@ -333,14 +312,20 @@ impl Shelf<'_> {
     /// [`Error::Backup`]: an object is missing, or is not what was to be put.
     fn read_back(&self, name: &str) -> Result<()> {
         let (_, files) = self.read(name)?;
-        files.iter().try_for_each(|file| self.each_chunk(file, &mut |_| Ok(())))
+        let read = |chunks: &mut Chunks<'_>| {
+            for chunk in chunks {
+                chunk?;
+            }
+            Ok(())
+        };
+        files.iter().try_for_each(|file| self.with_object(file, read))
     }
 
-    /// Gives the bytes of an object, piece by piece, and then an empty piece, where it was all of it.
+    /// Gives the bytes of an object to `read`, with an error before the last of them where it is not what it is to be.
     ///
     /// # Errors
-    /// Those of `each`. [`Error::Backup`], before its last bytes are given: it is not what it is to be.
-    fn each_chunk(&self, file: &Object, each: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    /// Those of `read`. [`Error::Backup`]: it is missing.
+    fn with_object(&self, file: &Object, read: impl FnOnce(&mut Chunks<'_>) -> Result<()>) -> Result<()> {
         let name = self.file(&file.sha256.to_string());
         let wrong = |problem: &str| {
             let what = format!(
@@ -350,13 +335,7 @@ impl Shelf<'_> {
             Error::backup(&self.repository.path(&name), what)
         };
         let chunks = self.repository.get(&name)?.ok_or_else(|| wrong("it is missing"))?;
-        for chunk in Checked::new(chunks, file, &wrong) {
-            let chunk = chunk?;
-            if !chunk.is_empty() {
-                each(&chunk)?;
-            }
-        }
-        each(&[])
+        read(&mut Checked::new(chunks, file, &wrong))
     }
 }
 

@@ -146,7 +146,8 @@ impl Index {
 
     /// Whether the shared log has let go of what this state lacks: it answers what it has, until it is taken anew from a snapshot.
     pub(super) fn is_behind(&self) -> bool {
-        self.writer.lock().shared_log.as_ref().is_some_and(|shared| shared.is_ahead)
+        // Mostly nothing is wrong, and the writer is busy.
+        self.poison.get().is_some() && self.writer.lock().shared_log.as_ref().is_some_and(|shared| shared.is_ahead)
     }
 
     /// The same for who opens the index, and gives it to nobody where this fails.

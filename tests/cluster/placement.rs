@@ -134,14 +134,20 @@ fn any_node_answers_for_any_index_whoever_joins_leaves_or_is_killed() {
     until("the others have all", &nodes, |nodes| is_settled(nodes, &indices));
 }
 
-#[test]
-fn where_no_node_that_has_an_index_answers_it_is_said_and_nothing_is_left_out() {
-    let Some(servers) = Servers::start(1) else { return };
-    let mut nodes: Vec<Node> = (0..3).map(|_| start(&servers)).collect();
+/// Indices on three nodes; first the node that does not have all of them.
+fn placed(servers: &Servers) -> (Vec<String>, Node, Vec<Node>) {
+    let mut nodes: Vec<Node> = (0..3).map(|_| start(servers)).collect();
     let indices: Vec<String> = (0..INDICES).map(|n| create(&nodes[0], &format!("n{n}"))).collect();
     until("each index is on two nodes", &nodes, |nodes| is_settled(nodes, &indices));
     let at = nodes.iter().position(|node| indices.iter().any(|index| !is_on(node, index))).unwrap();
-    let node = nodes.swap_remove(at);
+    let away = nodes.swap_remove(at);
+    (indices, away, nodes)
+}
+
+#[test]
+fn where_no_node_that_has_an_index_answers_it_is_said_and_nothing_is_left_out() {
+    let Some(servers) = Servers::start(1) else { return };
+    let (indices, node, nodes) = placed(&servers);
     let addresses: BTreeSet<String> = nodes.iter().map(|node| format!("http://{}", node.process.address)).collect();
     drop(nodes);
     // Until it takes them for dead, it says whom it asked; then it has all itself.
@@ -163,11 +169,7 @@ fn where_no_node_that_has_an_index_answers_it_is_said_and_nothing_is_left_out() 
 #[test]
 fn stream_of_changes_of_an_index_that_is_elsewhere_is_passed_on_until_the_node_ends() {
     let Some(servers) = Servers::start(1) else { return };
-    let mut nodes: Vec<Node> = (0..3).map(|_| start(&servers)).collect();
-    let indices: Vec<String> = (0..INDICES).map(|n| create(&nodes[0], &format!("n{n}"))).collect();
-    until("each index is on two nodes", &nodes, |nodes| is_settled(nodes, &indices));
-    let at = nodes.iter().position(|node| indices.iter().any(|index| !is_on(node, index))).unwrap();
-    let away = nodes.swap_remove(at);
+    let (indices, away, nodes) = placed(&servers);
     let index = indices.iter().find(|index| !is_on(&away, index)).unwrap();
     let call = away.call("GET", &format!("{index}/changes")).header("accept", "text/event-stream");
     let (connection, response) = call.send_and_keep();

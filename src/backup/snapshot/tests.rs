@@ -1,6 +1,7 @@
 //! Nodes that share a log and a place for snapshots: each a store on a simulated disk of its own, and the repository on another.
 
 use std::fmt;
+use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Barrier};
@@ -70,6 +71,24 @@ impl Shared {
         let cluster: Arc<dyn Cluster> = Arc::new(self.cluster.clone());
         let snapshots = has_snapshots.then(|| Arc::clone(&repository) as Arc<dyn Snapshots>);
         (Store::open_with(options, Some(Sharing { cluster, snapshots, placement: None })).unwrap(), repository)
+    }
+}
+
+impl Shared {
+    /// Opens an index for the first time, and crashes at the n-th step of it. Not of opening the store, which other tests have.
+    fn open_until(&self, disk: &SimIo, n: u64, id: IndexId) {
+        let (store, _) = self.open(disk, Opening::Lazy, true);
+        disk.crash_at(n);
+        let _ = store.index(&tenant(), id);
+    }
+
+    /// A node with what a crash left, and whether the index was on its disk still. Nothing is refused.
+    fn reopen(&self, disk: SimIo, id: IndexId, context: &str) -> (Node, bool) {
+        let (store, repository) = self.open(&disk, Opening::Lazy, true);
+        assert!(store.refused(&tenant()).is_empty(), "{context}");
+        let was_there = !store.list(&tenant()).unwrap_or_default().is_empty();
+        let index = store.index(&tenant(), id).unwrap_or_else(|error| panic!("{context}: {error}"));
+        (Node { shared: self.clone(), disk, store, repository, index }, was_there)
     }
 }
 
@@ -513,25 +532,19 @@ fn crash_at_each_step_of_fetching_leaves_no_index_or_a_whole_one() {
         disk.crash(Survival::All)
     };
     let (mut none, mut whole) = (0, 0);
-    let begin = |disk: &SimIo, n: u64| {
-        let (store, _) = shared.open(disk, Opening::Lazy, true);
-        // Not of opening the store, which other tests have.
-        disk.crash_at(n);
-        let _ = store.index(&tenant(), id);
-    };
-    crash_at_each_step(&away, begin, |disk, context| {
-        let (store, repository) = shared.open(&disk, Opening::Lazy, true);
-        assert!(store.refused(&tenant()).is_empty(), "{context}");
-        let listed = store.list(&tenant()).unwrap_or_default().len();
-        if listed == 0 {
-            none += 1
-        } else {
-            whole += 1
-        }
-        let index = store.index(&tenant(), id).unwrap_or_else(|error| panic!("{context}: {error}"));
-        let node = Node { shared: shared.clone(), disk, store, repository, index };
-        assert_eq!(node.state(), expected, "{context}");
-    });
+    crash_at_each_step(
+        &away,
+        |disk, n| shared.open_until(disk, n, id),
+        |disk, context| {
+            let (node, was_there) = shared.reopen(disk, id, &context);
+            if was_there {
+                whole += 1
+            } else {
+                none += 1
+            }
+            assert_eq!(node.state(), expected, "{context}");
+        },
+    );
     assert!(none > 10 && whole > 0, "{none} without, {whole} with");
 }
 
@@ -546,19 +559,13 @@ fn crash_at_each_step_of_taking_an_index_anew_leaves_the_old_one_none_or_the_new
         a.take();
     }
     let expected = a.state();
-    let begin = |disk: &SimIo, n: u64| {
-        let (store, _) = shared.open(disk, Opening::Lazy, true);
-        // Not of opening the store, which other tests have.
-        disk.crash_at(n);
-        let _ = store.index(&tenant(), id);
-    };
-    crash_at_each_step(&away, begin, |disk, context| {
-        let (store, repository) = shared.open(&disk, Opening::Lazy, true);
-        assert!(store.refused(&tenant()).is_empty(), "{context}");
-        let index = store.index(&tenant(), id).unwrap_or_else(|error| panic!("{context}: {error}"));
-        let node = Node { shared: shared.clone(), disk, store, repository, index };
-        assert_eq!(node.state(), expected, "{context}");
-    });
+    crash_at_each_step(
+        &away,
+        |disk, n| shared.open_until(disk, n, id),
+        |disk, context| {
+            assert_eq!(shared.reopen(disk, id, &context).0.state(), expected, "{context}");
+        },
+    );
 }
 
 #[test]
