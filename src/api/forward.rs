@@ -143,7 +143,9 @@ impl Forwarder {
         tokio::select! {
             answered = self.client.request(request) => answered.map_err(|error| {
                 let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-                Silence { may_be_done: !error.is_connect(), why }
+                // Of a connection that closed before the request was written to it.
+                let was_kept = error.source().and_then(|cause| cause.downcast_ref()).is_some_and(hyper::Error::is_canceled);
+                Silence { may_be_done: !error.is_connect() && !was_kept, why }
             }),
             () = is_lost => Err(Silence { may_be_done: true, why: "it is no longer alive".to_owned() }),
         }

@@ -196,15 +196,30 @@ impl Index {
     /// The same for who wants a state with a mutation in it, and only where this node's state does not have it yet. Gives the LSN of the state.
     ///
     /// # Errors
-    /// As [`catch_up`](Self::catch_up); [`Error::Invalid`] naming `min_lsn`: no node has made that mutation.
+    /// As [`catch_up`](Self::catch_up); [`Error::Invalid`] naming `min_lsn`: no node has made that mutation. [`Error::Busy`]: others wrote each
+    /// time that this was asked.
     pub fn catch_up_to(&self, min_lsn: Lsn) -> Result<Lsn> {
         let lsn = self.shared.view.load().lsn;
-        let lsn = if lsn >= min_lsn { lsn } else { self.catch_up()? };
+        let lsn = if lsn >= min_lsn || !self.is_shared { lsn } else { self.read_others_to(min_lsn)? };
         if lsn < min_lsn {
             let detail = format!("the newest mutation is LSN {lsn}, and {min_lsn} is beyond it");
             return Err(Error::invalid("min_lsn", "lsn_ahead", detail));
         }
         Ok(lsn)
+    }
+
+    /// Gives the LSN of the state, which is the newest where it is less than what is wanted.
+    fn read_others_to(&self, min_lsn: Lsn) -> Result<Lsn> {
+        let writer = &mut *self.writer.lock();
+        for _ in 0..ROUNDS_MAX {
+            let lsn = self.read_others(writer)?;
+            let Some(shared) = &mut writer.shared_log else { return Ok(lsn) };
+            // Who reads may be told of an older state; an append of nothing says whether it is the newest.
+            if lsn >= min_lsn || matches!(shared.append(&[])?, Appended::At(_)) {
+                return Ok(lsn);
+            }
+        }
+        Err(Error::Busy("other nodes write to this index all the time: try again"))
     }
 
     /// Commits a group behind everything that anybody wrote.
@@ -214,38 +229,29 @@ impl Index {
     pub(super) fn commit_shared(&self, writer: &mut Writer, group: &[Write]) -> Result<Vec<Outcome>> {
         // What this node cannot keep, it must not commit.
         writer.log.check()?;
-        let mut is_current = false;
         if writer.shared_log.as_ref().is_some_and(|shared| shared.is_unsure) {
             self.read_shared(writer)?;
-            is_current = true;
         }
         for _ in 0..ROUNDS_MAX {
             let resolved = self.shared.with_ids(|ids| resolve(&writer.state, ids, &self.limits, group));
             let logged: Vec<&Operation<'_>> = resolved.iter().filter_map(|resolved| resolved.operation.as_ref()).collect();
-            if logged.is_empty() {
-                // Nobody says whether this state is the newest, as an append would: a condition may hold in a newer one.
-                if is_current {
-                    return Ok(self.apply(writer, resolved));
+            if !logged.is_empty() && writer.log.needs_segment() {
+                self.start_log_segment(&mut writer.log)?;
+            }
+            let Writer { shared_log: Some(shared), log, .. } = &mut *writer else { unreachable!("its log is shared") };
+            // Of nothing too: a condition that does not hold here may hold in a newer state, and nothing else says that there is none.
+            if let Appended::At(_) = shared.append(&logged)? {
+                let time_us = shared.log.time_us();
+                if let Err(error) = self.keep(log, &logged, time_us) {
+                    // It is in the shared log, and comes from there when there is room for it.
+                    shared.is_unsure = true;
+                    return Err(error.into_unanswered());
                 }
-            } else {
-                if writer.log.needs_segment() {
-                    self.start_log_segment(&mut writer.log)?;
-                }
-                let Writer { shared_log: Some(shared), log, .. } = &mut *writer else { unreachable!("its log is shared") };
-                if let Appended::At(_) = shared.append(&logged)? {
-                    let time_us = shared.log.time_us();
-                    if let Err(error) = self.keep(log, &logged, time_us) {
-                        // It is in the shared log, and comes from there when there is room for it.
-                        shared.is_unsure = true;
-                        return Err(error.into_unanswered());
-                    }
-                    debug_assert_eq!(shared.log.written_lsn(), log.written_lsn());
-                    shared.place = shared.log.place();
-                    return Ok(self.apply(writer, resolved));
-                }
+                debug_assert_eq!(shared.log.written_lsn(), log.written_lsn());
+                shared.place = shared.log.place();
+                return Ok(self.apply(writer, resolved));
             }
             self.read_shared(writer)?;
-            is_current = true;
         }
         Err(Error::Busy("other nodes write to this index all the time; nothing was stored: try again"))
     }
@@ -309,6 +315,10 @@ impl Index {
         }
         read.and(kept)?;
         if place.lsn < state.lsn {
+            // Whoever told of it may have been cut off from those who know more.
+            let Appended::At(_) = shared.append(&[])? else {
+                return Err(Error::Busy("who answers for the shared log knows less of it than this node: try again"));
+            };
             let why =
                 format!("the shared log ends with LSN {}, and had {} before: it lost what it acknowledged", place.lsn, state.lsn);
             return Err(Error::Closed(why.into()));

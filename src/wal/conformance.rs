@@ -138,6 +138,19 @@ fn operation_larger_than_a_frame_is_one_mutation(logs: impl Logs) {
     assert!(sizes.len() == 3 && sizes[1] > bytes, "{sizes:?}");
 }
 
+fn append_of_nothing_stores_nothing(logs: impl Logs) {
+    let mut log = logs.open(None).unwrap();
+    for id in ["1", "2"] {
+        for _ in 0..2 {
+            let before = (log.place(), log.time_us());
+            assert_eq!(log.append(&[]).unwrap(), Appended::At(log.written_lsn()));
+            assert_eq!((log.place(), log.time_us()), before);
+        }
+        append_all(&mut log, &[id]);
+    }
+    assert_eq!(read_behind(&logs, None), numbered(1..=2));
+}
+
 fn times_of_commits_never_decrease_and_are_the_same_to_everybody(logs: impl Logs) {
     let mut log = logs.open(None).unwrap();
     let mut times = Vec::new();
@@ -214,6 +227,19 @@ fn who_does_not_know_the_newest_is_refused_until_it_has_read(logs: impl Logs) {
     assert_eq!(read(&mut one).unwrap(), numbered(2..=2));
     assert_eq!(append(&mut one, &["3", "4"]).unwrap(), Appended::At(4));
     assert_eq!(read_behind(&logs, None), numbered(1..=4));
+}
+
+fn append_of_nothing_says_whether_this_is_the_newest(logs: impl Logs) {
+    let (mut one, mut other) = (logs.open(None).unwrap(), logs.open(None).unwrap());
+    for lsn in 1..=3 {
+        append_all(&mut one, &[&lsn.to_string()]);
+        assert_eq!(one.append(&[]).unwrap(), Appended::At(lsn));
+        for _ in 0..2 {
+            assert_eq!(other.append(&[]).unwrap(), Appended::Moved, "it does not know LSN {lsn}");
+        }
+        assert_eq!(read(&mut other).unwrap(), numbered(lsn..=lsn));
+        assert_eq!(other.append(&[]).unwrap(), Appended::At(lsn));
+    }
 }
 
 fn who_is_far_behind_is_refused_and_reads_all_of_it(logs: impl Logs) {
@@ -332,6 +358,7 @@ macro_rules! of_any_log {
             what_was_synced_is_read_in_order_from_any_place,
             whoever_opens_a_log_and_reads_it_goes_on_with_the_next_lsn,
             operation_larger_than_a_frame_is_one_mutation,
+            append_of_nothing_stores_nothing,
             times_of_commits_never_decrease_and_are_the_same_to_everybody,
             error_of_who_reads_is_passed_on_and_its_frame_is_given_again,
             trimmed_log_begins_at_the_place_and_who_is_before_it_is_refused,
@@ -346,6 +373,7 @@ macro_rules! of_shared_log {
             $module,
             $logs,
             who_does_not_know_the_newest_is_refused_until_it_has_read,
+            append_of_nothing_says_whether_this_is_the_newest,
             who_is_far_behind_is_refused_and_reads_all_of_it,
             trimmed_log_is_never_taken_for_a_new_one,
             large_operation_that_others_write_beside_is_there_whole_or_not_at_all,

@@ -44,7 +44,8 @@ pub(crate) trait Log: Debug + Send {
     /// The most bytes, encoded, of several operations that are appended together.
     fn frame_bytes_max(&self) -> usize;
 
-    /// Appends operations as one frame, or one operation that is too large for a frame as several.
+    /// Appends operations as one frame, or one operation that is too large for a frame as several. Of no operations it stores nothing, and says as
+    /// surely as any append whether this is the newest that anybody wrote, which reading does not.
     ///
     /// # Errors
     /// [`Error::Full`](crate::Error::Full), [`Error::Io`](crate::Error::Io): nothing was stored, and the log is as before.
@@ -62,7 +63,8 @@ pub(crate) trait Log: Debug + Send {
     fn sync(&mut self) -> Result<()>;
 
     /// Gives, in order and each once, the operations behind [`place`](Self::place), and comes to stand behind them: all that whoever opens
-    /// the log replays, and later what others appended. What is in the log when this is called is given.
+    /// the log replays, and later what others appended. What is in the log when this is called is given, but for what a server does not know
+    /// yet that was cut off from those who have it.
     ///
     /// # Errors
     /// [`Error::Gone`](crate::Error::Gone): what is behind the place was trimmed; take a newer snapshot.

@@ -3,7 +3,6 @@
 //! `FAISS_PROXY_CLUSTER_KILLS` says how many are killed, a node and a nats-server in turn.
 
 use std::fmt;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -11,7 +10,8 @@ use serde_json::json;
 
 use crate::load::{Acks, Load, NODES};
 use crate::nats::{Servers, Settings};
-use crate::proxy::Line;
+use crate::placement::until;
+use crate::proxy::{Line, Proxy};
 use crate::{Node, create, put};
 
 /// Longer than what JetStream waits before it elects another leader (4 to 9 s), and than the heartbeats that a node waits for (6 s).
@@ -72,7 +72,6 @@ fn make(load: &Load, nodes: &mut [Node], servers: &mut Servers, acks: &Acks, fau
             continue;
         }
         acks.wait()?;
-        load.leader_may_be_stale.store(what == 1, Relaxed);
         pause(&nodes[victim], servers, victim, what, acks)?;
         faults.paused[what] += 1;
         acks.wait()?;
@@ -83,9 +82,6 @@ fn make(load: &Load, nodes: &mut [Node], servers: &mut Servers, acks: &Acks, fau
             cut_off_server(nodes, servers, line, acks)?;
         }
         faults.cut_off[what] += 1;
-        // It has learnt by then of the one that acknowledges.
-        acks.wait()?;
-        load.leader_may_be_stale.store(false, Relaxed);
     }
     acks.wait()
 }
@@ -130,11 +126,10 @@ fn cut_off_node(load: &Load, nodes: &[Node], victim: usize, acks: &Acks) {
     assert!((0..CALLS_MAX).any(has_all), "node {victim} has not got LSN {newest}");
 }
 
-/// From the other two. A node that is connected to it goes on to be, and cannot write meanwhile: so it is one to which not all are.
+/// From the other two: the one to which most nodes are connected, which cannot write then until they have found another.
 fn cut_off_server(nodes: &[Node], servers: &Servers, line: Line, acks: &Acks) -> Option<()> {
     let connected = |server: usize| nodes.iter().filter(|node| node.lines[server].connections() > 0).count();
-    // To one at least of three is one node connected, or none.
-    let victim = (0..NODES).filter(|&server| connected(server) <= 1).max_by_key(|&server| connected(server)).unwrap();
+    let victim = (0..NODES).max_by_key(|&server| connected(server)).unwrap();
     servers.set_routes(victim, line);
     let others = acks.wait_for(PAUSE);
     servers.set_routes(victim, Line::Up);
@@ -147,10 +142,31 @@ fn a_nats_server_that_hangs_is_left_for_another() {
     let node = Node::start_cuttable(&servers);
     let index = create(&node, "n");
     put(&node, &index, "before", 0.0);
-    let connected = |server: &usize| node.lines[*server].connections() > 0;
-    let hung = (0..3).find(connected).unwrap();
+    let hung = server_of(&node);
     servers.servers[hung].signal(Signal::STOP);
     // It does not fail: it comes when another one was found.
     put(&node, &index, "after", 1.0);
     servers.servers[hung].signal(Signal::CONT);
+}
+
+/// It answers pings, and says that there is nothing new.
+#[test]
+fn a_nats_server_that_is_cut_off_from_the_others_is_left_for_another() {
+    let Some(servers) = Servers::start_with(3, &Settings { is_cuttable: true, ..Settings::default() }) else { return };
+    let node = Node::start_cuttable(&servers);
+    let cut_off = server_of(&node);
+    let others = (0..3).filter(|server| *server != cut_off).map(|server| Proxy::start(servers.clients[server])).collect();
+    let other = Node::start_in(tempfile::tempdir().unwrap(), &servers, others, &[]);
+    let index = create(&other, "n");
+    let lsn = put(&other, &index, "before", 0.0);
+    node.get(&format!("{index}?min_lsn={lsn}"));
+    servers.set_routes(cut_off, Line::Silent);
+    let lsn = put(&other, &index, "after", 1.0);
+    // Of the other node's write nobody asks it.
+    until("it follows again", &[node], |nodes| nodes[0].get(&index)["lsn"] == lsn);
+}
+
+/// The one to which a node is connected.
+fn server_of(node: &Node) -> usize {
+    (0..node.lines.len()).find(|&server| node.lines[server].connections() > 0).unwrap()
 }

@@ -51,11 +51,6 @@ impl Asked {
         }
     }
 
-    /// Whether its condition is said not to hold.
-    pub fn is_refused(&self) -> bool {
-        matches!(self.call.what.outcome(), Some(Outcome::Acknowledged { count: 0, .. }))
-    }
-
     /// Whether what became of it was said, and that it was decided.
     pub fn is_answered(&self) -> bool {
         matches!(self.call.what.outcome(), Some(Outcome::Acknowledged { .. }))

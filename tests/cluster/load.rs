@@ -51,9 +51,6 @@ pub struct Load {
     /// Where the nodes are now.
     addresses: [Mutex<SocketAddr>; NODES],
     is_over: AtomicBool,
-    /// A nats-server may take itself for a leader that is none any more, being paused or cut off: what it says is the newest of a log may be older, and with it
-    /// what a node refuses, since nothing is stored for that (docs/decisions/0033-shared-log.md). No write can be acknowledged by it.
-    pub leader_may_be_stale: AtomicBool,
 }
 
 /// A message for each write that was acknowledged, by whichever node.
@@ -96,15 +93,7 @@ impl Load {
         let addresses = std::array::from_fn(|at| Mutex::new(nodes[at].process.address));
         let quiet = create(&nodes[0], "quiet");
         put(&nodes[0], &quiet, "first", 0.0);
-        Self {
-            index,
-            quiet,
-            counter_lsn,
-            history: History::create(&nodes[0]),
-            addresses,
-            is_over: AtomicBool::new(false),
-            leader_may_be_stale: AtomicBool::new(false),
-        }
+        Self { index, quiet, counter_lsn, history: History::create(&nodes[0]), addresses, is_over: AtomicBool::new(false) }
     }
 
     pub fn index(&self) -> &str {
@@ -186,7 +175,7 @@ impl Load {
     }
 }
 
-struct SetOnDrop<'a>(&'a AtomicBool);
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {
@@ -265,11 +254,7 @@ impl<'a> Client<'a> {
 
     /// A read of the newest state that this client was told of. A node that was killed, or cannot reach the log, says nothing, or that.
     fn read(&mut self, node: usize, call: Call) -> Option<Response> {
-        let was_stale = self.load.leader_may_be_stale.load(Relaxed);
         let read = self.send(node, call)?;
-        if read.status == 422 && (was_stale || self.load.leader_may_be_stale.load(Relaxed)) {
-            return None;
-        }
         assert!(![404, 422].contains(&read.status), "client {} was told of LSN {}: {read:?}", self.number, self.newest);
         (read.status == 200).then_some(read)
     }
@@ -341,8 +326,6 @@ impl<'a> Client<'a> {
     /// unless somebody else was faster.
     fn set_register(&mut self, n: usize) -> bool {
         let (began, history) = (Instant::now(), &self.load.history);
-        let was_stale = self.load.leader_may_be_stale.load(Relaxed);
-        let first = self.told.asked.len();
         let Some(choice) = history.choose(self.address(self.at), PATIENCE, &mut self.chance) else { return false };
         let asked = history.set(self.number, &format!("{}-{n}", self.number), choice, self.address(self.at), PATIENCE);
         let (is_done, stored) = (asked.is_answered(), asked.stored());
@@ -352,10 +335,6 @@ impl<'a> Client<'a> {
             let choice = (choice.0, Condition::StoredBy(lsn));
             let other = self.address(self.after(self.at));
             self.told.asked.push(history.set(self.number, &format!("{}-{n}-again", self.number), choice, other, PATIENCE));
-        }
-        if was_stale || self.load.leader_may_be_stale.load(Relaxed) {
-            let later = self.told.asked.split_off(first);
-            self.told.asked.extend(later.into_iter().filter(|asked| !asked.is_refused()));
         }
         is_done
     }

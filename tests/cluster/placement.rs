@@ -2,17 +2,24 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::Node;
+use crate::load::SetOnDrop;
 use crate::nats::{Servers, free_ports};
 use crate::program::refusal;
+use crate::record::Chance;
+use crate::support::{Call, KEY};
 use crate::{create, put, serve};
 
-/// For nodes to notice that one is gone, and to take over what it had.
+/// For nodes to notice that somebody is gone, and to do what follows.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 const INDICES: usize = 8;
@@ -30,7 +37,7 @@ fn is_on(node: &Node, index: &str) -> bool {
 
 /// Calls until it is so.
 #[track_caller]
-fn until(what: &str, nodes: &[Node], is_so: impl Fn(&[Node]) -> bool) {
+pub fn until(what: &str, nodes: &[Node], is_so: impl Fn(&[Node]) -> bool) {
     let end = Instant::now() + PATIENCE;
     while !is_so(nodes) {
         assert!(Instant::now() < end, "{what}");
@@ -132,6 +139,72 @@ fn any_node_answers_for_any_index_whoever_joins_leaves_or_is_killed() {
     assert!(left.process.wait().success());
     all_answer_for_all(&nodes, &indices, 4);
     until("the others have all", &nodes, |nodes| is_settled(nodes, &indices));
+}
+
+/// Each of two nodes does what it is asked for, wherever an index is by then, while a third one joins and leaves in good order.
+#[test]
+fn no_read_and_no_write_is_lost_while_indices_move() {
+    const CLIENTS: usize = 4;
+    const ROUNDS: usize = 3;
+    let Some(servers) = Servers::start(1) else { return };
+    let mut nodes: Vec<Node> = (0..2).map(|_| start(&servers)).collect();
+    let indices: Vec<String> = (0..INDICES).map(|n| create(&nodes[0], &format!("n{n}"))).collect();
+    until("each index is on two nodes", &nodes, |nodes| is_settled(nodes, &indices));
+    let asked = [nodes[0].process.address, nodes[1].process.address];
+    let is_over = AtomicBool::new(false);
+    let stored: Vec<Vec<Stored>> = thread::scope(|scope| {
+        let client = |number| store_and_read(number, &asked, &indices, &is_over);
+        let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(move || client(number))).collect();
+        {
+            let _over = SetOnDrop(&is_over);
+            for _ in 0..ROUNDS {
+                nodes.push(start(&servers));
+                until("the third has its share", &nodes, |nodes| {
+                    indices.iter().any(|index| is_on(&nodes[2], index)) && is_settled(nodes, &indices)
+                });
+                let third = nodes.pop().unwrap();
+                third.process.signal(Signal::TERM);
+                assert!(third.process.wait().success());
+                until("the others have all", &nodes, |nodes| is_settled(nodes, &indices));
+            }
+        }
+        clients.into_iter().map(|client| client.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    println!("{:?} points were stored", stored.iter().map(Vec::len).collect::<Vec<_>>());
+    for Stored { index, id, lsn } in stored.iter().flatten() {
+        for node in &nodes {
+            assert_eq!(node.get(&format!("{index}/vectors/{id}?min_lsn={lsn}"))["lsn"], *lsn);
+        }
+    }
+}
+
+struct Stored<'a> {
+    index: &'a str,
+    id: String,
+    lsn: u64,
+}
+
+/// One client, until it is told to end.
+fn store_and_read<'a>(number: usize, nodes: &[SocketAddr], indices: &'a [String], is_over: &AtomicBool) -> Vec<Stored<'a>> {
+    let (mut chance, mut stored) = (Chance::new(number as u64), Vec::new());
+    for n in 0.. {
+        if is_over.load(Relaxed) {
+            break;
+        }
+        let (index, id) = (&indices[chance.below(indices.len())], format!("{number}-{n}"));
+        let mut call = |method, path: &str| Call::new(nodes[chance.below(2)], method, &format!("{index}/{path}")).key(KEY);
+        let point = json!({"vectors": [{"id": id, "values": [n as f32, 1.0]}]});
+        let response = call("POST", "vectors").json(&point).send();
+        assert_eq!(response.status, 201, "{response:?}");
+        let lsn = response.json()["lsn"].as_u64().unwrap();
+        let response = call("GET", &format!("vectors/{id}?min_lsn={lsn}")).send();
+        assert_eq!(response.status, 200, "{response:?}");
+        let search = json!({"vector": [n as f32, 1.0], "k": 1});
+        let response = call("POST", &format!("search?min_lsn={lsn}")).json(&search).send();
+        assert_eq!(response.status, 200, "{response:?}");
+        stored.push(Stored { index, id, lsn });
+    }
+    stored
 }
 
 /// Indices on three nodes; first the node that does not have all of them.

@@ -18,8 +18,9 @@ use crate::config::Limits;
 use crate::engine::placement::Placement;
 use crate::engine::snapshots::{Sharing, Snapshots};
 use crate::error::Error;
+use crate::wal::jetstream::access::Access;
 use crate::wal::jetstream::cluster::JetStream;
-use crate::wal::jetstream::connection::{Access, Patience};
+use crate::wal::jetstream::connection::Patience;
 
 /// Under which `--help` shows them. In a file they are a table of this name, in small letters.
 const HEADING: &str = "Cluster";

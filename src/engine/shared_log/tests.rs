@@ -405,6 +405,33 @@ fn answer_that_logs_nothing_is_of_the_newest_state() {
     assert_eq!(other.index.delete(&["a"], Durability::Fsync).unwrap().deleted_count, 0, "it is gone by the other node");
 }
 
+/// As by a nats-server that was cut off, and takes itself for the leader that it was.
+#[test]
+fn nothing_is_said_of_an_older_state_that_reading_was_told_of() {
+    let (memory, logs) = in_memory();
+    let (one, other, restarted) = (Node::new(&logs), Node::new(&logs), Node::new(&logs));
+    let lsn = one.put("a").unwrap();
+    assert_eq!(other.index.catch_up().unwrap(), lsn);
+    let newer = one.put("a").unwrap();
+    restarted.index.catch_up().unwrap();
+    memory.hide(1);
+    // It holds, and so does what the node does not know.
+    for refused in [put(&other.index, "a", 3.0, Condition::StoredBy(newer)), other.index.catch_up_to(newer)] {
+        assert!(matches!(refused, Err(Error::Busy(_))), "{refused:?}");
+    }
+    assert!(matches!(other.index.delete(&["b"], Durability::Fsync), Err(Error::Busy(_))), "\"b\" may be there");
+    // It has more in its files, which is no loss of the log's.
+    let disk = restarted.disk.clone();
+    let refused = restarted.try_restart(Survival::All).map(drop);
+    assert!(matches!(refused, Err(Error::Busy(_))), "{refused:?}");
+
+    memory.hide(0);
+    assert_eq!(other.index.catch_up_to(newer).unwrap(), newer);
+    let store = Store::open_with(options(&disk.crash(Survival::All)), Some(logs.into())).unwrap();
+    assert_equal(&store.index(&tenant(), ID).unwrap(), &other.index);
+    assert_eq!(put(&other.index, "a", 3.0, Condition::StoredBy(newer)).unwrap(), newer + 1);
+}
+
 #[test]
 fn node_that_was_away_catches_up_and_its_feed_tells_all_of_it_at_the_same_times() {
     let (_, logs) = in_memory();

@@ -25,8 +25,10 @@ struct Shared {
     trimmed: (u64, Lsn),
     fault: Option<Fault>,
     is_deleted: bool,
-    /// Appends that were tried.
+    /// Appends of operations that were tried.
     appends: u64,
+    /// Of the newest frames, so many are not given to who reads.
+    hidden: usize,
 }
 
 /// What goes wrong with the next append, or the next writing of an entry.
@@ -56,6 +58,11 @@ impl Memory {
         let mut shared = self.0.lock();
         shared.is_deleted = true;
         shared.frames.clear();
+    }
+
+    /// As long as it is set, whoever reads is told of an older state, as by a server that was cut off.
+    pub(crate) fn hide(&self, frames: usize) {
+        self.0.lock().hidden = frames;
     }
 
     pub(crate) fn appends(&self) -> u64 {
@@ -148,6 +155,10 @@ impl Log for MemoryLog {
         let bytes: usize = frame.iter().map(Vec::len).sum();
         assert!(frame.len() == 1 || bytes <= FRAME_BYTES_MAX, "only a single operation spans frames");
         let mut shared = self.shared.0.lock();
+        let is_newest = !shared.is_deleted && shared.trimmed.0 + shared.frames.len() as u64 == self.place.sequence;
+        if operations.is_empty() {
+            return Ok(if is_newest { Appended::At(self.place.lsn) } else { Appended::Moved });
+        }
         shared.appends += 1;
         let fault_now = shared.fault.take();
         match fault_now {
@@ -155,7 +166,7 @@ impl Log for MemoryLog {
             Some(Fault::NotStored) => return Err(fault().into_unanswered()),
             Some(Fault::Lost) | None => {}
         }
-        if shared.is_deleted || shared.trimmed.0 + shared.frames.len() as u64 != self.place.sequence {
+        if !is_newest {
             return Ok(Appended::Moved);
         }
         shared.frames.push(frame);
@@ -179,7 +190,8 @@ impl Log for MemoryLog {
             }
             let known = self.place.sequence.checked_sub(shared.trimmed.0);
             let known = known.ok_or(Error::Gone { oldest_lsn: shared.trimmed.1 + 1 })?;
-            shared.frames.get(known as usize..).unwrap_or_default().to_vec()
+            let shown = shared.frames.len().saturating_sub(shared.hidden);
+            shared.frames[..shown].get(known as usize..).unwrap_or_default().to_vec()
         };
         for frame in frames {
             let time_us = time_us(self.place.sequence + 1);

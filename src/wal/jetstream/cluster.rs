@@ -8,7 +8,8 @@ use async_nats::HeaderMap;
 use tokio::runtime::Handle;
 
 use super::JetStreamLog;
-use super::connection::{Access, Connection, OPERATION, Patience, Published};
+use super::access::Access;
+use super::connection::{Connection, OPERATION, Patience, Published};
 use super::follow::follow;
 use super::streams::Stream;
 use crate::error::{Error, Result, What};

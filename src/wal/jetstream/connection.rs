@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, StatusCode};
+use async_nats::{Client, ConnectErrorKind, Event, HeaderMap, StatusCode};
 use base64::Engine as _;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -22,7 +22,9 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::access::Access;
 use super::frames::Message;
+use super::vain::Vain;
 use crate::error::{Error, Result};
 
 /// Of the server, as (major, minor). 2.12 is the first that syncs its Raft log too under `sync_interval: always`, without which an acknowledged
@@ -39,10 +41,6 @@ pub(super) const PAUSE_WITHOUT_LEADER: Duration = Duration::from_millis(50);
 /// How long after none of them answered servers are tried again that have never answered.
 const PAUSE_WITHOUT_SERVER: Duration = Duration::from_millis(250);
 
-/// How long after a server's last word it is asked whether it is there. One that says nothing for three times as long, being stopped or behind a network
-/// that loses everything, is left for another: by default that is three minutes, in which nothing can be written by way of it.
-const PING_INTERVAL: Duration = Duration::from_secs(2);
-
 /// Bounds what of a batch is in memory.
 const BATCH_BYTES: usize = 8 << 20;
 
@@ -50,6 +48,9 @@ const BATCH_MESSAGES: usize = 256;
 
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
+/// Of which subject, where not of the message's own.
+const EXPECTED_OF: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+const ROLLUP: &str = "Nats-Rollup";
 /// What a message of a KV bucket is, where it is no value.
 pub(super) const OPERATION: &str = "KV-Operation";
 
@@ -93,36 +94,6 @@ impl Default for Patience {
     }
 }
 
-/// Where the servers are, and how they and we know each other.
-#[derive(Clone, Default)]
-pub(crate) struct Access {
-    /// `nats://HOST:PORT`; with one `tls://HOST:PORT` among them, all is encrypted, whichever server answers.
-    pub(crate) urls: Vec<String>,
-    /// A name and its password.
-    pub(crate) user: Option<(String, String)>,
-    /// PEM, whose certificates vouch for the servers; `None`: those that the system has.
-    pub(crate) authorities: Option<PathBuf>,
-    /// PEM of our certificate and of its key, for servers that ask for one.
-    pub(crate) certificate: Option<(PathBuf, PathBuf)>,
-}
-
-impl Access {
-    fn options(&self) -> ConnectOptions {
-        let is_encrypted = self.urls.iter().any(|url| url.starts_with("tls://"));
-        let mut options = ConnectOptions::new().name("faiss-proxy").ping_interval(PING_INTERVAL).require_tls(is_encrypted);
-        if let Some((name, password)) = &self.user {
-            options = options.user_and_password(name.clone(), password.clone());
-        }
-        if let Some(path) = &self.authorities {
-            options = options.add_root_certificates(path.clone());
-        }
-        if let Some((certificate, key)) = &self.certificate {
-            options = options.add_client_certificate(certificate.clone(), key.clone());
-        }
-        options
-    }
-}
-
 /// A connection to the servers, for any number of logs. Cloning is cheap.
 #[derive(Clone)]
 pub(crate) struct Connection {
@@ -131,6 +102,7 @@ pub(crate) struct Connection {
     pub(super) patience: Patience,
     /// How often it was lost. Says so too when it is there again.
     pub(super) losses: watch::Receiver<u64>,
+    vain: Arc<Vain>,
 }
 
 impl fmt::Debug for Connection {
@@ -253,7 +225,7 @@ impl Connection {
             }
         };
         let client = runtime.block_on(connecting).map_err(|error| failed(io::ErrorKind::NotConnected, error.to_string()))?;
-        let connection = Self { runtime: runtime.clone(), client, patience, losses };
+        let connection = Self { runtime: runtime.clone(), client, patience, losses, vain: Arc::default() };
         connection.check_version(Path::new(&name))?;
         Ok(connection)
     }
@@ -354,6 +326,44 @@ impl Connection {
                     return Err(failed(is_open, io::ErrorKind::TimedOut, why));
                 }
                 tracing::debug!(subject = subject.name, why, "publishing again");
+                sleep(pause).await;
+            }
+        })
+    }
+
+    /// Whether the subject's last message is the one with this sequence, as a majority of the stream's servers has it: a message to `proof`, another
+    /// subject of the stream, that its leader takes on this condition only. One that was cut off answers any question by what it knew, and can
+    /// store nothing.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Full`]: nobody says.
+    pub(super) fn is_newest(&self, subject: &Subject, sequence: u64, proof: &Subject) -> Result<bool> {
+        let failed = |kind, why: String| Error::io("ask for the end of", &subject.path(), io::Error::new(kind, why));
+        let mut headers = HeaderMap::new();
+        headers.insert(EXPECTED, sequence.to_string().as_str());
+        headers.insert(EXPECTED_OF, subject.name.as_str());
+        // It takes the place of the one before it.
+        headers.insert(ROLLUP, "sub");
+        let deadline = self.deadline();
+        self.block(async {
+            loop {
+                let (pause, why) = match self.ask::<Stored>(proof.name.clone(), &headers, Bytes::new()).await {
+                    Ok(Ok(Stored { .. })) => return Ok(true),
+                    Ok(Err(refusal)) => match refusal.err_code {
+                        code::WRONG_SEQUENCE => return Ok(false),
+                        code::IN_FLIGHT => (PAUSE, refusal.to_string()),
+                        code if code == code::STORE_FAILED || code::FULL.contains(&code) => {
+                            return Err(failed(io::ErrorKind::StorageFull, refusal.to_string()));
+                        }
+                        _ => return Err(failed(io::ErrorKind::Other, refusal.to_string())),
+                    },
+                    Err(Silence::NotTaken(why)) => (PAUSE_WITHOUT_LEADER, why),
+                    Err(Silence::NoAnswer(why)) => (PAUSE, why),
+                    Err(Silence::NotSent(why)) => return Err(failed(io::ErrorKind::InvalidInput, why)),
+                };
+                if Instant::now() + pause >= deadline {
+                    return Err(failed(io::ErrorKind::TimedOut, why));
+                }
                 sleep(pause).await;
             }
         })
@@ -500,6 +510,22 @@ impl Connection {
     }
 
     async fn ask<T: DeserializeOwned>(
+        &self,
+        request: String,
+        headers: &HeaderMap,
+        payload: Bytes,
+    ) -> Result<Result<T, Refusal>, Silence> {
+        let answer = self.ask_once(request, headers, payload).await;
+        let is_in_vain = matches!(answer, Err(Silence::NotTaken(_) | Silence::NoAnswer(_)));
+        if self.vain.should_leave(is_in_vain, Instant::now()) {
+            tracing::warn!("the nats-server takes requests and gets no answers to them; looking for another");
+            // It fails where the client is gone, and with it whoever asks.
+            let _ = self.client.force_reconnect().await;
+        }
+        answer
+    }
+
+    async fn ask_once<T: DeserializeOwned>(
         &self,
         request: String,
         headers: &HeaderMap,

@@ -5,6 +5,7 @@
 //! the catalogue of the indices; [`streams`] says where either stands, and [`follow`] how a node is told of what is new. [`nodes`]: which nodes are
 //! alive.
 
+pub(crate) mod access;
 pub(crate) mod cluster;
 pub(crate) mod connection;
 mod follow;
@@ -13,11 +14,13 @@ pub(crate) mod nodes;
 mod streams;
 #[cfg(test)]
 pub(crate) mod tests;
+mod vain;
 
 use std::io;
 
 use connection::{Connection, Published, Subject};
 use frames::{Tail, payload_bytes_max};
+use streams::Stream;
 
 use super::log::{Appended, Log, Place};
 use super::operation::Operation;
@@ -32,6 +35,8 @@ use crate::types::{IndexId, Lsn};
 pub(crate) struct JetStreamLog {
     connection: Connection,
     subject: Subject,
+    /// What takes the proof that the log ends here.
+    proof: Subject,
     payload_bytes_max: usize,
     tail: Tail,
 }
@@ -50,10 +55,15 @@ impl JetStreamLog {
     ) -> Result<Self> {
         connection.check_version(&subject.path())?;
         let payload_bytes_max = payload_bytes_max(connection.message_bytes_max()).min(frame_bytes_max);
-        Ok(Self { connection: connection.clone(), subject, payload_bytes_max, tail: Tail::new(index, from) })
+        let (connection, proof, tail) = (connection.clone(), Stream::of_log(index).proof(), Tail::new(index, from));
+        Ok(Self { connection, subject, proof, payload_bytes_max, tail })
     }
 
     fn publish(&mut self, operations: &[&Operation<'_>]) -> Result<Appended> {
+        if operations.is_empty() {
+            let is_newest = self.connection.is_newest(&self.subject, self.tail.end.sequence, &self.proof)?;
+            return Ok(if is_newest { Appended::At(self.tail.whole.lsn) } else { Appended::Moved });
+        }
         for mut frame in self.tail.encode(operations, self.payload_bytes_max) {
             let payload = std::mem::take(&mut frame.payload);
             match self.connection.publish(&self.subject, self.tail.end.sequence, payload)? {

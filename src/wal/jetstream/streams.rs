@@ -63,6 +63,16 @@ impl Stream {
         Subject { stream: self.name(), name: format!("{}>", self.prefix()) }
     }
 
+    /// Those of indices.
+    pub(super) fn subjects_of_indices(self) -> Subject {
+        Subject { stream: self.name(), name: format!("{}*.*", self.prefix()) }
+    }
+
+    /// Of no index: what is sent to it says that the stream's leader is the leader yet. It keeps one message.
+    pub(super) fn proof(self) -> Subject {
+        Subject { stream: self.name(), name: format!("{}proof", self.prefix()) }
+    }
+
     /// The one of an index.
     pub(super) fn subject(self, tenant: &TenantId, index: IndexId) -> Subject {
         Subject { stream: self.name(), name: format!("{}{tenant}.{index}", self.prefix()) }
@@ -82,13 +92,12 @@ impl Stream {
         let mut config = json!({
             "name": stream, "subjects": [subjects], "retention": "limits", "storage": "file", "num_replicas": replicas, "discard": "new",
             "max_consumers": -1, "max_msgs": -1, "max_bytes": -1, "max_age": 0, "max_msg_size": -1, "max_msgs_per_subject": -1,
-            "duplicate_window": DUPLICATE_WINDOW_NS, "allow_direct": true, "deny_delete": true, "deny_purge": false,
+            "duplicate_window": DUPLICATE_WINDOW_NS, "allow_direct": true, "deny_delete": true, "deny_purge": false, "allow_rollup_hdrs": true,
         });
-        let of_catalogue = json!({ "max_msgs_per_subject": 1, "allow_rollup_hdrs": true });
+        let of_catalogue = json!({ "max_msgs_per_subject": 1 });
         let alive_ns = ALIVE.as_nanos() as u64;
         // Nobody may ask for messages to be known for longer than they are kept.
-        let of_nodes =
-            json!({ "max_msgs_per_subject": 1, "allow_rollup_hdrs": true, "max_age": alive_ns, "duplicate_window": alive_ns });
+        let of_nodes = json!({ "max_msgs_per_subject": 1, "max_age": alive_ns, "duplicate_window": alive_ns });
         let more = match self {
             Self::Catalogue => of_catalogue,
             Self::Nodes => of_nodes,
@@ -169,6 +178,8 @@ impl Stream {
             .or((config.retention != "limits").then_some("drops what was read (retention is not limits)"))
             .or((config.storage != "file").then_some("is not on disk (storage is not file)"))
             .or(config.deny_purge.then_some("cannot be purged (deny_purge)"))
+            .or((self != Self::Catalogue && !config.allow_rollup_hdrs)
+                .then_some("takes no message in the place of others (allow_rollup_hdrs)"))
             .or(config.sealed.then_some("takes no messages (sealed)"));
         refused.map(|why| format!("{why}: change its configuration"))
     }
@@ -195,6 +206,8 @@ struct Config {
     #[serde(default)]
     deny_purge: bool,
     #[serde(default)]
+    allow_rollup_hdrs: bool,
+    #[serde(default)]
     sealed: bool,
 }
 
@@ -217,6 +230,7 @@ mod tests {
 
         let none_of = |subject: &str| assert_eq!(log.index_of(subject), None, "{subject}");
         none_of("faiss.log.15.a");
+        none_of(&log.proof().name);
         none_of("faiss.log.15.a.b");
         none_of("faiss.log.15..12345678-9abc-def0-1234-56789abcdeff");
         none_of("faiss.log.15.A.12345678-9abc-def0-1234-56789abcdeff");

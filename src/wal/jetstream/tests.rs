@@ -22,8 +22,9 @@ use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
 use super::JetStreamLog;
+use super::access::Access;
 use super::cluster::JetStream;
-use super::connection::{Access, Connection, Patience, Subject};
+use super::connection::{Connection, Patience, Subject};
 use super::frames::Tail;
 use crate::error::{Error, Result, What};
 use crate::io::Io as _;
@@ -68,7 +69,9 @@ impl Servers {
         let (server, address) = spawn(program, directory.path(), -1);
         let servers = Self { runtime: runtime(), directory, server, address };
         // As docs/decisions/0031-jetstream-layout.md has it.
-        let mut stream = json!({ "name": "faiss-log-0", "subjects": ["faiss.log.0.>"], "storage": "file", "allow_direct": true });
+        let mut stream = json!({
+            "name": "faiss-log-0", "subjects": ["faiss.log.0.>"], "storage": "file", "allow_direct": true, "allow_rollup_hdrs": true,
+        });
         stream.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
         servers.ask("$JS.API.STREAM.CREATE.faiss-log-0", &stream);
         Some(servers)
@@ -321,6 +324,7 @@ fn operation_whose_writer_died_between_its_frames_is_passed_over() {
     let mut next = servers.open(None).unwrap();
     assert_eq!(read(&mut next).unwrap(), expected(&["1"]));
     let place = next.place();
+    assert_eq!(next.append(&[]).unwrap(), Appended::At(1), "behind them, and this is the newest");
     append_all(&mut next, &["2"]);
     assert_eq!(next.append(&[&large]).unwrap(), Appended::At(3));
     assert_eq!(all(&servers), expected(&["1", "2", "large"]));
@@ -434,6 +438,33 @@ fn refusal_that_will_pass_is_answered_by_the_same_message_until_it_has_passed() 
     assert_eq!((appended.unwrap(), fake.unsaid()), (Appended::At(1), 0));
     let ids = fake.requests();
     assert!(ids.len() == 6 && ids.iter().all(|id| id.len() == 36 && *id == ids[0]), "{ids:?}");
+}
+
+#[test]
+fn proof_that_a_log_ends_here_is_kept_once_and_is_no_part_of_it() {
+    let Some(servers) = Servers::start() else { return };
+    let mut log = servers.open(None).unwrap();
+    append_all(&mut log, &["1", "2"]);
+    (0..3).for_each(|_| assert_eq!(log.append(&[]).unwrap(), Appended::At(2)));
+    assert_eq!((servers.messages(), all(&servers)), (3, expected(&["1", "2"])));
+    append_all(&mut log, &["3"]);
+}
+
+#[test]
+fn whether_a_log_ends_here_is_asked_until_it_is_said_and_an_answer_that_never_came_leaves_nothing_open() {
+    let prove = |answers: Vec<Says>| {
+        let (mut log, fake, _runtime) = log_on(answers);
+        (log.append(&[]), fake.unsaid())
+    };
+    let will_pass = vec![refuses(10164), refuses(10008), Says::NobodyThere, Says::Nothing, stored(7)];
+    assert!(matches!(prove(will_pass), (Ok(Appended::At(0)), 0)));
+    assert!(matches!(prove(vec![Says::Nothing, refuses(10071)]), (Ok(Appended::Moved), 0)));
+    for full in [10047, 10077] {
+        assert!(matches!(prove(vec![refuses(full)]).0, Err(Error::Full(_))));
+    }
+    for silence in [vec![refuses(10076)], vec![Says::Nothing; 99], vec![Says::NobodyThere; 99]] {
+        assert!(matches!(prove(silence).0, Err(Error::Io(_))));
+    }
 }
 
 #[test]

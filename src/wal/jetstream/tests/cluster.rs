@@ -246,6 +246,7 @@ fn stream_that_is_not_what_is_needed_is_refused_by_its_name() {
         (json!({ "retention": "workqueue" }), "retention"),
         (json!({ "storage": "memory" }), "storage"),
         (json!({ "deny_purge": true }), "deny_purge"),
+        (json!({}), "allow_rollup_hdrs"),
     ];
     for (settings, why) in refused {
         let mut stream = json!({ "name": name, "subjects": ["faiss.log.5.>"], "storage": "file" });
