@@ -8,6 +8,7 @@ CARGO := cargo
 # Rust from rustup, in a shell that was open before it was installed.
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
+FEATURES ?=
 LISTEN ?= 127.0.0.1:8000
 DATA ?= ./data
 VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml)
@@ -45,18 +46,18 @@ cluster: deps ## Build in release and start three NATS servers and three nodes o
 	$(CARGO) build --locked --release --bin faiss-proxy
 	exec scripts/cluster target/release/faiss-proxy
 
-# Without the server the engine is the same code, which the other tests have gone through by then.
-test: deps ## Run the whole test suite, and the library's own tests also without the server
-	$(CARGO) test --locked
-	$(CARGO) test --locked --no-default-features --lib
+test: deps ## Run the whole test suite (FEATURES="otlp parquet": with what is not on by default)
+	$(CARGO) test --locked --features "$(FEATURES)"
 
 # What is skipped, and says so, where there is no nats-server, fails here.
 test-cluster: deps ## Run what needs a nats-server, which scripts/nats-server finds or installs
 	scripts/nats-server
-	FAISS_PROXY_NATS_REQUIRED=1 $(CARGO) test --locked --lib -- wal:: engine::shared_log
-	FAISS_PROXY_NATS_REQUIRED=1 $(CARGO) test --locked --test cluster
+	FAISS_PROXY_NATS_REQUIRED=1 $(CARGO) test --locked --features "$(FEATURES)" --lib -- wal:: engine::shared_log
+	FAISS_PROXY_NATS_REQUIRED=1 $(CARGO) test --locked --features "$(FEATURES)" --test cluster
 
-torture: deps ## Run the tests in their long forms: hours
+# Without the server the engine is the same code: its own tests once more.
+torture: deps ## Run the tests in their long forms, and the library's own also without the server: hours
+	$(CARGO) test --locked --no-default-features --lib
 	FAISS_PROXY_KILLS=$(TORTURE_KILLS) FAISS_PROXY_HTTP_KILLS=$(TORTURE_KILLS) FAISS_PROXY_CALL_KILLS=$(TORTURE_KILLS) \
 	FAISS_PROXY_POWER_CUTS=$(TORTURE_POWER_CUTS) FAISS_PROXY_CRASH_SEEDS=$(TORTURE_CRASH_SEEDS) \
 	FAISS_PROXY_MUTATIONS=$(TORTURE_MUTATIONS) FAISS_PROXY_SEQUENCES=20000 FAISS_PROXY_COPIES=200 \

@@ -20,7 +20,6 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::cluster::entry_of;
 use super::connection::{Connection, Done, OPERATION};
 use super::streams::Stream;
-use crate::error::Error;
 use crate::wal::cluster::Told;
 
 /// Before a consumer is made anew: the servers may have no leader, for seconds.
@@ -117,8 +116,8 @@ impl Follower {
         let (answer, subjects) = (self.connection.patience.answer, self.stream.subjects_of_indices());
         // As the leader has it: the server that the consumer comes to be on may be behind.
         let complete_at = match self.stream {
-            Stream::Catalogue => match self.newest().await {
-                Ok(newest) => Some(newest),
+            Stream::Catalogue => match self.connection.newest_by(&subjects, Instant::now()).await {
+                Ok(newest) => Some(newest.map_or(0, |newest| newest.sequence)),
                 Err(error) => return error.to_string(),
             },
             Stream::Logs(_) | Stream::Nodes => None,
@@ -150,12 +149,6 @@ impl Follower {
             let _ = self.ask(format!("$JS.API.CONSUMER.DELETE.{consumer}"), &json!({})).await;
         }
         why
-    }
-
-    /// The sequence of the newest message; 0: there is none.
-    async fn newest(&self) -> Result<u64, Error> {
-        let newest = self.connection.newest_by(&self.stream.subjects_of_indices(), Instant::now()).await?;
-        Ok(newest.map_or(0, |newest| newest.sequence))
     }
 
     /// Asks once.
@@ -213,10 +206,6 @@ impl Follower {
                         return format!("what came behind the message {count} is missing");
                     }
                     self.tell_again();
-                    if self.stream == Stream::Catalogue {
-                        // A server that was cut off from the others says this as well. It is left where questions are in vain, so there has to be one.
-                        let _ = self.newest().await;
-                    }
                 }
                 Some(status) => return format!("the server says {status}"),
             }
