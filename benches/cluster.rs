@@ -1,5 +1,5 @@
 //! Nodes on NATS JetStream, three nats-servers with `sync_interval: always` on this machine: a write of one point over HTTP against a bare publish of as
-//! many bytes that is acknowledged by a majority; what a search costs the processor beside one of a server without a cluster; and how long a node
+//! many bytes that is acknowledged by a majority, and an answer that logs nothing; what a search costs the processor beside one of a server without a cluster; and how long a node
 //! that lost its disk takes until it has all.
 //!
 //! Three servers share the machine and its disk, and wait for each other's syncs: the ratios count. Skipped, and says so, where there is no nats-server.
@@ -66,13 +66,17 @@ fn writes(node: &Server, servers: &Servers) {
     let path = format!("{}/vectors", create(node));
     let mut connection = Connection::new(&node.address);
     let vectors = floats(SINGLES * DIMENSION, 1);
-    let (mut by_node, mut by_publish, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let (mut by_node, mut of_nothing, mut by_publish, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
+    let nothing = format!("{path}/delete");
     for _ in 0..ROUNDS {
         for (number, values) in vectors.chunks(DIMENSION).enumerate() {
             let body = json!({"vectors": [{"id": number.to_string(), "values": values}]}).to_string();
             let began = Instant::now();
             connection.post(&path, "application/json", body.as_bytes());
             by_node.push(began.elapsed());
+            let began = Instant::now();
+            connection.post(&nothing, "application/json", br#"{"ids": ["none"]}"#);
+            of_nothing.push(began.elapsed());
         }
         // A frame's head, the values, the id and empty metadata.
         bytes = 64 + DIMENSION * 4 + 16;
@@ -81,6 +85,9 @@ fn writes(node: &Server, servers: &Servers) {
     let (p50, baseline) = (quantile(&mut by_node, 0.5), quantile(&mut by_publish, 0.5));
     let what = format!("cluster: a write over HTTP, beside a publish of {bytes} bytes, p50");
     report(&what, format!("{p50:.2?}"), format!("{baseline:.2?}"), p50.as_secs_f64() / baseline.as_secs_f64(), "<= 1.30");
+    let p50 = quantile(&mut of_nothing, 0.5);
+    let what = "cluster: a delete of nothing, which a majority has to confirm, p50";
+    report(what, format!("{p50:.2?}"), format!("{baseline:.2?}"), p50.as_secs_f64() / baseline.as_secs_f64(), "none");
 }
 
 /// Each names the one before it, as a frame does.
@@ -88,7 +95,8 @@ fn publishes(servers: &Servers, bytes: usize) -> Vec<Duration> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let urls: Vec<&str> = servers.urls.split(',').collect();
     let client = runtime.block_on(async_nats::connect(urls)).expect("connected");
-    let subject = format!("faiss.log.0.bench.{}", uuid::Uuid::new_v4());
+    // No index's: a node would be told of it.
+    let subject = format!("faiss.log.0.bench.{}.raw", uuid::Uuid::new_v4());
     let mut last = 0_u64;
     let publish = |_| {
         let mut headers = HeaderMap::new();
