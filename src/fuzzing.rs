@@ -128,6 +128,7 @@ fn serve_log(disk: &SimIo, name: SegmentName, operations: &[Vec<u8>]) {
         segments: Vec::new(),
         keys: None,
         shared: None,
+        copy: None,
     };
     write_manifest(disk, &manifest, &manifest.encode());
     match open_index(disk, INDEX) {

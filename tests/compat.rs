@@ -169,16 +169,16 @@ fn directory_that_is_written_now_is_like_the_saved_one() {
     assert_eq!(kinds(&data_dir), kinds(&saved("v2")));
 }
 
-/// Version 4 is of an index whose log several nodes write to: without them, a server has neither all of it nor the right to write to it.
+/// Versions 4 and 5 are of an index whose log several nodes write to: without them, a server has neither all of it nor the right to write to it.
 #[test]
-fn index_of_version_4_is_refused_by_a_server_without_its_cluster_and_left_as_it_is_while_the_other_serves() {
-    for opening in [Opening::Eager, Opening::Lazy] {
+fn index_of_version_4_or_5_is_refused_by_a_server_without_its_cluster_and_left_as_it_is_while_the_other_serves() {
+    for (opening, version) in [(Opening::Eager, 4), (Opening::Lazy, 4), (Opening::Eager, 5), (Opening::Lazy, 5)] {
         let temporary = tempfile::tempdir().unwrap();
         let data_dir = temporary.path().join("data");
-        copy(&saved("v4"), &data_dir);
+        copy(&saved(&format!("v{version}")), &data_dir);
         let shared_id = IndexId::from_u128(7);
         let directory = data_dir.join(tenant().as_str()).join(shared_id.to_string());
-        assert_eq!(std::fs::read(newest_manifest(&directory)).unwrap()[8], 4);
+        assert_eq!(std::fs::read(newest_manifest(&directory)).unwrap()[8], version);
         let contents = || -> Vec<(PathBuf, Vec<u8>)> {
             let files = files_below(&OsIo, &directory).into_iter();
             files.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
@@ -195,7 +195,7 @@ fn index_of_version_4_is_refused_by_a_server_without_its_cluster_and_left_as_it_
             let others: Vec<IndexId> = ids.into_iter().filter(|id| *id != shared_id).collect();
             let [alone] = others[..] else { panic!("{others:?}") };
             let alone = store.index(&tenant(), alone).unwrap();
-            assert_eq!(alone.info().name, "v4 alone");
+            assert_eq!(alone.info().name, format!("v{version} alone"));
             assert_points(&alone);
             let mut batch = alone.batch();
             batch.push("new", &[1.5; 2], "{}").unwrap();

@@ -83,7 +83,8 @@ impl SnapshotRepository {
         let _no_other = self.repository.lock(&shelf.directory)?;
         index.checkpoint()?;
         let pin = index.pin()?;
-        let manifest = pin.manifest().clone();
+        // It is no node's: whoever begins with it has a copy of its own.
+        let manifest = Manifest { copy: None, ..pin.manifest().clone() };
         let Some(place) = manifest.shared else {
             return Err(Error::Conflict("the log of this index is not shared: back it up".to_owned()));
         };

@@ -5,6 +5,8 @@ use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::error::{Error, Result};
 use crate::format::manifest::{
     LOG_DIRECTORY, MANIFEST_BYTES_MAX, Manifest, SEGMENT_DIRECTORY, file_name, parse_file_name, parse_number,
@@ -32,8 +34,9 @@ pub(crate) struct Root {
 
 impl Root {
     /// Writes the first manifest of a new index into its directory, as two generations: there are always two, so that one that is missing
-    /// is seen.
+    /// is seen. Of an index whose log is shared, it is a new copy, whatever was fetched to begin it with.
     pub(crate) fn create(io: &dyn Io, directory: &Path, mut manifest: Manifest) -> Result<()> {
+        manifest.copy = manifest.shared.map(|_| new_copy());
         for generation in 1..=2 {
             manifest.generation = generation;
             durable::replace(io, directory, &manifest.file_name(), &[IoSlice::new(&manifest.encode())])?;
@@ -262,6 +265,11 @@ impl Root {
     }
 }
 
+/// Of the files of an index that begin on a node.
+pub(crate) fn new_copy() -> [u8; 16] {
+    Uuid::new_v4().into_bytes()
+}
+
 /// What a pin keeps: all but the manifest's own file, whose contents whoever pins it has.
 fn pinned_files(manifest: &Manifest) -> impl Iterator<Item = String> {
     manifest.files().skip(1)
@@ -410,6 +418,7 @@ mod tests {
             segments: vec![],
             keys: None,
             shared: None,
+            copy: None,
         }
     }
 

@@ -23,7 +23,7 @@ use super::stages::Stages;
 use super::view::{Build, Segment};
 use super::writer::Writer;
 use crate::checkpoint::keys::Answer;
-use crate::checkpoint::manifest::Root;
+use crate::checkpoint::manifest::{Root, new_copy};
 use crate::checkpoint::{dead, keys};
 use crate::config::Limits;
 use crate::error::{Error, Result};
@@ -109,6 +109,10 @@ pub(super) fn open(context: &Context, tenant: TenantId, id: IndexId, directory: 
     }
     // Only now: while an index may still be refused, its directory stays as it is.
     root.sweep()?;
+    if manifest.shared.is_some() && manifest.copy.is_none() {
+        // An earlier version wrote it. Nothing of it can be backed up before.
+        root.publish(|manifest| manifest.copy = Some(new_copy()))?;
+    }
     let (view, spare, keys_bytes) = (state.view(), Arc::clone(&state.spare), state.keys.memory_bytes());
     let history = Arc::clone(&state.history);
     stages.opening.observe(started.elapsed().as_secs_f64());

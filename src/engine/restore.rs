@@ -125,6 +125,7 @@ fn write(io: &dyn Io, from: &Path, manifest: &Manifest, loaded: &Loaded, hidden:
         keys,
         // Another index than the one that was: it has a log of its own.
         shared: None,
+        copy: None,
     };
     Root::create(io, hidden, manifest)
 }

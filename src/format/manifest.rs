@@ -18,9 +18,12 @@ const MAGIC: [u8; 8] = *b"FPXMAN\r\n";
 /// FAISS indexes, version 2 no idempotency keys and no metadata indexes.
 const VERSION: u16 = 3;
 
-/// Version of those of an index whose log is shared, and the newest that this code reads: the same and a place at the end. Who does not know of it
-/// must not write to such an index, and of others nothing changes.
+/// Version of those of an index whose log is shared, where they are no node's: the same and a place at the end. Who does not know of it must not write
+/// to such an index, and of others nothing changes. A snapshot has it. Nodes had it too, before they could tell whose a backup is.
 const VERSION_SHARED: u16 = 4;
+
+/// Version of those that a node has of such an index, and the newest that this code reads: the same and which copy it is.
+const VERSION_COPY: u16 = 5;
 
 /// Bytes before the body.
 const HEAD: usize = 16;
@@ -51,6 +54,9 @@ pub(crate) struct Manifest {
     pub(crate) keys: Option<SideFile>,
     /// Of an index whose log is shared: a place in that log of which the checkpoint has everything before. `None`: the files are all there is.
     pub(crate) shared: Option<Place>,
+    /// Of an index whose log is shared: the UUID of this node's copy of its files. A node's files have other bytes than another's under the same names,
+    /// and so have those that take their place when it begins anew. `None`: nobody shares it, or it is no node's, or an earlier version wrote it.
+    pub(crate) copy: Option<[u8; 16]>,
 }
 
 /// What a manifest of version 3 has, in order.
@@ -139,7 +145,7 @@ impl Manifest {
     /// The first one of an index that has nothing in it. `shared`: where its log begins, if several nodes append to it.
     pub(crate) fn empty(index: IndexId, settings: Settings, shared: Option<Place>) -> Self {
         let (position, log, segments) = (Position::START, Vec::new(), Vec::new());
-        Self { index: *index.as_bytes(), generation: 1, settings, position, log, segments, keys: None, shared }
+        Self { index: *index.as_bytes(), generation: 1, settings, position, log, segments, keys: None, shared, copy: None }
     }
 
     pub(crate) fn file_name(&self) -> String {
@@ -147,8 +153,13 @@ impl Manifest {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let Self { index, generation, settings, position, log, segments, keys, shared } = self;
-        let version = if shared.is_some() { VERSION_SHARED } else { VERSION };
+        let Self { index, generation, settings, position, log, segments, keys, shared, copy } = self;
+        let version = match (shared, copy) {
+            (None, None) => VERSION,
+            (Some(_), None) => VERSION_SHARED,
+            (Some(_), Some(_)) => VERSION_COPY,
+            (None, Some(_)) => unreachable!("an index that nobody shares has no copies"),
+        };
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&version.to_le_bytes());
@@ -157,6 +168,9 @@ impl Manifest {
         codec::encode_into((index, generation, settings, position, log, segments, keys), &mut bytes);
         if let Some(place) = shared {
             codec::encode_into(place, &mut bytes);
+        }
+        if let Some(copy) = copy {
+            codec::encode_into(copy, &mut bytes);
         }
         let body = u32::try_from(bytes.len() - HEAD).expect("a manifest is far smaller than 4 GiB");
         bytes[12..HEAD].copy_from_slice(&body.to_le_bytes());
@@ -177,7 +191,7 @@ impl Manifest {
             return Err("this is no manifest of faiss-proxy".to_owned());
         }
         let version = u16::from_le_bytes([head[8], head[9]]);
-        if let Some(why) = unreadable(version, u16::from_le_bytes([head[10], head[11]]), VERSION_SHARED) {
+        if let Some(why) = unreadable(version, u16::from_le_bytes([head[10], head[11]]), VERSION_COPY) {
             return Err(why);
         }
         if u32::from_le_bytes([head[12], head[13], head[14], head[15]]) as usize != body.len() {
@@ -186,8 +200,12 @@ impl Manifest {
         let (manifest, rest) = match version {
             1 => codec::decode::<v1::Manifest>(body).map(|(manifest, rest)| (manifest.into(), rest))?,
             2 => codec::decode::<v2::Manifest>(body).map(|(manifest, rest)| (manifest.into(), rest))?,
-            VERSION => codec::decode::<Body>(body).map(|(body, rest)| (Self::new(body, None), rest))?,
-            _ => codec::decode::<(Body, Place)>(body).map(|((body, place), rest)| (Self::new(body, Some(place)), rest))?,
+            VERSION => codec::decode::<Body>(body).map(|(body, rest)| (Self::new(body, None, None), rest))?,
+            VERSION_SHARED => {
+                codec::decode::<(Body, Place)>(body).map(|((body, place), rest)| (Self::new(body, Some(place), None), rest))?
+            }
+            _ => codec::decode::<(Body, Place, [u8; 16])>(body)
+                .map(|((body, place, copy), rest)| (Self::new(body, Some(place), Some(copy)), rest))?,
         };
         if !rest.is_empty() {
             return Err("manifest: bytes to spare".to_owned());
@@ -196,8 +214,12 @@ impl Manifest {
         Ok(manifest)
     }
 
-    fn new((index, generation, settings, position, log, segments, keys): Body, shared: Option<Place>) -> Self {
-        Self { index, generation, settings, position, log, segments, keys, shared }
+    fn new(
+        (index, generation, settings, position, log, segments, keys): Body,
+        shared: Option<Place>,
+        copy: Option<[u8; 16]>,
+    ) -> Self {
+        Self { index, generation, settings, position, log, segments, keys, shared, copy }
     }
 
     fn check(&self) -> Result<(), String> {
@@ -342,11 +364,16 @@ mod tests {
             }],
             keys: Some(SideFile { number: 8, checksum: Checksum { bytes: 40, crc: 4 } }),
             shared: None,
+            copy: None,
         }
     }
 
     fn shared_sample() -> Manifest {
         Manifest { shared: Some(Place { lsn: 8, chain: 7, sequence: 300 }), ..sample() }
+    }
+
+    fn copy_sample() -> Manifest {
+        Manifest { copy: Some(*b"a node's copy is"), ..shared_sample() }
     }
 
     #[test]
@@ -367,7 +394,7 @@ mod tests {
         assert_eq!(sample().encode(), expected);
         assert_eq!(Manifest::decode(&expected), Ok(sample()));
 
-        // Of an index whose log is shared.
+        // Of an index whose log is shared, and of no node.
         expected.truncate(expected.len() - 4);
         expected[8..13].copy_from_slice(&[4, 0, 4, 0, 93]);
         expected.extend([8, 7, 251, 0x2c, 1]);
@@ -375,6 +402,15 @@ mod tests {
         expected.extend(crc.to_le_bytes());
         assert_eq!(shared_sample().encode(), expected);
         assert_eq!(Manifest::decode(&expected), Ok(shared_sample()));
+
+        // As a node has it.
+        expected.truncate(expected.len() - 4);
+        expected[8..13].copy_from_slice(&[5, 0, 5, 0, 109]);
+        expected.extend(*b"a node's copy is");
+        let crc = crc32(&[&expected]);
+        expected.extend(crc.to_le_bytes());
+        assert_eq!(copy_sample().encode(), expected);
+        assert_eq!(Manifest::decode(&expected), Ok(copy_sample()));
     }
 
     #[test]
@@ -392,7 +428,7 @@ mod tests {
 
     #[test]
     fn any_flipped_bit_and_any_cut_of_a_manifest_is_seen() {
-        for bytes in [sample().encode(), shared_sample().encode()] {
+        for bytes in [sample().encode(), shared_sample().encode(), copy_sample().encode()] {
             for bit in 0..bytes.len() * 8 {
                 let mut flipped = bytes.clone();
                 flipped[bit / 8] ^= 1 << (bit % 8);

@@ -208,6 +208,7 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
         segments: Vec::new(),
         keys: None,
         shared: None,
+        copy: None,
     };
     let position = Position { lsn: 9, chain: 0xdead_beef, at: None };
     let logged = Manifest { generation: 3, position, log: vec![name], ..new.clone() };
@@ -241,6 +242,7 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
     let last_epoch = Manifest { log: vec![SegmentName { epoch: u32::MAX, ..name }], ..logged.clone() };
     let place = Place { lsn: 8, chain: 7, sequence: 300 };
     let shared = Manifest { shared: Some(place), ..checkpointed.clone() };
+    let copy = Manifest { copy: Some([3; 16]), ..shared.clone() };
     let shared_ahead = Manifest { shared: Some(Place { lsn: 10, ..place }), ..logged.clone() };
     // The number of segments, which is the last byte of the body, claims that millions follow.
     let mut lying = new.encode();
@@ -257,6 +259,7 @@ fn manifest_seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("last-epoch", last_epoch.encode()),
         ("lying-count", lying),
         ("shared", shared.encode()),
+        ("copy", copy.encode()),
         ("shared-ahead-of-the-checkpoint", shared_ahead.encode()),
         // Was taken for a mistake of the request.
         ("unknown-type", unknown_type.encode()),

@@ -54,6 +54,7 @@ impl From<Manifest> for super::Manifest {
                 .collect(),
             keys: None,
             shared: None,
+            copy: None,
         }
     }
 }

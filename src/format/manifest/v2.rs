@@ -56,6 +56,7 @@ impl From<Manifest> for super::Manifest {
                 .collect(),
             keys: None,
             shared: None,
+            copy: None,
         }
     }
 }
