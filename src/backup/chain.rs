@@ -2,10 +2,18 @@
 
 use std::ops::RangeInclusive;
 
+use uuid::Uuid;
+
 use super::record::{Digest, RECORD_BYTES_MAX, RECORDS, Record};
 use super::repository::Repository;
 use crate::error::{Error, Result};
 use crate::types::{IndexId, Lsn, TenantId};
+
+/// The object that says, from before the first record on, which copy of an index that nodes share is backed up, below the index's name.
+const COPY: &str = "copy";
+
+/// No copy of an index has more bytes.
+const COPY_BYTES_MAX: u64 = 64;
 
 /// Where the objects of an index are.
 #[derive(Clone, Debug)]
@@ -58,6 +66,21 @@ impl Place<'_> {
         Ok(records)
     }
 
+    /// Takes a place without a record for a node's copy of the index: another may begin there at the same time, and nothing but this keeps it from putting
+    /// objects of the same names where the repository has no lock.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`]: another has it. [`Error::Io`], [`Error::Full`], [`Error::OutcomeUnknown`]: the repository fails; it may be taken.
+    pub(super) fn take(&self, copy: Uuid) -> Result<()> {
+        let (name, text) = (self.name(COPY), copy.to_string());
+        if self.repository.put_new(&name, text.as_bytes())?
+            || read_all(self.repository, &name, COPY_BYTES_MAX)? == text.as_bytes()
+        {
+            return Ok(());
+        }
+        Err(another_copy())
+    }
+
     fn count(&self) -> Result<u64> {
         let entries = self.repository.list(&self.name(RECORDS))?;
         let mut found: Vec<u64> = entries.iter().filter_map(|entry| Record::parse_file_name(&entry.name)).collect();
@@ -82,6 +105,13 @@ impl Place<'_> {
     fn damage(&self, seq: u64, problem: &str) -> Error {
         Error::backup(&self.repository.path(&self.record_name(seq)), problem)
     }
+}
+
+/// What a backup is refused with that would mix the files of two copies of an index.
+pub(super) fn another_copy() -> Error {
+    let why = "what is backed up there is another copy of this index: another node's, this node's from before it began the index anew, or that of a \
+               version that did not say whose; nothing was put: back it up to another place";
+    Error::Conflict(why.to_owned())
 }
 
 /// All bytes of an object.

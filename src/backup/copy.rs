@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
-use super::chain::Place;
+use super::chain::{Place, another_copy};
 use super::record::{Digest, LogSegment, Object, Piece, Record};
 use super::repository::{CHUNK_BYTES, Repository};
 use super::throttle::Throttle;
@@ -44,7 +45,8 @@ pub struct BackupReport {
 /// Backs up an index as it is now, while it is written to: what was acknowledged before the call is in it.
 ///
 /// # Errors
-/// [`Error::Conflict`]: another backup of the index to this repository is under way, or the repository has a later state of it than there is.
+/// [`Error::Conflict`]: another backup of the index to this repository is under way, or the repository has a later state of it than there is, or another
+/// node's.
 /// [`Error::Backup`]: the newest record is damaged. [`Error::Corrupt`]: a file of the index is not what its manifest says. [`Error::NotFound`],
 /// [`Error::Closed`]: the index was deleted or closed meanwhile. [`Error::Io`], [`Error::Full`]: a disk or the repository fails. There is no
 /// new backup then, and the next one begins where this one did. [`Error::OutcomeUnknown`]: perhaps there is one.
@@ -60,6 +62,10 @@ pub fn backup(index: &Index, repository: &dyn Repository, throttle: &Throttle) -
     }
     let copying = Copying { pin: &pin, place: &place, throttle };
     let Plan { record, manifest, missing_files, missing_pieces, .. } = &mut plan;
+    if let (1, Some(copy)) = (record.seq, record.copy) {
+        // Before all else. Where there is a record, it says whose they are.
+        place.take(copy)?;
+    }
     for &at in missing_files.iter() {
         let file = &mut record.files[at];
         file.sha256 = copying.put_file(&file.name, file.checksum())?;
@@ -106,6 +112,12 @@ impl Plan {
         let newest = place.newest()?;
         let before = newest.as_ref().map(|(record, _)| record);
         let manifest = pin.manifest();
+        debug_assert_eq!(manifest.copy.is_some(), manifest.shared.is_some());
+        let copy = manifest.copy.map(Uuid::from_bytes);
+        // First: of another copy's files, nothing else can be said.
+        if before.is_some_and(|before| before.copy != copy) {
+            return Err(another_copy());
+        }
         let went_back = |problem: String| {
             let why = format!("{problem}: the index went back to an older state; back it up to another place");
             Error::Conflict(why)
@@ -146,6 +158,7 @@ impl Plan {
             time: String::new(),
             tenant: place.tenant.to_string(),
             index: place.index,
+            copy,
             lsn: pin.end().lsn,
             checkpoint_lsn: manifest.position.lsn,
             manifest: Object::manifest(&manifest.file_name(), &bytes),

@@ -7,6 +7,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
 use crate::format::manifest::{Checksum, SEGMENT_DIRECTORY, parse_file_name, parse_number};
 use crate::format::position::SegmentName;
@@ -84,6 +85,9 @@ pub(super) struct Record {
     pub(super) time: String,
     pub(super) tenant: String,
     pub(super) index: IndexId,
+    /// Which copy of an index whose log nodes share. `None`: of an index that is one machine's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) copy: Option<Uuid>,
     /// The state that it restores to.
     pub(super) lsn: Lsn,
     /// The state that its manifest has without any log.
@@ -261,6 +265,7 @@ mod tests {
             time: "2026-11-28T00:00:00.000000Z".into(),
             tenant: "t".into(),
             index: IndexId::nil(),
+            copy: None,
             lsn: 9,
             checkpoint_lsn: 4,
             manifest: object("manifests/manifest-00000000000000000003"),
@@ -299,9 +304,17 @@ mod tests {
             abc = digest("abc"),
             p = digest("p"),
         );
-        let file = format!("{{\"sha256\":\"{}\",\"record\":{record}}}\n", digest(&record));
-        assert_eq!(String::from_utf8(sample().encode()).unwrap(), file);
+        let file = |record: &str| format!("{{\"sha256\":\"{}\",\"record\":{record}}}\n", digest(record));
+        assert_eq!(String::from_utf8(sample().encode()).unwrap(), file(&record));
         assert_eq!(decode(&sample()), Ok(sample()));
+
+        // Of a node.
+        let of_node = Record { copy: Some(Uuid::from_u128(7)), ..sample() };
+        let record =
+            record.replace(r#""lsn":9,"checkpoint"#, r#""copy":"00000000-0000-0000-0000-000000000007","lsn":9,"checkpoint"#);
+        assert_eq!(String::from_utf8(of_node.encode()).unwrap(), file(&record));
+        assert_eq!(decode(&of_node), Ok(of_node.clone()));
+
         let segment = &sample().log[0];
         assert_eq!(segment.object(512..1024), "wal/00000000000000000001-1.wal/00000000000000000512-00000000000000001024");
     }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Barrier};
 
+use super::super::copy::backup;
 use super::super::repository::Directory;
+use super::super::throttle::Throttle;
 use super::*;
 use crate::config::Limits;
 use crate::engine::snapshots::Sharing;
@@ -257,6 +259,48 @@ fn node_that_was_away_until_the_log_was_trimmed_is_taken_anew_and_without_snapsh
             let (disk, _) = b.leave();
             assert_equal(&a, &Node::on(&shared, disk, id).unwrap());
         }
+    }
+}
+
+#[test]
+fn what_a_node_takes_from_a_snapshot_is_a_copy_of_its_own_and_is_not_backed_up_over_another() {
+    let shared = Shared::default();
+    let a = Node::create(&shared);
+    a.put(0..5);
+    let b = a.join();
+    b.put(5..8);
+    b.index.checkpoint().unwrap();
+    let place_of_its_own = || Directory::new(Arc::new(SimIo::new()), "/backups");
+    let back_up = |node: &Node, place: &Directory| backup(&node.index, place, &Throttle::new(None));
+    let copy = |node: &Node| node.index.pin().unwrap().manifest().copy.expect("a node has one");
+    let (of_a, of_b) = (place_of_its_own(), place_of_its_own());
+    back_up(&a, &of_a).unwrap();
+    back_up(&b, &of_b).unwrap();
+    let mut copies = vec![copy(&a), copy(&b)];
+    let (disk, id) = b.leave();
+    for ids in [8..20, 3..10, 20..25] {
+        a.put(ids);
+        a.take();
+    }
+    // The log has let go of what it lacks: all that it has is the snapshot's.
+    let b = Node::on(&shared, disk, id).unwrap();
+    let c = a.join();
+    copies.extend([copy(&b), copy(&c)]);
+    for (node, place) in [(&b, &of_a), (&b, &of_b), (&c, &of_a), (&c, &of_b)] {
+        let refused = back_up(node, place);
+        assert!(matches!(&refused, Err(Error::Conflict(why)) if why.contains("another place")), "{refused:?}");
+        back_up(node, &place_of_its_own()).unwrap();
+    }
+    back_up(&a, &of_a).unwrap();
+    assert_eq!(copies[0], copy(&a));
+    copies.sort_unstable();
+    copies.dedup();
+    assert_eq!(copies.len(), 4);
+    // Nobody's: which node took one does not matter.
+    let repository = shared.repository();
+    let shelf = repository.shelf(&tenant(), id);
+    for name in shelf.documents().unwrap() {
+        assert_eq!(shelf.read(&name).unwrap().0.copy, None);
     }
 }
 
