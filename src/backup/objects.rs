@@ -6,7 +6,8 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use object_store::path::Path;
 use object_store::{
-    Error as StoreError, GetOptions, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, WriteMultipart,
+    Error as StoreError, GetOptions, ObjectStore, ObjectStoreExt as _, PutMode, PutMultipartOptions, PutOptions, PutPayload,
+    WriteMultipart,
 };
 use tokio::runtime::Runtime;
 

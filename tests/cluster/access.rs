@@ -52,7 +52,7 @@ fn node_is_let_in_by_its_password_and_its_certificate_and_knows_the_servers_by_t
     }
     let right = options("password", "server.pem", "node.pem");
     let process = ServerProcess::start(serve(data.path(), &urls, 1).args(&right));
-    let node = Node { directory: data, urls, replicas: 1, more: right, lines: Vec::new(), process };
+    let node = Node { directory: data, urls, replicas: 1, more: right, variables: Vec::new(), lines: Vec::new(), process };
     let index = create(&node, "n");
     let lsn = put(&node, &index, "a", 1.0);
     assert_eq!(node.get(&format!("{index}/vectors/a?min_lsn={lsn}"))["metadata"]["value"], 1.0);

@@ -156,7 +156,7 @@ fn a_nats_server_that_is_cut_off_from_the_others_is_left_for_another() {
     let node = Node::start_cuttable(&servers);
     let cut_off = server_of(&node);
     let others = (0..3).filter(|server| *server != cut_off).map(|server| Proxy::start(servers.clients[server])).collect();
-    let other = Node::start_in(tempfile::tempdir().unwrap(), &servers, others, &[]);
+    let other = Node::start_in(tempfile::tempdir().unwrap(), &servers, others, &[], Vec::new());
     let index = create(&other, "n");
     let lsn = put(&other, &index, "before", 0.0);
     node.get(&format!("{index}?min_lsn={lsn}"));

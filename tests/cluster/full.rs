@@ -46,7 +46,7 @@ fn a_node_whose_disk_is_full_stores_nothing_and_has_everything_when_there_is_roo
     let Some(disk) = Mounted::tmpfs("a node's full disk", 48 << 20) else { return };
     let Some(servers) = Servers::start(1) else { return };
     let data = tempfile::tempdir_in(disk.path()).unwrap();
-    let mut nodes = [Node::start_in(data, &servers, Vec::new(), &[]), Node::start(&servers)];
+    let mut nodes = [Node::start_in(data, &servers, Vec::new(), &[], Vec::new()), Node::start(&servers)];
     let [full, other] = &nodes;
     let index = create(full, "n");
     let mut newest = put(full, &index, "first", 0.0);

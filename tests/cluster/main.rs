@@ -15,6 +15,9 @@ mod program;
 mod proxy;
 #[path = "../support/mod.rs"]
 mod record;
+#[cfg(feature = "cloud")]
+#[path = "../support/s3.rs"]
+mod s3;
 mod snapshots;
 #[path = "../processes/supervisor.rs"]
 #[allow(dead_code, reason = "disks are compiled with it")]
@@ -47,6 +50,7 @@ struct Node {
     replicas: usize,
     /// What else it is started with.
     more: Vec<String>,
+    variables: Vec<(&'static str, String)>,
     /// Its lines to the servers, in their order, where it does not reach them directly.
     lines: Vec<Proxy>,
     process: ServerProcess,
@@ -58,21 +62,28 @@ impl Node {
     }
 
     fn start_with(servers: &Servers, more: &[&str]) -> Self {
-        Self::start_in(tempfile::tempdir().unwrap(), servers, Vec::new(), more)
+        Self::start_in(tempfile::tempdir().unwrap(), servers, Vec::new(), more, Vec::new())
     }
 
     /// One that can be cut off.
     fn start_cuttable(servers: &Servers) -> Self {
         let lines = servers.clients.iter().map(|&server| Proxy::start(server)).collect();
-        Self::start_in(tempfile::tempdir().unwrap(), servers, lines, &[])
+        Self::start_in(tempfile::tempdir().unwrap(), servers, lines, &[], Vec::new())
     }
 
-    fn start_in(directory: TempDir, servers: &Servers, lines: Vec<Proxy>, more: &[&str]) -> Self {
+    fn start_in(
+        directory: TempDir,
+        servers: &Servers,
+        lines: Vec<Proxy>,
+        more: &[&str],
+        variables: Vec<(&'static str, String)>,
+    ) -> Self {
         let replicas = servers.servers.len();
         let urls: Vec<String> = lines.iter().map(|line| format!("nats://{}", line.address)).collect();
         let urls = if lines.is_empty() { servers.urls.clone() } else { urls.join(",") };
-        let process = ServerProcess::start(&mut serve_with(directory.path(), &urls, replicas, more));
-        Self { directory, urls, replicas, more: more.iter().map(ToString::to_string).collect(), lines, process }
+        let process = ServerProcess::start(serve_with(directory.path(), &urls, replicas, more).envs(variables.clone()));
+        let more = more.iter().map(ToString::to_string).collect();
+        Self { directory, urls, replicas, more, variables, lines, process }
     }
 
     /// kill -9, and the same node again.
@@ -105,7 +116,8 @@ impl Node {
 
     fn restart(&mut self) {
         let more: Vec<&str> = self.more.iter().map(String::as_str).collect();
-        self.process = ServerProcess::start(&mut serve_with(self.directory.path(), &self.urls, self.replicas, &more));
+        let mut command = serve_with(self.directory.path(), &self.urls, self.replicas, &more);
+        self.process = ServerProcess::start(command.envs(self.variables.clone()));
     }
 
     /// The same, and its disk is lost with it.

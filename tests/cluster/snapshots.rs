@@ -41,18 +41,36 @@ fn lsn_of(name: &str) -> Option<u64> {
 fn node_that_lost_its_disk_begins_with_a_snapshot_where_the_log_has_not_everything_any_more() {
     let Some(servers) = Servers::start(1) else { return };
     let directory = tempfile::tempdir().unwrap();
-    begins_with_a_snapshot(&servers, directory.path().to_str().unwrap(), &|id| newest_in(directory.path(), id));
+    begins_with_a_snapshot(&servers, directory.path().to_str().unwrap(), &[], &|id| newest_in(directory.path(), id));
 }
 
 #[test]
 fn the_servers_of_the_log_keep_snapshots_too() {
     let Some(servers) = Servers::start(1) else { return };
-    begins_with_a_snapshot(&servers, "nats:", &|id| newest_of(&servers, id));
+    begins_with_a_snapshot(&servers, "nats:", &[], &|id| newest_of(&servers, id));
 }
 
-fn begins_with_a_snapshot(servers: &Servers, to: &str, newest: &dyn Fn(&str) -> u64) {
-    let with_snapshots = ["--snapshots", to, "--snapshot-every", "1"];
-    let (a, mut b) = (Node::start_with(servers, &with_snapshots), Node::start_with(servers, &with_snapshots));
+#[cfg(feature = "cloud")]
+#[test]
+fn an_s3_compatible_server_keeps_snapshots_too() {
+    let (Some(servers), Some(s3)) = (Servers::start(1), crate::s3::S3::start()) else { return };
+    let newest = |id: &str| {
+        let of_index = format!("of/nodes/snapshots/tenant-1/{id}/");
+        let listed = ureq::get(format!("{}/bucket?list-type=2&prefix={of_index}", s3.endpoint)).call().unwrap();
+        let listed = std::io::read_to_string(listed.into_body().into_reader()).unwrap();
+        let names = listed.split("<Key>").skip(1).filter_map(|rest| rest.split_once("</Key>")?.0.strip_prefix(&of_index));
+        names.filter_map(lsn_of).max().unwrap_or(0)
+    };
+    begins_with_a_snapshot(&servers, "s3://bucket/of/nodes", &s3.variables(), &newest);
+}
+
+/// `variables`: by which nodes reach the place.
+fn begins_with_a_snapshot(servers: &Servers, to: &str, variables: &[(&'static str, String)], newest: &dyn Fn(&str) -> u64) {
+    let start = || {
+        let more = ["--snapshots", to, "--snapshot-every", "1"];
+        Node::start_in(tempfile::tempdir().unwrap(), servers, Vec::new(), &more, variables.to_vec())
+    };
+    let (a, mut b) = (start(), start());
     let index = create(&a, "n");
     let id = index.rsplit('/').next().unwrap();
     let mut written = 0;
