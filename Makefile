@@ -46,7 +46,7 @@ cluster: deps ## Build in release and start three NATS servers and three nodes o
 	$(CARGO) build --locked --release --bin faiss-proxy
 	exec scripts/cluster target/release/faiss-proxy
 
-test: deps ## Run the whole test suite (FEATURES="otlp parquet": with what is not on by default)
+test: deps ## Run the whole test suite (FEATURES="cloud otlp parquet": with what is not on by default)
 	$(CARGO) test --locked --features "$(FEATURES)"
 
 # What is skipped, and says so, where there is no nats-server, fails here.

@@ -74,9 +74,7 @@ impl Shared {
         let snapshots = has_snapshots.then(|| Arc::clone(&repository) as Arc<dyn Snapshots>);
         (Store::open_with(options, Some(Sharing { cluster, snapshots, placement: None })).unwrap(), repository)
     }
-}
 
-impl Shared {
     /// Opens an index for the first time, and crashes at the n-th step of it. Not of opening the store, which other tests have.
     fn open_until(&self, disk: &SimIo, n: u64, id: IndexId) {
         let (store, _) = self.open(disk, Opening::Lazy, true);
